@@ -1,0 +1,1 @@
+"""Training of the two networks: data, losses, metrics and one plain loop."""
