@@ -1,0 +1,1 @@
+"""Video in and out: numpy and ffmpeg, no torch."""

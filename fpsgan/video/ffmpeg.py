@@ -1,0 +1,55 @@
+"""The ffmpeg binary: where it is, and what this build of it can do."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from functools import lru_cache
+
+import imageio_ffmpeg
+
+from fpsgan.errors import SetupError
+
+__all__ = ["encoder_formats", "encoders", "ffmpeg_path", "ffmpeg_version", "run"]
+
+
+def ffmpeg_path() -> str:
+    """The ffmpeg on PATH, else the one inside imageio-ffmpeg. Raises SetupError where there is neither."""
+    found = shutil.which("ffmpeg")
+    if found:
+        return found
+    try:
+        return str(imageio_ffmpeg.get_ffmpeg_exe())
+    except RuntimeError as error:
+        raise SetupError("no ffmpeg: put one on PATH, or run `pip install --force-reinstall imageio-ffmpeg`") from error
+
+
+def run(*arguments: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
+    """Run ffmpeg to its end. Raises SetupError if it cannot start or does not end in ``timeout`` seconds."""
+    command = [ffmpeg_path(), "-hide_banner", "-nostdin", *arguments]
+    try:
+        return subprocess.run(
+            command, capture_output=True, text=True, encoding="utf-8", errors="replace", timeout=timeout
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise SetupError(f"{command[0]}: cannot be run ({error}); `fpsgan doctor` tells more") from error
+
+
+@lru_cache
+def ffmpeg_version() -> str:
+    words = run("-version").stdout.split()
+    return words[2] if len(words) > 2 else "unknown"
+
+
+@lru_cache
+def encoders() -> frozenset[str]:
+    """Names of the video encoders in this build."""
+    return frozenset(re.findall(r"^ V\S+ (\S+)", run("-encoders").stdout, re.MULTILINE))
+
+
+@lru_cache
+def encoder_formats(encoder: str) -> tuple[str, ...]:
+    """Pixel formats that ``encoder`` takes, in its own order of preference."""
+    found = re.search(r"Supported pixel formats: (.*)", run("-h", f"encoder={encoder}").stdout)
+    return tuple(found.group(1).split()) if found else ()

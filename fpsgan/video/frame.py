@@ -1,0 +1,291 @@
+"""Frames in their own pixel format, and the one conversion between that and RGB.
+
+A frame that nothing has to change keeps its planes and reaches the encoder bit-exact. For the networks it becomes
+float RGB, *not* clipped to 0..1: YCbCr codes outside the RGB cube survive the way there and back, and the chroma
+filters are exact inverses of each other (up then down is the identity), so the round trip has no bias and originals
+and generated frames alternate without flicker.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from fractions import Fraction
+from functools import lru_cache
+
+import av
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Color", "Frame", "PixelFormat", "from_rgb", "rotate", "rotated", "to_rgb"]
+
+Array = NDArray[np.generic]
+Float = NDArray[np.float32]
+
+# Luma weights (kr, kb). Sources: ITU-T H.273 table 4.
+LUMA_WEIGHTS = {
+    "bt709": (0.2126, 0.0722),
+    "bt470bg": (0.299, 0.114),
+    "smpte170m": (0.299, 0.114),
+    "fcc": (0.30, 0.11),
+    "smpte240m": (0.212, 0.087),
+    "bt2020nc": (0.2627, 0.0593),
+    "bt2020c": (0.2627, 0.0593),
+}
+
+# Where the first chroma sample of a 2-sample cell sits, in luma samples (x, y): 0 on the first, ½ between the two.
+SITING = {
+    "left": (0.0, 0.5),
+    "center": (0.5, 0.5),
+    "topleft": (0.0, 0.0),
+    "top": (0.5, 0.0),
+    "bottomleft": (0.0, 1.0),
+    "bottom": (0.5, 1.0),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class PixelFormat:
+    """A planar little-endian pixel format, as ffmpeg names it.
+
+    ``family`` is "yuv", "rgb" (planes G, B, R) or "gray"; ``depth`` bits per sample; ``log2_w``/``log2_h`` the
+    chroma subsampling; ``alpha`` whether a last plane carries opacity.
+    """
+
+    name: str
+    family: str
+    depth: int
+    log2_w: int
+    log2_h: int
+    alpha: bool
+
+    @property
+    def dtype(self) -> type[np.generic]:
+        return np.uint8 if self.depth == 8 else np.uint16
+
+    @property
+    def planes(self) -> int:
+        return (1 if self.family == "gray" else 3) + self.alpha
+
+    def plane_shape(self, plane: int, width: int, height: int) -> tuple[int, int]:
+        """(rows, columns) of a plane in a picture of the given size."""
+        if self.family == "yuv" and plane in (1, 2):
+            return -(-height >> self.log2_h), -(-width >> self.log2_w)
+        return height, width
+
+    @staticmethod
+    @lru_cache(maxsize=256)
+    def of(name: str) -> PixelFormat:
+        """The format called ``name``, or for packed, palette and big-endian ones the planar one that holds it whole.
+
+        Raises ValueError for an unknown name.
+        """
+        form = av.VideoFormat(name, 16, 16)
+        parts = form.components
+        depth = max(part.bits for part in parts)
+        # PyAV reports alpha by position: a second grey or a fourth colour component
+        alpha = form.has_palette or len(parts) in (2, 4)
+        depth = 8 if form.has_palette or depth <= 8 else next(d for d in (9, 10, 12, 14, 16) if depth <= d)
+        suffix = "" if depth == 8 else f"{depth}le"
+        if form.has_palette or form.is_rgb or form.is_bayer or (alpha and len(parts) == 2):
+            depth = 16 if alpha and depth == 9 else depth
+            suffix = "" if depth == 8 else f"{depth}le"
+            return PixelFormat(f"gbr{'a' if alpha else ''}p{suffix}", "rgb", depth, 0, 0, alpha)
+        if len(parts) == 1:
+            return PixelFormat(f"gray{suffix}", "gray", depth, 0, 0, False)
+        log2 = {16: 0, 8: 1, 4: 2}
+        return _yuv(log2[form.chroma_width(16)], log2[form.chroma_height(16)], depth, alpha)
+
+
+def _yuv(log2_w: int, log2_h: int, depth: int, alpha: bool) -> PixelFormat:
+    names = {(0, 0): "444", (1, 0): "422", (1, 1): "420", (0, 1): "440", (2, 0): "411", (2, 2): "410"}
+    if (log2_w, log2_h) not in names:
+        raise ValueError(f"no pixel format has chroma subsampled {1 << log2_w}×{1 << log2_h}")
+    suffix = "" if depth == 8 else f"{depth}le"
+    name = f"yuv{'a' if alpha else ''}{names[log2_w, log2_h]}p{suffix}"
+    return PixelFormat(name, "yuv", depth, log2_w, log2_h, alpha)
+
+
+@dataclasses.dataclass(frozen=True)
+class Color:
+    """How code values mean colour, in ffmpeg's names; "unknown" where the file does not say."""
+
+    matrix: str = "unknown"
+    primaries: str = "unknown"
+    transfer: str = "unknown"
+    full_range: bool = False
+    chroma_location: str = "left"
+
+    @property
+    def hdr(self) -> bool:
+        return self.transfer in ("smpte2084", "arib-std-b67")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Frame:
+    """One picture.
+
+    ``planes``: arrays [rows, columns], uint8 or uint16, in ``format``; ``pts`` and ``duration`` in seconds; ``rgb``:
+    set once a network has changed the picture, [H, W, 3] float32 around 0..1, and then it is what counts (``planes``
+    keep the alpha and the size).
+    """
+
+    planes: tuple[Array, ...]
+    format: PixelFormat
+    color: Color
+    pts: Fraction
+    duration: Fraction
+    rgb: Float | None = None
+
+    @property
+    def width(self) -> int:
+        return int(self.planes[0].shape[1])
+
+    @property
+    def height(self) -> int:
+        return int(self.planes[0].shape[0])
+
+    @property
+    def luma(self) -> NDArray[np.uint8]:
+        """[H, W] uint8, a grey picture to look for cuts, repeats, blur and motion in (green stands in for RGB)."""
+        plane = self.planes[0]
+        return plane if plane.dtype == np.uint8 else (plane >> (self.format.depth - 8)).astype(np.uint8)  # type: ignore[operator,return-value]
+
+    def as_rgb(self) -> Float:
+        """[H, W, 3] float32, about 0..1 and not clipped."""
+        return self.rgb if self.rgb is not None else to_rgb(self.planes, self.format, self.color)
+
+    def as_planes(self, target: PixelFormat, color: Color) -> tuple[Array, ...]:
+        """The planes in ``target``: the very same arrays where the format is the same and nothing was changed."""
+        if self.rgb is None and target == self.format and color == self.color:
+            return self.planes
+        alpha = self.planes[-1] if self.format.alpha else None
+        if target.alpha and alpha is None:
+            alpha = np.full((self.height, self.width), (1 << target.depth) - 1, target.dtype)
+        elif target.alpha and alpha is not None and target.depth != self.format.depth:
+            alpha = _quantise(alpha * (((1 << target.depth) - 1) / ((1 << self.format.depth) - 1)), target)
+        return from_rgb(self.as_rgb(), target, color) + ((alpha,) if target.alpha and alpha is not None else ())
+
+
+def rotated(format: PixelFormat, color: Color, degrees: int) -> tuple[PixelFormat, Color]:
+    """Pixel format and colour of a picture after turning it counter-clockwise by 0, 90, 180 or 270 degrees."""
+    x, y = SITING[color.chroma_location]
+    if degrees in (90, 270):
+        x, y = (y, 1 - x) if degrees == 90 else (1 - y, x)
+        if format.family == "yuv":
+            format = _yuv(format.log2_h, format.log2_w, format.depth, format.alpha)
+    elif degrees == 180:
+        x, y = (0.5 if x != 0.5 else x), 1 - y  # rotate() moves the chroma: no tag says "right"
+    location = next(name for name, site in SITING.items() if site == (x, y) or site == (0.5, y))
+    return format, dataclasses.replace(color, chroma_location=location)
+
+
+def rotate(planes: tuple[Array, ...], format: PixelFormat, color: Color, degrees: int) -> tuple[Array, ...]:
+    """Planes turned counter-clockwise by 0, 90, 180 or 270 degrees; ``rotated`` tells their new format and siting."""
+    turned = [np.ascontiguousarray(np.rot90(plane, degrees // 90)) for plane in planes]
+    if degrees == 180 and format.log2_w == 1 and SITING[color.chroma_location][0] == 0.0:
+        for k in (1, 2):
+            before = np.concatenate([turned[k][:, :1], turned[k][:, :-1]], axis=1)
+            turned[k] = _quantise(0.75 * turned[k].astype(np.float32) + 0.25 * before.astype(np.float32), format)
+    return tuple(turned)
+
+
+def _luma_weights(color: Color, height: int) -> tuple[float, float]:
+    # Untagged video: players take BT.709 from 720 lines up, BT.601 below. Matrices that are not a plain luma sum
+    # (YCgCo, ICtCp) are treated so too: any invertible one returns the same codes, which is what matters here.
+    fallback = "bt709" if height >= 720 else "smpte170m"
+    return LUMA_WEIGHTS.get(color.matrix, LUMA_WEIGHTS[fallback])
+
+
+def _scales(format: PixelFormat, color: Color) -> tuple[float, float, float, float]:
+    """(luma offset, luma span, chroma offset, chroma span) in code values."""
+    if color.full_range:
+        top = float((1 << format.depth) - 1)
+        return 0.0, top, float(1 << (format.depth - 1)), top
+    unit = float(1 << (format.depth - 8))
+    return 16 * unit, 219 * unit, 128 * unit, 224 * unit
+
+
+def to_rgb(planes: tuple[Array, ...], format: PixelFormat, color: Color) -> Float:
+    """Planes → [H, W, 3] float32 RGB (gamma-coded as in the file), 0..1 for codes inside the RGB cube; no clipping."""
+    if format.family == "rgb":
+        green, blue, red = (plane.astype(np.float32) for plane in planes[:3])
+        return cv2.merge([red, green, blue]) * np.float32(1 / ((1 << format.depth) - 1))  # type: ignore[return-value]
+    y0, y_span, c0, c_span = _scales(format, color)
+    luma = planes[0].astype(np.float32)
+    if format.family == "gray":
+        return cv2.merge([(luma - np.float32(y0)) * np.float32(1 / y_span)] * 3)  # type: ignore[return-value]
+    height, width = luma.shape
+    x, y = SITING[color.chroma_location]
+    chroma = [_upsample(_upsample(p.astype(np.float32), format.log2_h, y, 0, height), format.log2_w, x, 1, width)
+              for p in planes[1:3]]  # fmt: skip
+    kr, kb = _luma_weights(color, height)
+    kg = 1 - kr - kb
+    red, blue = 2 * (1 - kr), 2 * (1 - kb)
+    matrix = np.array([[1, 0, red], [1, -blue * kb / kg, -red * kr / kg], [1, blue, 0]])
+    matrix = matrix / np.array([y_span, c_span, c_span])
+    offset = -matrix @ np.array([y0, c0, c0])
+    return cv2.transform(cv2.merge([luma, *chroma]), np.column_stack([matrix, offset]))  # type: ignore[return-value]
+
+
+def from_rgb(rgb: Float, format: PixelFormat, color: Color) -> tuple[Array, ...]:
+    """[H, W, 3] float32 RGB → the colour planes of ``format`` (no alpha), rounded to nearest and clipped."""
+    top = (1 << format.depth) - 1
+    if format.family == "rgb":
+        red, green, blue = cv2.split(rgb)
+        return tuple(_quantise(plane * np.float32(top), format) for plane in (green, blue, red))
+    height = rgb.shape[0]
+    kr, kb = _luma_weights(color, height)
+    y0, y_span, c0, c_span = _scales(format, color)
+    weights = np.array([kr, 1 - kr - kb, kb])
+    matrix = np.array([
+        weights * y_span,
+        (np.array([0, 0, 1]) - weights) / (2 * (1 - kb)) * c_span,
+        (np.array([1, 0, 0]) - weights) / (2 * (1 - kr)) * c_span,
+    ])  # fmt: skip
+    if format.family == "gray":
+        return (_quantise(cv2.transform(rgb, np.append(matrix[0], y0)[None]), format),)
+    ycc = cv2.split(cv2.transform(rgb, np.column_stack([matrix, [y0, c0, c0]])))
+    x, y = SITING[color.chroma_location]
+    chroma = (_downsample(_downsample(p, format.log2_h, y, 0), format.log2_w, x, 1) for p in ycc[1:])  # type: ignore[arg-type]
+    return tuple(_quantise(plane, format) for plane in (ycc[0], *chroma))
+
+
+def _quantise(plane: Array, format: PixelFormat) -> Array:
+    # cv2 rounds to nearest and saturates in one pass
+    codes = cv2.add(plane, 0, dtype=cv2.CV_8U if format.depth == 8 else cv2.CV_16U)  # type: ignore[call-overload]
+    return codes if format.depth in (8, 16) else np.minimum(codes, (1 << format.depth) - 1)  # type: ignore[no-any-return]
+
+
+def _upsample(plane: Float, log2: int, site: float, axis: int, size: int) -> Float:
+    """Linear ×2 per step along ``axis`` with the samples at ``site``, edges repeated, cut to ``size``."""
+    for _ in range(log2):
+        c = plane.swapaxes(0, axis)
+        before, after = np.concatenate([c[:1], c[:-1]]), np.concatenate([c[1:], c[-1:]])
+        # an output at distance d from sample c takes (1−d)·c + d·neighbour
+        first = c + np.float32(site / 2) * (before - c)
+        second = c + np.float32((1 - site) / 2) * (after - c)
+        plane = np.stack([first, second], 1).reshape(-1, c.shape[1]).swapaxes(0, axis)
+    return plane[:size] if axis == 0 else plane[:, :size]
+
+
+# Taps over samples 2i−2 … 2i+3 that undo _upsample exactly and, among the short filters that do, pass least noise.
+DOWN_TAPS = {
+    0.0: (-1 / 7, 2 / 7, 5 / 7, 2 / 7, -1 / 7, 0.0),
+    0.5: (0.0, -1 / 4, 3 / 4, 3 / 4, -1 / 4, 0.0),
+    1.0: (0.0, -1 / 7, 2 / 7, 5 / 7, 2 / 7, -1 / 7),
+}
+
+
+def _downsample(plane: Float, log2: int, site: float, axis: int) -> Float:
+    """The exact inverse of ``_upsample`` (for even sizes, to rounding)."""
+    for _ in range(log2):
+        u = plane.swapaxes(0, axis)
+        half = -(-len(u) // 2)
+        if len(u) % 2:  # the sample that _upsample's caller cut off
+            u = np.concatenate([u, u[-1:] + np.float32(site) * (u[-1:] - u[-2:-1])]) if len(u) > 1 else u.repeat(2, 0)
+        u = np.concatenate([u[:1], u[:1], u, u[-1:], u[-1:], u[-1:]])
+        taps = DOWN_TAPS[site]
+        total = sum(np.float32(tap) * u[k : k + 2 * half : 2] for k, tap in enumerate(taps) if tap)
+        plane = np.asarray(total, np.float32).swapaxes(0, axis)
+    return plane
