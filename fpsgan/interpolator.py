@@ -16,8 +16,8 @@ nothing else, so the result is the same up to rounding. It also halves the weigh
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -34,7 +34,7 @@ MIN_SIDE = 16
 
 @dataclass(frozen=True)
 class InterpolatorConfig:
-    """Widths of the network, finest level (1/4) first. Multiples of 8 keep CPU kernels vectorised."""
+    """Widths of the network, finest level (1/4) first; multiples of 8 suit CPU kernels. JSON-able by asdict."""
 
     stem: int = 16  # channels of the encoder at 1/2
     encoder: tuple[int, ...] = (24, 32, 48, 64)  # channels per frame at 1/4, 1/8, 1/16, 1/32
@@ -42,14 +42,9 @@ class InterpolatorConfig:
     blocks: tuple[int, ...] = (3, 3, 3, 2)  # residual blocks per level
     handed_down: int = 24  # channels per half that a level gives to the next finer one
 
-    def to_dict(self) -> dict[str, Any]:
-        """The fields as JSON-able values."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> InterpolatorConfig:
-        """The inverse of to_dict; lists, as JSON has them, become tuples."""
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+    def __post_init__(self) -> None:
+        for name in ("encoder", "decoder", "blocks"):  # JSON has lists where this has tuples
+            object.__setattr__(self, name, tuple(getattr(self, name)))
 
 
 class Synthesis(NamedTuple):
