@@ -1,16 +1,16 @@
 """What can go wrong, as one tree.
 
-    FpsganError                every error that is the user's to read: one line, no traceback
-    ├── InputError             the source is missing, unreadable, damaged or of a kind we do not take
-    ├── OutputError            the target cannot be written, or its container cannot hold what is asked
-    ├── OptionError            a value or a combination of options that makes no sense
-    ├── SetupError             ffmpeg, an encoder, a device or a package is missing on this machine
-    └── WeightsError           weights that are unknown, damaged or made for another network
+FpsganError                every error that is the user's to read: one line, no traceback
+├── InputError             the source is missing, unreadable, damaged or of a kind we do not take
+├── OutputError            the target cannot be written, or its container cannot hold what is asked
+├── OptionError            a value or a combination of options that makes no sense
+├── SetupError             ffmpeg, an encoder, a device or a package is missing on this machine
+└── WeightsError           weights that are unknown, damaged or made for another network
 """
 
 from __future__ import annotations
 
-__all__ = ["SetupError", "FpsganError", "InputError", "OptionError", "OutputError", "WeightsError"]
+__all__ = ["FpsganError", "InputError", "OptionError", "OutputError", "SetupError", "WeightsError"]
 
 
 class FpsganError(Exception):
