@@ -1,0 +1,110 @@
+"""Blur made and blur measured: camera shake and defocus for training and tests, and a score for real frames.
+
+The synthesis follows the physics: a camera moves along a path while its shutter is open, and the sensor adds up
+*linear* light (Nah et al., CVPR 2017, section 3); noise and compression come after. Paths are random walks with
+inertia (after Boracchi and Foi, IEEE TIP 2012, section III).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+Image = NDArray[np.float32]
+Rng = np.random.Generator
+
+
+def shake_path(extent: float, rng: Rng, *, wander: float = 0.3, samples: int = 128) -> Image:
+    """A hand's path during one exposure: [samples,2] offsets (x, y) in px, mean zero, `extent` px across.
+
+    `wander` is how fast the direction drifts, in radians per 1/16 of the exposure: 0 is a straight line at constant
+    speed, 1 a tangle. Paths that wander also change their speed and now and then jerk. ValueError for extent < 0.
+    """
+    if extent < 0:
+        raise ValueError(f"extent must be 0 px or more, not {extent}")
+    turn = rng.normal(0, wander * (16 / samples) ** 0.5, samples)
+    if wander > 0 and rng.random() < 0.3:
+        turn[rng.integers(samples)] += rng.uniform(-np.pi, np.pi)  # a jerk, such as pressing the button
+    angle = rng.uniform(0, 2 * np.pi) + np.cumsum(turn)
+    speed = np.exp(np.cumsum(rng.normal(0, min(wander, 1) * 0.7 / samples**0.5, samples)))
+    path = np.cumsum(speed[:, None] * np.stack([np.cos(angle), np.sin(angle)], 1), 0)
+    path -= path.mean(0)
+    along = path @ np.linalg.svd(path, full_matrices=False)[2][0]  # the axis of the largest spread
+    return (path * (extent / max(float(np.ptp(along)), 1e-9))).astype(np.float32)
+
+
+def path_kernel(path: Image) -> Image:
+    """What a path [N,2] in px leaves of one point: an odd square kernel, sum 1, N samples shared out bilinearly."""
+    radius = int(np.ceil(np.abs(path).max())) + 1
+    side = 2 * radius + 1
+    corner = np.floor(path).astype(np.int64)
+    part = path - corner
+    kernel = np.zeros((side, side), np.float64)
+    for dx in (0, 1):
+        for dy in (0, 1):
+            weight = np.abs(1 - dx - part[:, 0]) * np.abs(1 - dy - part[:, 1])
+            np.add.at(kernel, (corner[:, 1] + dy + radius, corner[:, 0] + dx + radius), weight)
+    return np.asarray(kernel / kernel.sum(), np.float32)
+
+
+def defocus_kernel(radius: float) -> Image:
+    """A lens out of focus: a disc of `radius` px with a soft rim, sum 1. ValueError for radius <= 0."""
+    if radius <= 0:
+        raise ValueError(f"radius must be above 0 px, not {radius}")
+    side = int(np.ceil(radius)) + 1
+    y, x = np.mgrid[-side : side + 1, -side : side + 1]
+    disc = np.clip(radius + 0.5 - np.hypot(x, y), 0, 1)
+    return np.asarray(disc / disc.sum(), np.float32)
+
+
+def to_linear(image: NDArray[Any], gamma: float = 2.2) -> Image:
+    """Code values, uint8 or float 0..1, to linear light 0..1; values beyond the range are clipped, as a sensor does."""
+    if image.dtype == np.uint8:
+        table = (np.arange(256, dtype=np.float32) / 255) ** np.float32(gamma)
+        return np.asarray(table[image], np.float32)
+    return np.asarray(np.clip(image, 0, 1) ** gamma, np.float32)
+
+
+def to_code(light: NDArray[Any], gamma: float = 2.2) -> Image:
+    """Linear light to code values, both float 0..1: the inverse of `to_linear`."""
+    return np.asarray(np.clip(light, 0, 1) ** (1 / gamma), np.float32)
+
+
+def convolve(image: NDArray[Any], kernel: Image, gamma: float = 2.2) -> Image:
+    """Blur [H,W,3] (uint8 or float 0..1) by one kernel for the whole image, in linear light; float 0..1 out.
+
+    The border is mirrored. A true convolution: a kernel made of a path smears along that path.
+    """
+    light = cv2.filter2D(to_linear(image, gamma), -1, cv2.flip(kernel, -1), borderType=cv2.BORDER_REFLECT_101)
+    return to_code(light, gamma)
+
+
+def shake(image: NDArray[Any], path: Image, turns: Image, gamma: float = 2.2) -> Image:
+    """Blur [H,W,3] by a path [N,2] in px together with turns [N] in radians about the image centre; float 0..1 out.
+
+    The mean of N moved copies in linear light: dear, but right where the blur differs from corner to centre.
+    """
+    height, width = image.shape[:2]
+    light = to_linear(image, gamma)
+    total = np.zeros_like(light)
+    centre = np.array([(width - 1) / 2, (height - 1) / 2])
+    for (x, y), turn in zip(path, turns, strict=True):
+        c, s = np.cos(turn), np.sin(turn)
+        matrix = np.array([[c, -s, 0], [s, c, 0]])
+        matrix[:, 2] = centre - matrix[:, :2] @ centre + (x, y)
+        total += cv2.warpAffine(light, matrix, (width, height), borderMode=cv2.BORDER_REFLECT_101)
+    return to_code(total / np.float32(len(path)), gamma)
+
+
+def sensor(image: Image, rng: Rng, *, noise: float = 0.0, jpeg: int | None = None) -> NDArray[np.uint8]:
+    """Float 0..1 [H,W,3] to uint8 as a camera does it: Gaussian noise (sigma, 0..1), rounding, JPEG quality 1..100."""
+    if noise:
+        image = image + rng.normal(0, noise, image.shape).astype(np.float32)
+    code = np.clip(np.rint(image * 255), 0, 255).astype(np.uint8)
+    if jpeg is not None:
+        packed = cv2.imencode(".jpg", cv2.cvtColor(code, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, jpeg])[1]
+        code = np.asarray(cv2.imdecode(packed, cv2.IMREAD_COLOR)[..., ::-1], np.uint8, order="C")  # type: ignore[index]
+    return code
