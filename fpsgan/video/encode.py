@@ -435,6 +435,8 @@ class Encoder:
                 for number, (stream, action) in enumerate((s, a) for s, a in plan.subtitles if s.kind == kind):
                     streams.append(source[str(stream.index)])
                     settings[f"c:{kind[0] if kind == 'subtitle' else 't'}:{number}"] = action
+            if len(streams) == 1:
+                streams.append(source["999?"])  # no stream: it is here for its metadata and chapters
             # chapters would point to the wrong places in slow motion or behind a cut-off beginning
             settings["map_chapters"] = 1 if plan.slowmo == 1 and not start and plan.muxer != "avi" else -1
             settings["map_metadata"] = 1

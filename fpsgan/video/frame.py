@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 __all__ = ["Color", "Frame", "PixelFormat", "from_rgb", "rotate", "rotated", "to_rgb"]
 
 Array = NDArray[np.generic]
-Float = NDArray[np.float32]
+Picture = NDArray[np.float32]  # [H, W, 3] RGB, or one float plane
 
 # Luma weights (kr, kb). Sources: ITU-T H.273 table 4.
 LUMA_WEIGHTS = {
@@ -135,7 +135,7 @@ class Frame:
     color: Color
     pts: Fraction
     duration: Fraction
-    rgb: Float | None = None
+    rgb: Picture | None = None
 
     @property
     def width(self) -> int:
@@ -151,7 +151,7 @@ class Frame:
         plane = self.planes[0]
         return plane if plane.dtype == np.uint8 else (plane >> (self.format.depth - 8)).astype(np.uint8)  # type: ignore[operator,return-value]
 
-    def as_rgb(self) -> Float:
+    def as_rgb(self) -> Picture:
         """[H, W, 3] float32, about 0..1 and not clipped."""
         return self.rgb if self.rgb is not None else to_rgb(self.planes, self.format, self.color)
 
@@ -206,7 +206,7 @@ def _scales(format: PixelFormat, color: Color) -> tuple[float, float, float, flo
     return 16 * unit, 219 * unit, 128 * unit, 224 * unit
 
 
-def to_rgb(planes: tuple[Array, ...], format: PixelFormat, color: Color) -> Float:
+def to_rgb(planes: tuple[Array, ...], format: PixelFormat, color: Color) -> Picture:
     """Planes → [H, W, 3] float32 RGB (gamma-coded as in the file), 0..1 for codes inside the RGB cube; no clipping."""
     if format.family == "rgb":
         green, blue, red = (plane.astype(np.float32) for plane in planes[:3])
@@ -228,7 +228,7 @@ def to_rgb(planes: tuple[Array, ...], format: PixelFormat, color: Color) -> Floa
     return cv2.transform(cv2.merge([luma, *chroma]), np.column_stack([matrix, offset]))  # type: ignore[return-value]
 
 
-def from_rgb(rgb: Float, format: PixelFormat, color: Color) -> tuple[Array, ...]:
+def from_rgb(rgb: Picture, format: PixelFormat, color: Color) -> tuple[Array, ...]:
     """[H, W, 3] float32 RGB → the colour planes of ``format`` (no alpha), rounded to nearest and clipped."""
     top = (1 << format.depth) - 1
     if format.family == "rgb":
@@ -257,7 +257,7 @@ def _quantise(plane: Array, format: PixelFormat) -> Array:
     return codes if format.depth in (8, 16) else np.minimum(codes, (1 << format.depth) - 1)  # type: ignore[no-any-return]
 
 
-def _upsample(plane: Float, log2: int, site: float, axis: int, size: int) -> Float:
+def _upsample(plane: Picture, log2: int, site: float, axis: int, size: int) -> Picture:
     """Linear ×2 per step along ``axis`` with the samples at ``site``, edges repeated, cut to ``size``."""
     for _ in range(log2):
         c = plane.swapaxes(0, axis)
@@ -277,7 +277,7 @@ DOWN_TAPS = {
 }
 
 
-def _downsample(plane: Float, log2: int, site: float, axis: int) -> Float:
+def _downsample(plane: Picture, log2: int, site: float, axis: int) -> Picture:
     """The exact inverse of ``_upsample`` (for even sizes, to rounding)."""
     for _ in range(log2):
         u = plane.swapaxes(0, axis)

@@ -1,0 +1,435 @@
+"""The command line: reads options, calls the library, prints. Nothing else in fpsGAN prints."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import json
+import os
+import platform
+import re
+import signal
+import sys
+import time
+from fractions import Fraction
+from pathlib import Path
+from typing import Annotated, Any
+
+import av
+import click
+import torch
+import typer
+
+from fpsgan import __version__, weights
+from fpsgan.demo import make_demo
+from fpsgan.errors import FpsganError, OptionError
+from fpsgan.pipeline import Estimate, Options, Progress, Result, enhance, estimate, peak_rss
+from fpsgan.runtime import pick_device, pick_dtype
+from fpsgan.scene import SCENE_THRESHOLD
+from fpsgan.video.encode import CODECS, EncodeOptions
+from fpsgan.video.ffmpeg import encoders, ffmpeg_path, ffmpeg_version
+from fpsgan.video.probe import VideoInfo, probe
+
+app = typer.Typer(
+    help="Turns a shaky, blurred or choppy video into a sharp, smooth one.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+weights_app = typer.Typer(help="The weights that come with fpsGAN.", no_args_is_help=True)
+app.add_typer(weights_app, name="weights")
+
+NTSC = {"23.976": 24, "23.98": 24, "29.97": 30, "47.952": 48, "59.94": 60, "119.88": 120}
+
+
+def parse_rate(text: str) -> Fraction:
+    """ "60", "60000/1001", "2.5", or an NTSC rate as people write it (23.976, 29.97, 59.94), exactly."""
+    if text in NTSC:
+        return Fraction(NTSC[text] * 1000, 1001)
+    try:
+        return Fraction(text)
+    except (ValueError, ZeroDivisionError) as error:
+        raise OptionError(f"{text!r}: not a number of frames per second; write 60, 59.94 or 60000/1001") from error
+
+
+def parse_time(text: str) -> Fraction:
+    """Seconds ("12.5") or a clock time ("1:02:03.5"), exactly."""
+    if not re.fullmatch(r"(\d+:){0,2}\d+(\.\d+)?", text):
+        raise OptionError(f"{text!r}: not a time; write seconds (12.5) or h:mm:ss (1:02:03.5)")
+    seconds = Fraction(0)
+    for part in text.split(":"):
+        seconds = seconds * 60 + Fraction(part)
+    return seconds
+
+
+def _option(*names: str, help: str, panel: str | None = None, **more: Any) -> Any:
+    return typer.Option(*names, help=help, rich_help_panel=panel, **more)
+
+
+Source = Annotated[Path | None, typer.Argument(help="A video, a GIF, or a folder of images.", show_default=False)]
+SourceOption = Annotated[Path | None, _option("-i", "--input", help="The same, as an option.")]
+Target = Annotated[
+    Path | None, _option("-o", "--output", help="Where to put it; the suffix says what kind (none: a folder of PNG).")
+]
+Fps = Annotated[str | None, _option("--fps", help="Frame rate to reach: 60, 59.94, 60000/1001. Keeps the duration.")]
+Multi = Annotated[str | None, _option("--multi", help="Or a factor on the source's frame rate. Keeps the duration.")]
+Slowmo = Annotated[str | None, _option("--slowmo", help="Play so many times slower; sound is stretched with it.")]
+DeblurMode = Annotated[str, _option("--deblur", help="auto: blurred frames only; on: all; off.")]
+Strength = Annotated[float, _option("--deblur-strength", help="0 (nothing) to 1 (all of it).")]
+Start = Annotated[str | None, _option("--start", help="Begin at this time (12.5 or 0:12.5).")]
+End = Annotated[str | None, _option("--end", help="Stop before this time.")]
+Scene = Annotated[
+    float, _option("--scene-threshold", help="Likeness below which a frame begins a new scene; 0: no cuts.")
+]
+Dedup = Annotated[str, _option("--dedup", help="Re-space repeated drawings of animation: auto, on or off.")]
+Weights = Annotated[str, _option("--weights", help="Interpolator weights: a shipped name or a .safetensors file.")]
+DeblurWeights = Annotated[str, _option("--deblur-weights", help="Deblurring weights, likewise.")]
+Device = Annotated[str, _option("--device", help="auto, cpu, cuda, cuda:1, mps, xpu.", panel="Machine")]
+Half = Annotated[
+    bool | None,
+    _option("--half/--no-half", help="Half precision; by default where it is faster.", panel="Machine"),
+]
+Tile = Annotated[
+    int, _option("--tile", help="Work in tiles of so many pixels; 0: only if memory is short.", panel="Machine")
+]
+Codec = Annotated[str, _option("--codec", help=f"auto, {', '.join(CODECS)}.", panel="Output")]
+Crf = Annotated[int | None, _option("--crf", help="The encoder's quality number; smaller is better.", panel="Output")]
+PixFmt = Annotated[str | None, _option("--pix-fmt", help="Pixel format; by default the source's.", panel="Output")]
+StreamIndex = Annotated[int | None, _option("--stream", help="Index of the video stream to take.", panel="Input")]
+ImageRate = Annotated[str, _option("--image-rate", help="Frame rate of a folder of images.", panel="Input")]
+OnError = Annotated[str, _option("--on-error", help="Damaged places: stop or conceal.", panel="Input")]
+Overwrite = Annotated[bool, _option("-y", "--overwrite", help="Replace an existing output.", panel="Output")]
+DryRun = Annotated[bool, _option("--dry-run", help="Only tell what it would come to: frames, time, memory, size.")]
+Json = Annotated[bool, _option("--json", help="Print the result as JSON on standard output.")]
+Benchmark = Annotated[bool, _option("--benchmark", help="Print where the time went.")]
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    context: typer.Context,
+    version: Annotated[bool, _option("--version", help="Print the version.")] = False,
+    debug: Annotated[bool, _option("--debug", help="Show tracebacks.")] = False,
+) -> None:
+    if version:
+        print(f"fpsgan {__version__}")
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+
+
+@app.command("enhance")
+def enhance_command(
+    source: Source = None,
+    input: SourceOption = None,
+    output: Target = None,
+    deblur: DeblurMode = "auto",
+    deblur_strength: Strength = 1.0,
+    fps: Fps = None,
+    multi: Multi = None,
+    slowmo: Slowmo = None,
+    start: Start = None,
+    end: End = None,
+    scene_threshold: Scene = SCENE_THRESHOLD,
+    dedup: Dedup = "auto",
+    weights: Weights = Options.weights,  # type: ignore[assignment]
+    deblur_weights: DeblurWeights = Options.deblur_weights,  # type: ignore[assignment]
+    device: Device = "auto",
+    half: Half = None,
+    tile: Tile = 0,
+    codec: Codec = "auto",
+    crf: Crf = None,
+    pix_fmt: PixFmt = None,
+    stream: StreamIndex = None,
+    image_rate: ImageRate = "24",
+    on_error: OnError = "stop",
+    overwrite: Overwrite = False,
+    dry_run: DryRun = False,
+    json: Json = False,
+    benchmark: Benchmark = False,
+) -> None:
+    """Sharpen blurred frames and raise the frame rate: both stages, the main job."""
+    _run(dict(locals()), interpolate=True)
+
+
+@app.command("interpolate")
+def interpolate_command(
+    source: Source = None,
+    input: SourceOption = None,
+    output: Target = None,
+    fps: Fps = None,
+    multi: Multi = None,
+    slowmo: Slowmo = None,
+    start: Start = None,
+    end: End = None,
+    scene_threshold: Scene = SCENE_THRESHOLD,
+    dedup: Dedup = "auto",
+    weights: Weights = Options.weights,  # type: ignore[assignment]
+    device: Device = "auto",
+    half: Half = None,
+    tile: Tile = 0,
+    codec: Codec = "auto",
+    crf: Crf = None,
+    pix_fmt: PixFmt = None,
+    stream: StreamIndex = None,
+    image_rate: ImageRate = "24",
+    on_error: OnError = "stop",
+    overwrite: Overwrite = False,
+    dry_run: DryRun = False,
+    json: Json = False,
+    benchmark: Benchmark = False,
+) -> None:
+    """Raise the frame rate, or slow down; source frames stay as they are."""
+    _run({**locals(), "deblur": "off"}, interpolate=True)
+
+
+@app.command("deblur")
+def deblur_command(
+    source: Source = None,
+    input: SourceOption = None,
+    output: Target = None,
+    deblur: DeblurMode = "auto",
+    deblur_strength: Strength = 1.0,
+    start: Start = None,
+    end: End = None,
+    deblur_weights: DeblurWeights = Options.deblur_weights,  # type: ignore[assignment]
+    device: Device = "auto",
+    half: Half = None,
+    tile: Tile = 0,
+    codec: Codec = "auto",
+    crf: Crf = None,
+    pix_fmt: PixFmt = None,
+    stream: StreamIndex = None,
+    image_rate: ImageRate = "24",
+    on_error: OnError = "stop",
+    overwrite: Overwrite = False,
+    dry_run: DryRun = False,
+    json: Json = False,
+    benchmark: Benchmark = False,
+) -> None:
+    """Sharpen a video, a photo or a folder of images; every frame keeps its time."""
+    _run(dict(locals()), interpolate=False)
+
+
+def _run(given: dict[str, Any], *, interpolate: bool) -> None:
+    source = given.pop("source") or given.pop("input")
+    given.pop("input", None)
+    target = given.pop("output")
+    if source is None:
+        raise OptionError("no input: name a video, as in `fpsgan enhance clip.mp4 -o better.mp4`")
+    if target is None:
+        raise OptionError("no output: say where to put it with -o")
+    on_error = given.pop("on_error")
+    if on_error not in ("stop", "conceal"):
+        raise OptionError(f"--on-error {on_error}: must be stop or conceal")
+    dry_run, as_json, benchmark = given.pop("dry_run"), given.pop("json"), given.pop("benchmark")
+    for name, parse in (("fps", parse_rate), ("multi", parse_rate), ("slowmo", parse_rate), ("start", parse_time),
+                        ("end", parse_time), ("image_rate", parse_rate)):  # fmt: skip
+        if given.get(name) is not None:
+            given[name] = parse(given[name])
+    encode = EncodeOptions(given.pop("codec"), given.pop("crf"), given.pop("pix_fmt"))
+    options = Options(interpolate=interpolate, encode=encode, conceal=on_error == "conceal", **given)
+    if dry_run:
+        expected = estimate(source, target, options=options)
+        _print_json(expected) if as_json else print(_estimate_text(expected))
+        return
+    meter = _Meter()
+    result = enhance(source, target, options=options, on_progress=meter, on_note=_say)
+    meter.end()
+    if as_json:
+        _print_json(result)
+    else:
+        _say(_result_text(result))
+    if benchmark:
+        _say(
+            f"{result.seconds:.2f} s in all, {result.frames_out / result.seconds:.2f} output frames/s, "
+            f"networks {100 * result.network_seconds / result.seconds:.0f} % of the time, "
+            f"peak memory {_size_text(peak_rss())}"
+        )
+
+
+@app.command("probe")
+def probe_command(
+    source: Annotated[Path, typer.Argument(help="A video, a GIF, or a folder of images.")],
+    stream: StreamIndex = None,
+    json: Json = False,
+) -> None:
+    """Tell what a file really is: rate, variable timing, rotation, colour, other streams, damage."""
+    info = probe(source, stream=stream)
+    _print_json(info) if json else print(_probe_text(info))
+
+
+@app.command("demo")
+def demo_command(
+    output: Annotated[Path, _option("-o", "--output", help="Folder for the results.")] = Path("demo"),
+) -> None:
+    """Render a short choppy, blurred clip with sound, enhance it, and show before and after."""
+    meter = _Meter()
+    result, files = make_demo(output, on_progress=meter)
+    meter.end()
+    _say(_result_text(result))
+    for what, path in files.items():
+        print(f"{what}: {path}")
+
+
+@app.command("doctor")
+def doctor_command() -> None:
+    """Check this machine: ffmpeg and its encoders, devices, packages, weights."""
+    print(f"fpsgan {__version__}, Python {platform.python_version()}, {platform.platform()}")
+    for package in ("torch", "numpy", "opencv-python-headless", "av", "ffmpeg-python", "imageio-ffmpeg", "safetensors"):
+        print(f"  {package} {importlib.metadata.version(package)}")
+    print(f"ffmpeg {ffmpeg_version()} at {ffmpeg_path()}")
+    available = encoders()
+    for codec, (encoder, *_) in CODECS.items():
+        print(f"  {codec}: {'yes' if encoder in available else f'no ({encoder} is not in this build)'}")
+    device = pick_device()
+    print(f"device {device} in {pick_dtype(device, None)}, {torch.get_num_threads()} CPU threads")
+    print(f"PyAV with libavcodec {'.'.join(map(str, av.library_versions['libavcodec']))}")
+    for name in weights.bundled():
+        print(f"weights {name}: sha256 {weights.verify(name)[:16]}… ok")
+    print("all is well")
+
+
+@weights_app.command("list")
+def weights_list() -> None:
+    """Name the shipped weights."""
+    for name, path in weights.bundled().items():
+        facts = weights.metadata(name)
+        print(
+            f"{name}: {facts['architecture']}, {facts['parameters'] / 1e6:.2f} M parameters, "
+            f"{_size_text(path.stat().st_size)}"
+        )
+
+
+@weights_app.command("show")
+def weights_show(name: Annotated[str, typer.Argument(help="A shipped name or a .safetensors file.")]) -> None:
+    """Print what a weights file says of itself."""
+    print(json.dumps(weights.metadata(name), indent=2))
+
+
+@weights_app.command("verify")
+def weights_verify() -> None:
+    """Check the shipped weights against their sha256."""
+    for name in weights.bundled():
+        print(f"{name}: {weights.verify(name)} ok")
+
+
+class _Meter:
+    """One line on standard error that follows the work; on a terminal it is rewritten in place."""
+
+    def __init__(self) -> None:
+        self.last = 0.0
+        self.live = sys.stderr.isatty()
+
+    def __call__(self, now: Progress) -> None:
+        if time.monotonic() - self.last < (0.2 if self.live else 10) and now.done < now.total:
+            return
+        self.last = time.monotonic()
+        text = f"{now.done}/{now.total} frames, {now.rate:.1f} frames/s, {_clock(now.eta)} left"
+        print(f"\r{text}\033[K" if self.live else text, end="" if self.live else "\n", file=sys.stderr, flush=True)
+
+    def end(self) -> None:
+        if self.live and self.last:
+            print(file=sys.stderr)
+
+
+def _say(text: str) -> None:
+    print(f"\r\033[K{text}" if sys.stderr.isatty() else text, file=sys.stderr, flush=True)
+
+
+def _print_json(record: Any) -> None:
+    print(json.dumps(dataclasses.asdict(record), indent=2, default=str))
+
+
+def _result_text(result: Result) -> str:
+    parts = [
+        f"{result.target}: {result.frames_in} frames at {result.fps_in} fps → "
+        f"{result.frames_out} at {result.fps_out} fps",
+        f"{result.duration_out:.3f} s",
+        f"{result.generated} generated, {result.untouched} untouched, {result.deblurred} deblurred",
+    ]
+    if result.cuts:
+        parts.append(f"{len(result.cuts)} cuts")
+    if result.held:
+        parts.append(f"{result.held} repeated")
+    if result.av_offset_in is not None and result.av_offset_out is not None:
+        parts.append(f"sound off by {1000 * (result.av_offset_out - result.av_offset_in):+.2f} ms against the source")
+    return ", ".join([*parts, _size_text(result.size), f"took {_clock(result.seconds)}"])
+
+
+def _estimate_text(expected: Estimate) -> str:
+    memory = f", {_size_text(expected.peak_rss)} of memory" if expected.peak_rss else ""
+    return (
+        f"{expected.frames_in} frames in, {expected.frames_out} out at {expected.fps_out} fps, "
+        f"about {_clock(expected.seconds)}{memory}, file of about {_size_text(expected.size)}"
+    )
+
+
+def _probe_text(info: VideoInfo) -> str:
+    color = info.color
+    lines = [
+        f"{info.path}",
+        f"  picture   {info.width}×{info.height}, {info.codec}, {info.format.name}, {info.format.depth} bit"
+        + (f", turned by {info.rotation}°" if info.rotation else "")
+        + (f", pixels {info.sar} wide" if info.sar != 1 else "")
+        + (", interlaced" if info.interlaced else "")
+        + (", HDR" if color.hdr else ""),
+        f"  colour    matrix {color.matrix}, primaries {color.primaries}, transfer {color.transfer}, "
+        f"{'full' if color.full_range else 'limited'} range, chroma {color.chroma_location}",
+        f"  measured  {info.frame_count} frames, {_rate(info.frame_rate)} fps"
+        f"{' mostly (variable)' if info.vfr else ''}, "
+        f"{float(info.duration):.3f} s, first at {float(info.start - info.origin):.3f} s",
+    ]
+    if info.header_frames and info.header_frames != info.frame_count:
+        lines.append(f"  header    says {info.header_frames} frames")
+    if info.damage:
+        lines.append(f"  damage    {info.damage}")
+    lines += [f"  {stream.kind:<9} {stream.index}: {stream.codec} {stream.language}".rstrip() for stream in info.others]
+    return "\n".join(lines)
+
+
+def _rate(rate: Fraction) -> str:
+    return str(rate) if rate.denominator == 1 else f"{float(rate):.3f} ({rate})"
+
+
+def _clock(seconds: float) -> str:
+    if seconds < 10:
+        return f"{max(seconds, 0):.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}" if minutes >= 60 else f"{minutes}:{rest:02}"
+
+
+def _size_text(size: float) -> str:
+    for unit in ("B", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:.3g} GB"
+
+
+def main() -> None:
+    """Entry point: errors meant for people become one line and an exit code; --debug shows the traceback."""
+    debug = "--debug" in sys.argv
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like Ctrl-C: partial file removed, ffmpeg ended
+    try:
+        code = app(args=[word for word in sys.argv[1:] if word != "--debug"], standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, click.exceptions.Abort):
+        print("\nstopped; no output was left behind", file=sys.stderr, flush=True)
+        os._exit(130)  # a thread may still be inside a network call, which nothing can interrupt
+    except FpsganError as error:
+        if debug:
+            raise
+        print(f"fpsgan: {error}", file=sys.stderr)
+        sys.exit(2 if isinstance(error, OptionError) else 1)
+    except Exception as error:  # the last resort: still one line
+        if debug:
+            raise
+        print(
+            f"fpsgan: unexpected {type(error).__name__}: {error}; --debug shows where, please report it",
+            file=sys.stderr,
+        )
+        sys.exit(70)
+    sys.exit(code if isinstance(code, int) else 0)

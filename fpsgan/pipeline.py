@@ -1,0 +1,464 @@
+"""enhance(): probe → decode → deblur → interpolate → encode.
+
+Each stage is a generator that pulls from the one before it; ``prefetch`` runs a stage in a thread of its own behind a
+short queue. So decoding, flow and colour conversion, the networks, and encoding overlap, memory does not depend on the
+length of the video, and an error or Ctrl-C anywhere closes the whole chain.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import queue
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import av
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from deblur.blur import BLURRED_ABOVE, blur_score
+from fpsgan import weights
+from fpsgan.errors import InputError, OptionError
+from fpsgan.prior import flow_prior
+from fpsgan.runtime import DeblurRunner, InterpolatorRunner, pick_device, pick_dtype
+from fpsgan.scene import SCENE_THRESHOLD, SceneDetector
+from fpsgan.timeline import Relation, Span, schedule, target_rate
+from fpsgan.video.decode import decode
+from fpsgan.video.encode import EncodeOptions, Encoder, check_target, plan_output
+from fpsgan.video.frame import Frame, Picture
+from fpsgan.video.probe import VideoInfo, probe
+
+__all__ = ["Estimate", "Options", "Progress", "Result", "enhance", "estimate"]
+
+T = TypeVar("T")
+SMALLEST_SIDE = 16
+PREVIEW = 8  # source frames that estimate() really processes
+FREEZE = 4  # a step of this many usual frame intervals, and over a quarter second, is a gap: nothing moves across it
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What the user may ask. Rates and times are exact Fractions, times in seconds.
+
+    ``interpolate``/``deblur`` switch the stages (deblur: "auto" touches blurred frames only, "on" all, "off" none).
+    With none of ``fps``, ``multi`` and ``slowmo``, sources up to 30 fps are doubled and faster ones keep their rate.
+    """
+
+    interpolate: bool = True
+    deblur: str = "auto"
+    deblur_strength: float = 1.0
+    fps: Fraction | None = None
+    multi: Fraction | None = None
+    slowmo: Fraction | None = None
+    start: Fraction | None = None
+    end: Fraction | None = None
+    scene_threshold: float = SCENE_THRESHOLD
+    dedup: str = "auto"
+    weights: str | Path = "interpolator-base"
+    deblur_weights: str | Path = "deblur-mobilenet"
+    device: str = "auto"
+    half: bool | None = None
+    tile: int = 0
+    encode: EncodeOptions = dataclasses.field(default_factory=EncodeOptions)
+    stream: int | None = None
+    image_rate: Fraction = Fraction(24)
+    conceal: bool = False
+    overwrite: bool = False
+
+    def check(self) -> None:
+        """Raise OptionError for values, or combinations, that make no sense."""
+        if self.deblur not in ("auto", "on", "off"):
+            raise OptionError(f"--deblur {self.deblur}: must be auto, on or off")
+        if not 0 <= self.deblur_strength <= 1:
+            raise OptionError(f"--deblur-strength {self.deblur_strength}: must lie between 0 and 1")
+        if self.start is not None and self.start < 0:
+            raise OptionError(f"--start {float(self.start):g}: must not be negative")
+        if self.end is not None and self.end <= (self.start or 0):
+            raise OptionError(f"--end {float(self.end):g}: must come after --start {float(self.start or 0):g}")
+        if self.image_rate <= 0:
+            raise OptionError(f"--image-rate {self.image_rate}: must be above 0")
+
+
+class Progress(NamedTuple):
+    """Where a running job stands: output frames done and expected, output frames per second, seconds left."""
+
+    done: int
+    total: int
+    rate: float
+    eta: float
+
+
+@dataclasses.dataclass
+class Result:
+    """What was done: the proof. Times in seconds of the source (cuts) or as named; ``network_seconds`` is the time
+    spent inside the networks, flow prior excluded."""
+
+    source: str
+    target: str
+    frames_in: int = 0
+    frames_out: int = 0
+    generated: int = 0
+    untouched: int = 0
+    fps_in: str = ""
+    fps_out: str = ""
+    duration_in: float = 0.0
+    duration_out: float = 0.0
+    streams: list[str] = dataclasses.field(default_factory=list)
+    cuts: list[float] = dataclasses.field(default_factory=list)
+    held: int = 0
+    deblurred: int = 0
+    sharp_skipped: int = 0
+    av_offset_in: float | None = None
+    av_offset_out: float | None = None
+    size: int = 0
+    seconds: float = 0.0
+    network_seconds: float = 0.0
+    notes: list[str] = dataclasses.field(default_factory=list)
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+    """What a job will come to, judged from its first frames: work in ``seconds``, memory and file in bytes."""
+
+    frames_in: int
+    frames_out: int
+    fps_out: str
+    seconds: float
+    peak_rss: int
+    size: int
+    notes: list[str]
+
+
+class Job(NamedTuple):
+    """A Span with what the network needs for it."""
+
+    span: Span
+    picture0: Picture | None
+    picture1: Picture | None
+    prior: tuple[Picture, Picture] | None
+
+
+def enhance(
+    source: str | Path,
+    target: str | Path,
+    *,
+    options: Options | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+    on_note: Callable[[str], None] | None = None,
+    max_frames: int | None = None,
+) -> Result:
+    """Make a sharper, smoother video of ``source`` and put it, whole and verified, at ``target``.
+
+    ``on_progress`` is called for every output frame, ``on_note`` for everything the user should know as it happens.
+    ``max_frames`` stops after so many source frames. Raises a FpsganError (see errors.py) and leaves no file under
+    the target's name in that case; a KeyboardInterrupt does the same.
+    """
+    options = options or Options()
+    options.check()
+    source, target = Path(source), Path(target)
+    info = probe(source, stream=options.stream, image_rate=options.image_rate)
+    check_target(source, target, overwrite=options.overwrite)
+    if min(info.width, info.height) < SMALLEST_SIDE:
+        raise InputError(f"{source}: {info.width}×{info.height} is too small, {SMALLEST_SIDE} px a side is the least")
+    result = Result(str(source), str(target), fps_in=_rate_text(info.frame_rate, info.vfr))
+
+    def note(text: str) -> None:
+        result.notes.append(text)
+        if on_note is not None:
+            on_note(text)
+
+    rate, step = _output_rate(info, options)
+    slowmo = options.slowmo or Fraction(1)
+    plan = plan_output(info, target, options.encode, rate=rate, slowmo=slowmo)
+    for text in plan.notes:
+        note(text)
+    if info.interlaced:
+        note("interlaced: made progressive with bwdif")
+    start = options.start or Fraction(0)
+    device = pick_device(options.device)
+    dtype = pick_dtype(device, options.half)
+    sharpener = interpolator = None
+    if options.deblur != "off":
+        network = weights.load(options.deblur_weights, expect="deblur")
+        sharpener = DeblurRunner(network, device, dtype, options.tile)
+    if rate is not None:
+        network = weights.load(options.weights, expect="interpolator")
+        interpolator = InterpolatorRunner(network, device, dtype, options.tile)  # type: ignore[arg-type]
+    total = _expected_frames(info, options, step, max_frames)
+
+    began = time.perf_counter()
+    frames = _counted(decode(info, start=options.start, end=options.end, conceal=options.conceal, report=note), result)
+    related = _relate(_first(frames, max_frames), SceneDetector(options.scene_threshold, options.dedup), result)
+    sharpened = _sharpen(prefetch(related, 4), sharpener, options, result)
+    if rate is None:
+        outputs = _unscheduled(sharpened, start)
+    else:
+        gap = max(Fraction(1, 4), FREEZE / info.frame_rate)
+        jobs = prefetch(_prepare(schedule(sharpened, step, longest_gap=gap)), 2)
+        outputs = _interpolate(jobs, interpolator, rate, slowmo, start, result)
+    limit = options.end - start if options.end is not None else None
+    if max_frames is not None:
+        limit = max_frames / info.frame_rate
+    stage = prefetch(outputs, 4)
+    try:
+        with Encoder(plan, info, start=start, limit=limit) as encoder:
+            for frame in stage:
+                encoder.write(frame)
+                result.frames_out = encoder.frames
+                if on_progress is not None:
+                    speed = encoder.frames / (time.perf_counter() - began)
+                    on_progress(
+                        Progress(encoder.frames, max(total, encoder.frames), speed, (total - encoder.frames) / speed)
+                    )
+                last = frame
+    finally:
+        stage.close()
+    result.size = encoder.bytes
+    result.seconds = time.perf_counter() - began
+    result.fps_out = _rate_text(rate or info.frame_rate, rate is None and info.vfr)
+    result.duration_out = float(encoder.frames / rate) if rate else float(last.pts + last.duration)
+    result.streams = [f"video {plan.codec} {plan.format.name}"]
+    result.streams += [f"{stream.kind} {stream.index}: {action}" for stream, action in (*plan.audio, *plan.subtitles)]
+    if plan.audio:
+        result.av_offset_in = _av_offset(source, info.stream)
+        result.av_offset_out = _av_offset(target, None)
+    return result
+
+
+def estimate(source: str | Path, target: str | Path, *, options: Options | None = None) -> Estimate:
+    """Predict time, memory and size of ``enhance`` by doing it to the first few frames, into a throw-away file."""
+    options = options or Options()
+    options.check()
+    source, target = Path(source), Path(target)
+    check_target(source, target, overwrite=options.overwrite)
+    info = probe(source, stream=options.stream, image_rate=options.image_rate)
+    rate, step = _output_rate(info, options)
+    total = _expected_frames(info, options, step, None)
+    with tempfile.TemporaryDirectory() as folder:
+        trial = Path(folder) / f"trial{target.suffix}"
+        ticks: list[float] = []
+        result = enhance(
+            source, trial, options=options, max_frames=PREVIEW, on_progress=lambda _: ticks.append(time.perf_counter())
+        )
+    # the first output pays for warming up
+    steady = (ticks[-1] - ticks[0]) / (len(ticks) - 1) if len(ticks) > 1 else result.seconds
+    return Estimate(
+        frames_in=info.frame_count,
+        frames_out=total,
+        fps_out=_rate_text(rate or info.frame_rate, rate is None and info.vfr),
+        seconds=steady * total,
+        peak_rss=peak_rss(),
+        size=round(result.size / result.frames_out * total),
+        notes=result.notes,
+    )
+
+
+def prefetch(items: Iterator[T], depth: int) -> Generator[T, None, None]:
+    """Run ``items`` in a thread, at most ``depth`` ahead. Its errors come out here; closing this closes it too."""
+    ready: queue.Queue[tuple[bool, Any]] = queue.Queue(depth)
+    stop = threading.Event()
+
+    def put(entry: tuple[bool, Any]) -> None:
+        while not stop.is_set():
+            try:
+                return ready.put(entry, timeout=0.1)
+            except queue.Full:
+                continue
+
+    def work() -> None:
+        try:
+            for item in items:
+                put((True, item))
+                if stop.is_set():
+                    break
+            put((False, None))
+        except BaseException as error:  # noqa: BLE001 (handed to the thread that asked)
+            put((False, error))
+        finally:
+            if isinstance(items, Generator):
+                items.close()
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    try:
+        while True:
+            try:
+                more, item = ready.get(timeout=0.2)  # a wait without end would not let Ctrl-C through on Windows
+            except queue.Empty:
+                continue
+            if more:
+                yield item
+            elif item is not None:
+                raise item
+            else:
+                return
+    finally:
+        stop.set()
+        thread.join(timeout=1.0)  # a network call cannot be interrupted; the thread ends after it
+
+
+def _counted(frames: Iterator[Frame], result: Result) -> Iterator[Frame]:
+    first: Frame | None = None
+    for frame in frames:
+        first = first or frame
+        result.frames_in += 1
+        result.duration_in = float(frame.pts + frame.duration - first.pts)
+        yield frame
+    if first is None:
+        raise InputError(f"{result.source}: no frame between --start and --end")
+
+
+def _first(frames: Iterator[T], count: int | None) -> Iterator[T]:
+    for number, frame in enumerate(frames, 1):
+        yield frame
+        if number == count:
+            return
+
+
+def _relate(frames: Iterable[Frame], detector: SceneDetector, result: Result) -> Iterator[tuple[Frame, Relation]]:
+    for frame in frames:
+        relation = detector.relate(frame.luma)
+        if relation is Relation.CUT:
+            result.cuts.append(round(float(frame.pts), 6))
+        result.held += relation is Relation.HELD
+        yield frame, relation
+
+
+def _sharpen(
+    frames: Iterable[tuple[Frame, Relation]], runner: DeblurRunner | None, options: Options, result: Result
+) -> Iterator[tuple[Frame, Relation]]:
+    for frame, relation in frames:
+        if runner is None:
+            yield frame, relation
+        elif options.deblur == "auto" and blur_score(frame.luma) <= BLURRED_ABOVE:
+            result.sharp_skipped += 1
+            yield frame, relation
+        else:
+            began = time.perf_counter()
+            picture = runner.sharpen(frame.as_rgb(), options.deblur_strength)
+            result.network_seconds += time.perf_counter() - began
+            result.deblurred += 1
+            yield dataclasses.replace(frame, rgb=picture), relation
+
+
+def _prepare(spans: Iterable[Span]) -> Iterator[Job]:
+    """Colour conversion and flow, in a thread of their own: OpenCV works there while the network works elsewhere."""
+    kept: tuple[Frame, Picture] | None = None
+    for span in spans:
+        frame0, frame1 = span.frame0, span.frame1
+        if frame1 is None:
+            yield Job(span, None, None, None)
+            continue
+        assert isinstance(frame0, Frame) and isinstance(frame1, Frame)
+        picture0 = kept[1] if kept is not None and kept[0] is frame0 else frame0.as_rgb()
+        kept = (frame1, frame1.as_rgb())
+        yield Job(span, picture0, kept[1], flow_prior(frame0.luma, frame1.luma))
+
+
+def _interpolate(
+    jobs: Iterable[Job],
+    runner: InterpolatorRunner | None,
+    rate: Fraction,
+    slowmo: Fraction,
+    start: Fraction,
+    result: Result,
+) -> Iterator[Frame]:
+    """Output frames with their output times: source frames themselves where t = 0, the network's elsewhere."""
+    first: Fraction | None = None
+    number = 0
+    for (frame0, frame1, times), picture0, picture1, prior in jobs:
+        assert isinstance(frame0, Frame)
+        first = (frame0.pts - start) * slowmo if first is None else first
+        between: Iterator[Picture] = iter(())
+        opacity: Iterator[NDArray[np.generic] | None] = iter(())
+        moving = [float(t) for t in times if t]
+        if moving:
+            assert runner is not None and isinstance(frame1, Frame)
+            assert picture0 is not None and picture1 is not None and prior is not None
+            began = time.perf_counter()
+            between = iter(runner.between(picture0, picture1, moving, prior))
+            if frame0.format.alpha:
+                opacity = iter(_alpha_between(frame0, frame1, moving, prior, runner))
+            result.network_seconds += time.perf_counter() - began
+        for t in times:
+            frame = frame0
+            if t:
+                alpha = next(opacity, None)
+                planes = frame0.planes if alpha is None else (*frame0.planes[:-1], alpha)
+                frame = dataclasses.replace(frame0, planes=planes, rgb=next(between))
+                result.generated += 1
+            elif frame0.rgb is None:
+                result.untouched += 1
+            yield dataclasses.replace(frame, pts=first + number / rate, duration=1 / rate)
+            number += 1
+
+
+def _alpha_between(
+    frame0: Frame, frame1: Frame, times: list[float], prior: tuple[Picture, Picture], runner: InterpolatorRunner
+) -> list[NDArray[np.generic]]:
+    """The alpha planes at ``times``: the network moves them as it moves a grey picture."""
+    if np.array_equal(frame0.planes[-1], frame1.planes[-1]):
+        return [frame0.planes[-1]] * len(times)
+    top = (1 << frame0.format.depth) - 1
+    grey0, grey1 = (cv2.merge([frame.planes[-1].astype(np.float32) / top] * 3) for frame in (frame0, frame1))
+    moved = runner.between(grey0, grey1, times, prior)  # type: ignore[arg-type]
+    return [np.rint(np.clip(alpha.mean(2), 0, 1) * top).astype(frame0.format.dtype) for alpha in moved]
+
+
+def _unscheduled(frames: Iterable[tuple[Frame, Relation]], start: Fraction) -> Iterator[Frame]:
+    """No interpolation: every frame at its own time."""
+    for frame, _ in frames:
+        yield dataclasses.replace(frame, pts=frame.pts - start)
+
+
+def _output_rate(info: VideoInfo, options: Options) -> tuple[Fraction | None, Fraction]:
+    """(output rate, or None to keep every frame's own time; source seconds per output frame)."""
+    asked = (options.fps, options.multi, options.slowmo)
+    if not options.interpolate:
+        if any(asked):
+            raise OptionError("--fps, --multi and --slowmo need the interpolation stage")
+        return None, 1 / info.frame_rate
+    multi = options.multi
+    if not any(asked):
+        multi = Fraction(2) if info.frame_rate <= Fraction(301, 10) else Fraction(1)
+    return target_rate(info.frame_rate, fps=options.fps, multi=multi, slowmo=options.slowmo)
+
+
+def _expected_frames(info: VideoInfo, options: Options, step: Fraction, max_frames: int | None) -> int:
+    begin = options.start or Fraction(0)
+    end = info.start - info.origin + info.duration
+    length = min(end, options.end or end) - max(begin, info.start - info.origin)
+    if max_frames is not None:
+        length = min(length, max_frames / info.frame_rate)
+    return max(1, round(length / step))
+
+
+def _rate_text(rate: Fraction, vfr: bool) -> str:
+    return f"{float(rate):.6g}{' (variable)' if vfr else ''}"
+
+
+def _av_offset(path: Path, stream: int | None) -> float | None:
+    """Seconds from the first audio packet to the first video frame shown, as the container tells them."""
+    with av.open(str(path)) as container:
+        video = container.streams[stream] if stream is not None else container.streams.video[0]
+        audio = container.streams.audio[0]
+        if video.start_time is None or audio.start_time is None:
+            return None
+        return float(video.start_time * Fraction(video.time_base) - audio.start_time * Fraction(audio.time_base))
+
+
+def peak_rss() -> int:
+    """Largest resident memory of this process so far, in bytes; 0 where the system does not tell (Windows)."""
+    if sys.platform == "win32":
+        return 0
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -1,0 +1,225 @@
+"""Running the networks on the machine at hand: device, precision, memory.
+
+The networks take any size themselves; here numpy pictures become tensors on the device, frames that do not fit are
+cut into overlapping tiles whose seams are blended away, and what one pair has computed is kept for the next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from fpsgan.errors import OptionError, SetupError
+from fpsgan.interpolator import Interpolator
+from fpsgan.prior import PRIOR_STRIDE
+
+__all__ = ["DeblurRunner", "InterpolatorRunner", "pick_device", "pick_dtype"]
+
+Picture = NDArray[np.float32]
+R = TypeVar("R")
+
+OVERLAP = 64  # pixels that neighbouring tiles share; their weights fall linearly across it
+SMALLEST_TILE = 192
+BATCH = 4  # timesteps of one pair that a GPU computes together
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """The torch device called ``name`` ("cpu", "cuda", "cuda:1", "mps", "xpu"), or the best one there is for "auto".
+
+    Raises SetupError if this machine, or this build of torch, does not have it.
+    """
+    available = {
+        "cuda": torch.cuda.is_available(),
+        "xpu": hasattr(torch, "xpu") and torch.xpu.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
+    if name == "auto":
+        return torch.device(next(kind for kind, there in available.items() if there))
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise OptionError(f"--device {name}: unknown; known are auto, {', '.join(available)}") from error
+    there = available.get(device.type, False)
+    if there and device.type == "cuda" and device.index is not None:
+        there = device.index < torch.cuda.device_count()
+    if not there:
+        found = ", ".join(kind for kind, there in available.items() if there)
+        raise SetupError(f"--device {name}: not there; this machine and torch {torch.__version__} have {found}")
+    return device
+
+
+def pick_dtype(device: torch.device, half: bool | None) -> torch.dtype:
+    """Precision of the networks: fp32, or with ``half`` fp16 on a GPU and bf16 on a CPU. None: half on a GPU, and on
+    a CPU whose matrix unit (AMX) makes bf16 the faster one."""
+    if half is None:
+        half = device.type == "cuda" or (device.type == "cpu" and torch.cpu._is_amx_tile_supported())
+    if not half:
+        return torch.float32
+    return torch.bfloat16 if device.type == "cpu" else torch.float16
+
+
+class _Runner:
+    """A network on its device, with the tile size it has learnt to use (0: the whole picture)."""
+
+    def __init__(self, network: nn.Module, device: torch.device, dtype: torch.dtype, tile: int = 0) -> None:
+        if tile and tile < SMALLEST_TILE:
+            raise OptionError(f"--tile {tile}: must be 0 (whole frames) or at least {SMALLEST_TILE}")
+        self.network = network.to(device=device, dtype=dtype, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+        self.device, self.dtype, self.tile = device, dtype, tile
+
+    def _tensor(self, picture: Picture) -> Tensor:
+        tensor = torch.from_numpy(np.ascontiguousarray(picture)).to(self.device, non_blocking=True)
+        return tensor.permute(2, 0, 1).unsqueeze(0)
+
+    def _within_memory(self, run: Callable[[], R], height: int, width: int) -> R:
+        """Run; where memory runs out, halve the tile and run again, down to SMALLEST_TILE."""
+        while True:
+            try:
+                return run()
+            except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+                if isinstance(error, RuntimeError) and not _out_of_memory(error):
+                    raise
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+            tile = max(SMALLEST_TILE, -(-(self.tile or max(height, width)) // 2 // 32) * 32)
+            if tile == self.tile or max(height, width) <= tile:
+                raise SetupError(
+                    f"{width}×{height} frames do not fit in the memory of {self.device} even in tiles of "
+                    f"{SMALLEST_TILE}; close other programs or use --device cpu"
+                )
+            self.tile = tile
+
+
+def _out_of_memory(error: RuntimeError) -> bool:
+    text = str(error).lower()
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in text or "out of memory" in text
+
+
+def tile_spans(size: int, tile: int) -> list[tuple[int, int]]:
+    """(begin, end) of the tiles along one side: all ``tile`` long, begins at multiples of 4, sharing ≥ OVERLAP."""
+    if not tile or tile >= size:
+        return [(0, size)]
+    count = -(-(size - OVERLAP) // (tile - OVERLAP))
+    last = size - tile
+    begins = [last * k // (count - 1) // PRIOR_STRIDE * PRIOR_STRIDE for k in range(count - 1)]
+    return [(begin, begin + tile) for begin in begins] + [(last // PRIOR_STRIDE * PRIOR_STRIDE, size)]
+
+
+def blend_tiles(
+    height: int, width: int, tile: int, channels: Sequence[int], run: Callable[[slice, slice], Tensor]
+) -> Tensor:
+    """Put a picture together from ``run(rows, columns)`` → [B,3,h,w] over overlapping tiles, weighted by linear ramps.
+
+    ``channels``: (B, 3). Returns [B,3,height,width] float32.
+    """
+    total: Tensor | None = None
+    weights: Tensor | None = None
+    for top, bottom in tile_spans(height, tile):
+        for left, right in tile_spans(width, tile):
+            part = run(slice(top, bottom), slice(left, right)).float()
+            if (bottom - top, right - left) == (height, width):
+                return part
+            if total is None or weights is None:
+                total = torch.zeros(*channels, height, width, device=part.device)
+                weights = torch.zeros(1, 1, height, width, device=part.device)
+            ramp = _ramp(top, bottom, height, part.device)[:, None] * _ramp(left, right, width, part.device)
+            total[:, :, top:bottom, left:right] += part * ramp
+            weights[:, :, top:bottom, left:right] += ramp
+    assert total is not None and weights is not None
+    return total / weights
+
+
+def _ramp(begin: int, end: int, size: int, device: torch.device) -> Tensor:
+    inside = torch.arange(end - begin, device=device, dtype=torch.float32)
+    up = (inside + 1) / OVERLAP if begin > 0 else torch.ones_like(inside)
+    down = (end - begin - inside) / OVERLAP if end < size else torch.ones_like(inside)
+    return torch.minimum(up, down).clamp(max=1)
+
+
+def _picture(tensor: Tensor) -> Picture:
+    return np.ascontiguousarray(tensor.permute(1, 2, 0).cpu().numpy())
+
+
+class DeblurRunner(_Runner):
+    """Pictures [H, W, 3] in, sharper pictures of the same size out."""
+
+    @torch.inference_mode()
+    def sharpen(self, picture: Picture, strength: float = 1.0) -> Picture:
+        """``strength``: 0 returns the picture, 1 the network's result, between them the mixture."""
+        height, width = picture.shape[:2]
+
+        def run() -> Picture:
+            whole = self._tensor(picture)
+            result = blend_tiles(
+                height, width, self.tile, (1, 3),
+                lambda rows, columns: self.network(whole[:, :, rows, columns].to(self.dtype)),
+            )  # fmt: skip
+            return _picture(torch.lerp(whole.float(), result, strength)[0])
+
+        return self._within_memory(run, height, width)
+
+
+class InterpolatorRunner(_Runner):
+    """Pictures between two pictures. What was computed for frame1 alone is kept: it is the next pair's frame0."""
+
+    def __init__(self, network: Interpolator, device: torch.device, dtype: torch.dtype, tile: int = 0) -> None:
+        super().__init__(network, device, dtype, tile)
+        self.interpolator = network
+        self._kept: tuple[Picture, Tensor, list[Tensor] | None] | None = None
+
+    @torch.inference_mode()
+    def between(
+        self,
+        frame0: Picture,
+        frame1: Picture,
+        times: Sequence[float],
+        prior: tuple[NDArray[np.float32], NDArray[np.float32]],
+    ) -> list[Picture]:
+        """The pictures at ``times``, each in (0, 1), between two pictures [H, W, 3]; ``prior`` from ``flow_prior``."""
+        height, width = frame0.shape[:2]
+
+        def run() -> list[Picture]:
+            whole = not self.tile or self.tile >= max(height, width)
+            tensor0, features0 = self._encoded(frame0, whole)
+            tensor1, features1 = self._encoded(frame1, whole)
+            self._kept = (frame1, tensor1, features1)
+            flow01, flow10 = (torch.from_numpy(flow).to(self.device).unsqueeze(0) for flow in prior)
+            results: list[Picture] = []
+            # a GPU fills up with several t at once; a CPU is full with one
+            size = 1 if self.device.type == "cpu" else BATCH
+            for t in torch.tensor([float(time) for time in times], device=self.device).split(size):
+
+                def tile(rows: slice, columns: slice, t: Tensor = t) -> Tensor:
+                    small = (_quarter(rows), _quarter(columns))
+                    alike = len(t), -1, -1, -1
+                    result: Tensor = self.interpolator(
+                        tensor0[:, :, rows, columns].expand(alike),
+                        tensor1[:, :, rows, columns].expand(alike),
+                        t,
+                        (flow01[:, :, *small].expand(alike), flow10[:, :, *small].expand(alike)),
+                        features0 and [feature.expand(alike) for feature in features0],
+                        features1 and [feature.expand(alike) for feature in features1],
+                    )
+                    return result
+
+                done = blend_tiles(height, width, self.tile, (len(t), 3), tile)
+                results += [_picture(picture) for picture in done]
+            return results
+
+        return self._within_memory(run, height, width)
+
+    def _encoded(self, frame: Picture, whole: bool) -> tuple[Tensor, list[Tensor] | None]:
+        if self._kept is not None and self._kept[0] is frame and (self._kept[2] is not None) == whole:
+            return self._kept[1], self._kept[2]
+        tensor = self._tensor(frame)
+        return tensor, self.interpolator.encode(tensor) if whole else None
+
+
+def _quarter(span: slice) -> slice:
+    return slice(span.start // PRIOR_STRIDE, -(-span.stop // PRIOR_STRIDE))
