@@ -37,10 +37,10 @@ class InterpolatorConfig:
     """Widths of the network, finest level (1/4) first; multiples of 8 suit CPU kernels. JSON-able by asdict."""
 
     stem: int = 16  # channels of the encoder at 1/2
-    encoder: tuple[int, ...] = (24, 32, 48, 64)  # channels per frame at 1/4, 1/8, 1/16, 1/32
+    encoder: tuple[int, ...] = (16, 32, 48, 64)  # channels per frame at 1/4, 1/8, 1/16, 1/32
     decoder: tuple[int, ...] = (24, 40, 56, 64)  # channels per half at the same levels
     blocks: tuple[int, ...] = (3, 3, 3, 2)  # residual blocks per level
-    handed_down: int = 24  # channels per half that a level gives to the next finer one
+    handed_down: int = 16  # channels per half that a level gives to the next finer one
 
     def __post_init__(self) -> None:
         for name in ("encoder", "decoder", "blocks"):  # JSON has lists where this has tuples
@@ -196,23 +196,26 @@ class Interpolator(nn.Module):
             flow01, flow10 = (_fit_prior(flow, height, width, quarter) for flow in prior)
             velocity, trust0, trust1 = splat(flow01, flow10, small0, small1, t)
 
+        prior_pyramid = [torch.cat((velocity, trust0, trust1), dim=1)]
+        while len(prior_pyramid) < len(STRIDES):
+            prior_pyramid.append(F.avg_pool2d(prior_pyramid[-1], 2))
         flows: list[tuple[Tensor, Tensor]] = []
         hidden: Tensor | None = None
         decided: Tensor | None = None
         for i in reversed(range(len(STRIDES))):
-            pool = STRIDES[i] // STRIDES[0]
-            flow0, flow1 = _flows_of(F.avg_pool2d(velocity, pool), t)
+            velocity, trust0, trust1 = torch.split(prior_pyramid[i], [2, 1, 1], dim=1)
+            flow0, flow1 = -t * velocity, (1.0 - t) * velocity
             if decided is not None:
                 assert hidden is not None
                 # The gate lets a coarse level overrule the prior here: −1 drops it for the flow found so far.
-                found0, gate0, found1, gate1 = _twice(decided).split((2, 1, 2, 1), dim=1)
+                found0, gate0, found1, gate1 = torch.split(_twice(decided), [2, 1, 2, 1], dim=1)
                 hidden = _twice(hidden)
                 if prior is None:
                     flow0, flow1 = found0, found1
                 else:
                     flow0 = found0 + (1.0 + gate0) * (flow0 - found0)
                     flow1 = found1 + (1.0 + gate1) * (flow1 - found1)
-            sides = []
+            sides: list[Tensor] = []
             for features, flow, trust, time in (
                 (features0, flow0, trust0, t),
                 (features1, flow1, trust1, 1.0 - t),
@@ -220,7 +223,7 @@ class Interpolator(nn.Module):
                 own = [
                     warp(features[i + 1], flow / STRIDES[i]),
                     flow / 16.0,
-                    F.avg_pool2d(trust, pool),
+                    trust,
                     time.expand(batch, 1, *flow.shape[-2:]),
                 ]
                 if STRIDES[i] == STRIDES[0]:
@@ -230,20 +233,20 @@ class Interpolator(nn.Module):
                 sides.append(torch.cat([part.to(self.stem.weight.dtype) for part in own], dim=1))
             decided, hidden = self.levels[i](torch.cat(sides, dim=1))
             if STRIDES[i] != STRIDES[0]:
-                change0, gate0, change1, gate1 = decided.split((2, 1, 2, 1), dim=1)
+                change0, gate0, change1, gate1 = torch.split(decided, [2, 1, 2, 1], dim=1)
                 flow0, flow1 = flow0 + change0 * STRIDES[i], flow1 + change1 * STRIDES[i]
                 decided = torch.cat((flow0, gate0, flow1, gate1), dim=1)
             flows.append((flow0, flow1))
 
         assert decided is not None
         side0, side1 = (F.pixel_shuffle(side, 2) for side in decided.chunk(2, dim=1))
-        change0, mask0, residual0 = side0.split((2, 1, 3), dim=1)
-        change1, mask1, residual1 = side1.split((2, 1, 3), dim=1)
+        change0, mask0, residual0 = torch.split(side0, [2, 1, 3], dim=1)
+        change1, mask1, residual1 = torch.split(side1, [2, 1, 3], dim=1)
         found = _twice(torch.cat((flow0, flow1), dim=1)) + 2.0 * torch.cat((change0, change1), dim=1)
         nearer = torch.log((1.0 - t) / t)  # with nothing decided, the mask is 1 − t
-        fine = _twice(torch.cat((found, mask0 - mask1 + nearer, residual0 + residual1), dim=1))
-        flow0, flow1, logit, residual = fine[..., :height, :width].split((2, 2, 1, 3), dim=1)
-        mask = torch.sigmoid(logit)
+        mask = torch.sigmoid(mask0 - mask1 + nearer)
+        fine = _twice(torch.cat((found, mask, residual0 + residual1), dim=1))[..., :height, :width]
+        flow0, flow1, mask, residual = torch.split(fine, [2, 2, 1, 3], dim=1)
         warped0, warped1 = warp(frame0.float(), flow0), warp(frame1.float(), flow1)
         frame = torch.lerp(warped1, warped0, mask) + residual
         return Synthesis(frame.to(frame0.dtype), flow0, flow1, mask, flows)
@@ -301,10 +304,6 @@ def splat(flow01: Tensor, flow10: Tensor, small0: Tensor, small1: Tensor, t: Ten
         coarse = F.interpolate(velocity, scale_factor=2.0, mode="bilinear")[..., : size[0], : size[1]]
         velocity = (level[:, :2] + 0.01 * coarse) / (level[:, 2:] + 0.01)
     return velocity, landed[0][:, 2:].clamp(max=1.0), landed[1][:, 2:].clamp(max=1.0)
-
-
-def _flows_of(velocity: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-    return -t * velocity, (1.0 - t) * velocity
 
 
 def _length(flow: Tensor) -> Tensor:

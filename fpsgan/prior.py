@@ -50,17 +50,18 @@ def flow_prior(frame0: NDArray[np.uint8], frame1: NDArray[np.uint8]) -> tuple[ND
 def _small_grey(frame: NDArray[np.uint8], factor: int) -> NDArray[np.uint8]:
     bottom, right = (-size % PRIOR_STRIDE for size in frame.shape[:2])
     if bottom or right:
-        frame = cv2.copyMakeBorder(frame, 0, bottom, 0, right, cv2.BORDER_REPLICATE)
+        padding = ((0, bottom), (0, right), (0, 0))[: frame.ndim]
+        frame = np.pad(frame, padding, mode="edge")
     size = (frame.shape[1] // factor, frame.shape[0] // factor)
     small = cv2.resize(frame, size, interpolation=cv2.INTER_AREA)
-    return cv2.cvtColor(small, cv2.COLOR_RGB2GRAY) if small.ndim == 3 else small
+    return np.asarray(cv2.cvtColor(small, cv2.COLOR_RGB2GRAY) if small.ndim == 3 else small, np.uint8)
 
 
 def _flow(small0: NDArray[np.uint8], small1: NDArray[np.uint8], factor: int) -> NDArray[np.float32]:
     # One object per call: DIS keeps buffers between calls and two threads must not share them.
     dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
     dis.setFinestScale(0)  # the image is small already
-    flow = dis.calc(small0, small1, None) * np.float32(factor)
+    flow = dis.calc(small0, small1, None) * np.float32(factor)  # type: ignore[call-overload]
     if factor != PRIOR_STRIDE:
         size = (small0.shape[1] * factor // PRIOR_STRIDE, small0.shape[0] * factor // PRIOR_STRIDE)
         flow = cv2.resize(flow, size, interpolation=cv2.INTER_AREA)

@@ -42,10 +42,11 @@ def _needs_grad(*tensors: Tensor) -> bool:
 def _warp_opencv(frame: Tensor, flow: Tensor) -> Tensor:
     channels, height, width = frame.shape[1:]
     images = frame.float().permute(0, 2, 3, 1).contiguous()
-    position = torch.empty(flow.shape[0], height, width, 2)
-    position[..., 0] = flow[:, 0] + torch.arange(width, dtype=torch.float32)
-    position[..., 1] = flow[:, 1] + torch.arange(height, dtype=torch.float32)[:, None]
+    x = flow[:, 0].float() + torch.arange(width, dtype=torch.float32)
+    y = flow[:, 1].float() + torch.arange(height, dtype=torch.float32)[:, None]
     out = torch.empty(flow.shape[0], height, width, channels)
-    for image, place, target in zip(images.numpy(), position.numpy(), out.numpy(), strict=True):
-        cv2.remap(image, place, None, cv2.INTER_LINEAR, dst=target, borderMode=cv2.BORDER_REPLICATE)
+    for image, column, row, target in zip(images.numpy(), x.numpy(), y.numpy(), out.numpy(), strict=True):
+        cv2.remap(  # type: ignore[call-overload]
+            image, column, row, cv2.INTER_LINEAR, dst=target, borderMode=cv2.BORDER_REPLICATE
+        )
     return out.permute(0, 3, 1, 2).to(frame.dtype)

@@ -54,8 +54,16 @@ def test_a_resumed_run_goes_on_from_the_last_step(tmp_path: Path) -> None:
 
 def test_best_is_kept_by_the_first_metric(tmp_path: Path) -> None:
     scores = iter([1.0, 3.0, 2.0])
-    train(nn.Linear(4, 1), batches(), loss_fn, out=tmp_path, max_minutes=1, max_steps=3,
-          validate=lambda _: {"psnr": next(scores), "other": 9.0}, validate_every_minutes=0)
+    train(
+        nn.Linear(4, 1),
+        batches(),
+        loss_fn,
+        out=tmp_path,
+        max_minutes=1,
+        max_steps=3,
+        validate=lambda _: {"psnr": next(scores), "other": 9.0},
+        validate_every_minutes=0,
+    )
     assert torch.load(tmp_path / "best.pt", weights_only=True)["metrics"]["psnr"] == 3.0
 
 

@@ -67,7 +67,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
     packs = [(Path(folder), float(share)) for folder, _, share in (p.rpartition(":") for p in options.pack)]
-    model = Interpolator().to(memory_format=torch.channels_last)
+    model = Interpolator()
     if options.start_from:
         model.load_state_dict(torch.load(options.start_from, weights_only=True)["model"])
     validation = read_validation(options.validation)
@@ -105,7 +105,7 @@ def main() -> None:
         lr=options.lr,
         grad_clip=10.0,
         validate=validate if validation else None,
-        validate_every_minutes=4.0,
+        validate_every_minutes=8.0,
     )
     print(best)
 

@@ -13,8 +13,9 @@ import argparse
 import json
 from collections import deque
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import av
 import cv2
@@ -23,10 +24,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fpsgan.errors import InputError
+from fpsgan.errors import InputError, SetupError
 from fpsgan.prior import PRIOR_STRIDE, flow_prior
 
-__all__ = ["Sample", "lottie_samples", "pack", "photo_samples", "triplet_batches", "video_samples"]
+__all__ = ["Sample", "lottie_samples", "pack", "photo_samples", "read_lottie", "triplet_batches", "video_samples"]
 
 Image = NDArray[np.uint8]  # [H,W,3] RGB
 Flow = NDArray[np.float32]  # [2,H,W] (x, y) in pixels
@@ -57,7 +58,7 @@ def video_samples(path: Path, wanted: int, rng: np.random.Generator, size: int =
         share = wanted / max(1.0, 2.0 * (length - WINDOW))
         window: deque[tuple[Image, float]] = deque(maxlen=WINDOW)
         for frame in container.decode(stream):
-            window.append((frame.to_ndarray(format="rgb24"), float(frame.time or 0.0)))
+            window.append((np.asarray(frame.to_ndarray(format="rgb24"), np.uint8), float(frame.time or 0.0)))
             if len(window) < WINDOW:
                 continue
             for _ in range(int(share) + (rng.random() < share % 1)):
@@ -112,9 +113,7 @@ def photo_samples(photos: Sequence[Path], rng: np.random.Generator, size: int = 
 
 def lottie_samples(path: Path, wanted: int, rng: np.random.Generator, size: int = SIZE) -> Iterator[Sample]:
     """At most wanted samples of one vector animation, at random sizes, on random backgrounds."""
-    from rlottie_python import LottieAnimation
-
-    with LottieAnimation.from_file(str(path)) as animation:
+    with _lottie(path) as animation:
         length = animation.lottie_animation_get_totalframe()
         wide, high = animation.lottie_animation_get_size()
         for _ in range(wanted if length > 2 else 0):
@@ -190,7 +189,7 @@ def triplet_batches(
         chosen = []
         for which in rng.choice(len(stored), batch, p=odds):
             arrays, index = stored[which], int(rng.integers(counts[which]))
-            sample = Sample(*(np.asarray(arrays[name][index]) for name in Sample._fields))
+            sample = Sample(**{name: np.asarray(arrays[name][index]) for name in Sample._fields})  # type: ignore
             chosen.append(_augment(sample, crop, rng) if augment else _middle(sample, crop))
         frames = torch.from_numpy(np.stack([s.frames for s in chosen])).permute(1, 0, 4, 2, 3).float() / 255.0
         prior = torch.from_numpy(np.stack([s.prior for s in chosen]).astype(np.float32))
@@ -267,15 +266,12 @@ def _degrade(frames: Tensor, rng: np.random.Generator) -> Tensor:
 def _moves_without_cut(images: Sequence[Image]) -> bool:
     """No cut and no held frame between any two neighbours: judged on 32×32 grey thumbnails and on the pixels."""
     thumbs = [cv2.resize(cv2.cvtColor(i, cv2.COLOR_RGB2GRAY), (32, 32), interpolation=cv2.INTER_AREA) for i in images]
-    for before, after in zip(thumbs, thumbs[1:], strict=False):
+    for before, after in pairwise(thumbs):
         a, b = before.astype(np.float32).ravel(), after.astype(np.float32).ravel()
         alike = np.corrcoef(a, b)[0, 1] if a.std() > 1 and b.std() > 1 else 0.0
         if alike < 0.7 or np.abs(a - b).mean() > 30:
             return False
-    return all(
-        np.abs(a[::4, ::4].astype(np.int16) - b[::4, ::4]).mean() > 0.4
-        for a, b in zip(images, images[1:], strict=False)
-    )
+    return all(np.abs(a[::4, ::4].astype(np.int16) - b[::4, ::4]).mean() > 0.4 for a, b in pairwise(images))
 
 
 def _random_scale(images: Sequence[Image], size: int, rng: np.random.Generator) -> list[Image]:
@@ -285,7 +281,9 @@ def _random_scale(images: Sequence[Image], size: int, rng: np.random.Generator) 
     if min(height, width) * scale < size:
         scale = size / min(height, width)
     target = (max(size, round(width * scale)), max(size, round(height * scale)))
-    return [cv2.resize(i, target, interpolation=cv2.INTER_AREA) if scale != 1.0 else i for i in images]
+    if scale == 1.0:
+        return list(images)
+    return [np.asarray(cv2.resize(i, target, interpolation=cv2.INTER_AREA), np.uint8) for i in images]
 
 
 def _crops(images: Sequence[Image], t: float, count: int, rng: np.random.Generator, size: int) -> Iterator[Sample]:
@@ -314,7 +312,7 @@ def _cut_out(images: Sequence[Image], t: float, prior: Flow, exact: Flow, top: i
 
 def _quarter(flow: NDArray[np.float32]) -> Flow:
     size = (flow.shape[1] // PRIOR_STRIDE, flow.shape[0] // PRIOR_STRIDE)
-    return cv2.resize(flow, size, interpolation=cv2.INTER_AREA).transpose(2, 0, 1)
+    return np.asarray(cv2.resize(flow, size, interpolation=cv2.INTER_AREA).transpose(2, 0, 1), np.float32)
 
 
 def _texture(path: Path, context: int, rng: np.random.Generator) -> NDArray[np.float32]:
@@ -324,38 +322,54 @@ def _texture(path: Path, context: int, rng: np.random.Generator) -> NDArray[np.f
     scale = context / min(image.shape[:2])
     scale = scale if scale >= 1.0 else rng.uniform(scale, 1.0)
     target = (max(context, round(image.shape[1] * scale)), max(context, round(image.shape[0] * scale)))
-    image = cv2.resize(image, target, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
-    y, x = (int(rng.integers(0, side - context + 1)) for side in image.shape[:2])
-    return image[y : y + context, x : x + context].astype(np.float32)
+    whole = cv2.resize(image, target, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
+    y, x = (int(rng.integers(0, side - context + 1)) for side in whole.shape[:2])
+    return np.asarray(whole[y : y + context, x : x + context], np.float32)
 
 
 def _affine(context: int, rng: np.random.Generator, angle: float, scale: float, shift: float) -> NDArray[np.float64]:
     center = tuple(context * rng.uniform(0.3, 0.7, 2))
     matrix = np.eye(3)
-    matrix[:2] = cv2.getRotationMatrix2D(
-        center, float(rng.normal(0, angle / 2)), float(np.exp(rng.normal(0, scale / 2)))
-    )
+    turn, zoom = float(rng.normal(0, angle / 2)), float(np.exp(rng.normal(0, scale / 2)))
+    matrix[:2] = cv2.getRotationMatrix2D(center, turn, zoom)
     matrix[:2, 2] += rng.normal(0, shift, 2)
     return matrix
 
 
 def _blob(context: int, rng: np.random.Generator) -> NDArray[np.float32]:
     """A layer's shape: thresholded smooth noise inside an ellipse, from one solid body to thin pieces."""
-    noise = rng.normal(0, 1, (context, context)).astype(np.float32)
-    noise = cv2.GaussianBlur(noise, (0, 0), float(rng.choice((6, 15, 40))))
+    noise = np.asarray(rng.normal(0, 1, (context, context)), np.float32)
+    noise = np.asarray(cv2.GaussianBlur(noise, (0, 0), float(rng.choice((6, 15, 40)))), np.float32)
     mask = (noise / noise.std() > float(rng.uniform(-2.0, 0.7))).astype(np.float32)
     ellipse = np.zeros_like(mask)
     center = [int(v) for v in rng.uniform(0.2, 0.8, 2) * context]
     axes = [int(v) for v in rng.uniform(0.04, 0.35, 2) * context]
     cv2.ellipse(ellipse, center, axes, float(rng.uniform(0, 180)), 0, 360, 1.0, -1)
-    return cv2.GaussianBlur(mask * ellipse, (0, 0), 0.7)
+    return np.asarray(cv2.GaussianBlur(mask * ellipse, (0, 0), 0.7), np.float32)
 
 
-def _lottie_frame(animation, index: int, width: int, height: int, background) -> Image:  # type: ignore[no-untyped-def]
+def read_lottie(path: Path, side: int) -> Iterator[Image]:
+    """Every frame of a vector animation at its own rate, on white; side is the shorter side in pixels."""
+    with _lottie(path) as animation:
+        wide, high = animation.lottie_animation_get_size()
+        width, height = round(side * max(1.0, wide / high)), round(side * max(1.0, high / wide))
+        for index in range(animation.lottie_animation_get_totalframe()):
+            yield _lottie_frame(animation, index, width, height, np.full(3, 255))
+
+
+def _lottie(path: Path) -> Any:
+    try:
+        from rlottie_python import LottieAnimation  # type: ignore[attr-defined]
+    except ImportError as error:
+        raise SetupError("animations need rlottie-python: pip install 'fpsgan[train]'") from error
+    return LottieAnimation.from_file(str(path))
+
+
+def _lottie_frame(animation: Any, index: int, width: int, height: int, background: NDArray[np.int64]) -> Image:
     buffer = animation.lottie_animation_render(frame_num=index, width=width, height=height)
     bgra = np.frombuffer(buffer, np.uint8).reshape(height, width, 4).astype(np.float32)
     image = bgra[..., 2::-1] + (1.0 - bgra[..., 3:] / 255.0) * background  # alpha is premultiplied
-    return np.clip(np.rint(image), 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(np.rint(image), 0, 255), np.uint8)
 
 
 def _files(places: Sequence[Path], kind: str) -> list[Path]:

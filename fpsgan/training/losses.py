@@ -38,7 +38,7 @@ def flow_loss(result: Synthesis, exact_t0: Tensor, exact_t1: Tensor) -> Tensor:
     exact_t0, exact_t1: [B,2,H/4,W/4] in pixels, NaN where unknown. Zero if nothing is known.
     """
     total = result.frame.new_zeros((), dtype=torch.float32)
-    height, width = exact_t0.shape[-2:]
+    height = exact_t0.shape[-2]
     fine = (F.avg_pool2d(result.flow_t0, 4), F.avg_pool2d(result.flow_t1, 4))
     for found_t0, found_t1 in [*result.levels, fine]:
         pool = max(1, height // found_t0.shape[-2])

@@ -17,8 +17,7 @@ def psnr(image: NDArray[np.uint8], truth: NDArray[np.uint8]) -> float:
     """
     if image.dtype != np.uint8 or truth.dtype != np.uint8 or image.shape != truth.shape:
         raise ValueError(
-            f"psnr compares uint8 images of one shape, not {image.dtype} {image.shape} with "
-            f"{truth.dtype} {truth.shape}"
+            f"psnr compares uint8 images of one shape, not {image.dtype} {image.shape} with {truth.dtype} {truth.shape}"
         )
     error = float(np.mean(np.square(image.astype(np.int32) - truth)))
     return 10.0 * math.log10(255.0**2 / error) if error else math.inf

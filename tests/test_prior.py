@@ -1,0 +1,44 @@
+"""The flow prior: right size, right sign, right unit, at any frame size."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+
+from fpsgan.errors import InputError
+from fpsgan.prior import flow_prior
+
+
+def texture(height: int, width: int) -> np.ndarray:
+    noise = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
+    return cv2.normalize(cv2.GaussianBlur(noise, (0, 0), 2.5), None, 0, 255, cv2.NORM_MINMAX)
+
+
+@pytest.mark.parametrize("size", [(16, 16), (17, 70), (63, 127), (130, 131), (16, 300)])
+def test_a_known_shift_comes_back_in_pixels_of_the_full_frame(size: tuple[int, int]) -> None:
+    height, width = size
+    whole = texture(height + 8, width + 8)
+    frame0, frame1 = whole[4:-4, 4:-4], whole[2:-6, 1:-7]  # frame1(x + (3, 2)) = frame0(x)
+    flow01, flow10 = flow_prior(frame0, frame1)
+    assert flow01.shape == flow10.shape == (2, -(-height // 4), -(-width // 4))
+    assert flow01.dtype == np.float32
+    assert np.median(flow01[0]) == pytest.approx(3.0, abs=0.3)
+    assert np.median(flow01[1]) == pytest.approx(2.0, abs=0.3)
+    assert np.median(flow10[0]) == pytest.approx(-3.0, abs=0.3)
+
+
+def test_grey_frames_give_the_flow_of_their_colour_copies() -> None:
+    whole = cv2.cvtColor(texture(80, 88), cv2.COLOR_RGB2GRAY)
+    grey = flow_prior(whole[:64, :80], whole[2:66, 3:83])
+    colour = flow_prior(*(cv2.cvtColor(g, cv2.COLOR_GRAY2RGB) for g in (whole[:64, :80], whole[2:66, 3:83])))
+    assert np.abs(grey[0] - colour[0]).max() < 0.05
+
+
+@pytest.mark.parametrize(
+    ("shape0", "shape1", "dtype"),
+    [((15, 40, 3), (15, 40, 3), np.uint8), ((32, 32, 3), (32, 40, 3), np.uint8), ((32, 32), (32, 32), np.float32)],
+)
+def test_frames_it_cannot_take_are_refused(shape0: tuple, shape1: tuple, dtype: type) -> None:
+    with pytest.raises(InputError):
+        flow_prior(np.zeros(shape0, dtype), np.zeros(shape1, dtype))
