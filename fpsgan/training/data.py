@@ -247,7 +247,7 @@ def _augment(sample: Sample, crop: int, rng: np.random.Generator) -> Sample:
     if rng.random() < 0.5:
         frames, flows, t = frames[::-1], flows[[1, 0, 3, 2]], 1.0 - t
     frames = frames[..., rng.permutation(3)]
-    return Sample(np.ascontiguousarray(frames), t, flows[:2], flows[2:])
+    return Sample(np.ascontiguousarray(frames), t, *np.split(np.ascontiguousarray(flows), 2))
 
 
 def _degrade(frames: Tensor, rng: np.random.Generator) -> Tensor:
