@@ -429,12 +429,15 @@ class Encoder:
                 audio = source[str(stream.index)]
                 streams.append(_stretched(audio, plan.slowmo))
                 settings[f"c:a:{number}"] = action
+                settings[f"map_metadata:s:a:{number}"] = f"1:s:{stream.index}"
                 if action != "copy":
                     settings[f"b:a:{number}"] = "192k"
             for kind in ("subtitle", "attachment"):
                 for number, (stream, action) in enumerate((s, a) for s, a in plan.subtitles if s.kind == kind):
                     streams.append(source[str(stream.index)])
-                    settings[f"c:{kind[0] if kind == 'subtitle' else 't'}:{number}"] = action
+                    letter = "s" if kind == "subtitle" else "t"
+                    settings[f"c:{letter}:{number}"] = action
+                    settings[f"map_metadata:s:{letter}:{number}"] = f"1:s:{stream.index}"
             if len(streams) == 1:
                 streams.append(source["999?"])  # no stream: it is here for its metadata and chapters
             # chapters would point to the wrong places in slow motion or behind a cut-off beginning

@@ -1,0 +1,77 @@
+"""Clips for the tests, made with ffmpeg's own sources, and ways to read a file back."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from fpsgan.video.ffmpeg import ffmpeg_path
+
+MakeClip = Callable[..., Path]
+
+
+def ffmpeg(*arguments: str) -> None:
+    done = subprocess.run([ffmpeg_path(), "-v", "error", "-y", *arguments], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture
+def make_clip(tmp_path: Path) -> MakeClip:
+    """make_clip("a.mp4", rate="24", seconds=1, sound=True, video="testsrc2=s=96x64", encode=[...]) → path."""
+
+    def make(
+        name: str = "clip.mp4",
+        *,
+        rate: str = "24",
+        seconds: float = 1,
+        sound: bool = True,
+        video: str = "testsrc2=s=96x64",
+        encode: tuple[str, ...] = ("-c:v", "libx264", "-preset", "ultrafast", "-pix_fmt", "yuv420p"),
+        filters: str = "null",
+    ) -> Path:
+        path = tmp_path / name
+        source = ["-f", "lavfi", "-i", f"{video}:r={rate}:d={seconds}"]
+        tone = ["-f", "lavfi", "-i", f"sine=330:r=44100:d={seconds}"] if sound else []
+        ffmpeg(*source, *tone, "-vf", filters, *encode, *(["-c:a", "aac"] if sound else []), str(path))
+        return path
+
+    return make
+
+
+def video_times(path: Path) -> list[Fraction]:
+    """Presentation times of all video packets, in seconds, sorted."""
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        return sorted(p.pts * Fraction(p.time_base) for p in container.demux(stream) if p.size)
+
+
+def audio_packets(path: Path, index: int = 0) -> list[bytes]:
+    with av.open(str(path)) as container:
+        return [bytes(p) for p in container.demux(container.streams.audio[index]) if p.size]
+
+
+def audio_start(path: Path) -> Fraction:
+    with av.open(str(path)) as container:
+        stream = container.streams.audio[0]
+        return stream.start_time * Fraction(stream.time_base)
+
+
+def raw_planes(path: Path) -> list[tuple[np.ndarray, ...]]:
+    """Every frame's planes as decoded, without any of our own code."""
+    frames = []
+    with av.open(str(path)) as container:
+        for frame in container.decode(video=0):
+            planes = []
+            for plane in frame.planes:
+                rows = plane.buffer_size // plane.line_size
+                size = 1 if frame.format.components[0].bits == 8 else 2
+                data = np.frombuffer(plane, np.uint8).reshape(rows, plane.line_size)
+                planes.append(data[: plane.height, : plane.width * size].copy())
+            frames.append(tuple(planes))
+    return frames

@@ -1,0 +1,362 @@
+"""Probe, decode and encode, on real files made by ffmpeg."""
+
+from __future__ import annotations
+
+import dataclasses
+from fractions import Fraction
+from itertools import pairwise
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+import pytest
+from conftest import MakeClip, ffmpeg, raw_planes, video_times
+
+from fpsgan.errors import InputError, OptionError, OutputError, SetupError
+from fpsgan.video import encode as encode_module
+from fpsgan.video.decode import decode
+from fpsgan.video.encode import EncodeOptions, Encoder, check_target, plan_output
+from fpsgan.video.frame import from_rgb
+from fpsgan.video.probe import probe
+
+LOSSLESS = ("-c:v", "ffv1")
+
+
+def test_constant_rate_comes_back_exact_from_millisecond_containers(make_clip: MakeClip) -> None:
+    info = probe(make_clip("a.mkv", rate="24000/1001", seconds=2))
+    assert (info.frame_rate, info.vfr, info.frame_count) == (Fraction(24000, 1001), False, 48)
+    times = [frame.pts for frame in decode(info)]
+    assert times == [info.start - info.origin + Fraction(k * 1001, 24000) for k in range(48)]
+
+
+def test_variable_rate_is_seen_and_kept(make_clip: MakeClip) -> None:
+    clip = make_clip("v.mp4", rate="30", filters="settb=1/90000,setpts='(N+0.4*sin(N))/30/TB'",
+                     encode=("-c:v", "libx264", "-fps_mode", "passthrough", "-enc_time_base", "1:90000"))  # fmt: skip
+    info = probe(clip)
+    assert info.vfr and info.frame_count == 30
+    assert abs(info.frame_rate - 30) < 1
+    expected = [(k + 0.4 * np.sin(k)) / 30 for k in range(30)]
+    assert np.allclose([float(f.pts) for f in decode(info)], expected, atol=1e-4)
+
+
+@pytest.mark.parametrize(("degrees", "turns"), [(90, 1), (180, 2), (270, 3)])
+def test_rotation_is_baked_in(make_clip: MakeClip, tmp_path: Path, degrees: int, turns: int) -> None:
+    upright = make_clip("u.mp4", seconds=0.25, sound=False)
+    turned = tmp_path / "r.mp4"
+    with av.open(str(upright)) as source, av.open(str(turned), "w") as target:
+        stream = target.add_stream_from_template(source.streams.video[0])
+        stream.set_display_rotation(degrees)
+        for packet in source.demux(video=0):
+            if packet.size:
+                packet.stream = stream
+                target.mux(packet)
+    info = probe(turned)
+    plain = list(decode(probe(upright)))
+    frames = list(decode(info))
+    assert info.rotation == degrees and (info.width, info.height) == ((64, 96) if turns % 2 else (96, 64))
+    assert np.array_equal(frames[0].planes[0], np.rot90(plain[0].planes[0], turns))
+
+
+def test_shape_of_pixels_survives(make_clip: MakeClip, tmp_path: Path) -> None:
+    info = probe(make_clip("s.mp4", seconds=0.25, filters="setsar=4/3"))
+    assert info.sar == Fraction(4, 3)
+    target = tmp_path / "t.mp4"
+    with Encoder(plan_output(info, target, EncodeOptions(), rate=info.frame_rate), info) as encoder:
+        for frame in decode(info):
+            encoder.write(frame)
+    assert probe(target).sar == Fraction(4, 3)
+
+
+def test_cover_art_and_data_are_no_video(make_clip: MakeClip, tmp_path: Path) -> None:
+    clip = make_clip("m.mp4", seconds=0.25)
+    cover = tmp_path / "cover.png"
+    cv2.imwrite(str(cover), np.zeros((32, 32, 3), np.uint8))
+    song = tmp_path / "song.m4a"
+    ffmpeg("-i", str(clip), "-i", str(cover), "-map", "1", "-map", "0:a", "-c:a", "copy", "-c:v", "png",
+           "-disposition:v", "attached_pic", "-f", "mp4", str(song))  # fmt: skip
+    with pytest.raises(InputError, match="no video stream"):
+        probe(song)
+    both = tmp_path / "both.mp4"
+    ffmpeg("-i", str(cover), "-i", str(clip), "-map", "0", "-map", "1", "-c", "copy", "-c:v:0", "png",
+           "-disposition:v:0", "attached_pic", "-disposition:v:1", "default", str(both))  # fmt: skip
+    assert probe(both).codec == "h264"
+
+
+def test_interlaced_pictures_become_progressive(make_clip: MakeClip) -> None:
+    info = probe(make_clip("i.mpg", rate="25", sound=False, video="testsrc2=s=128x96",
+                           filters="interlace", encode=("-c:v", "mpeg2video", "-flags", "+ildct+ilme")))  # fmt: skip
+    assert info.interlaced
+    times = [frame.pts for frame in decode(info)]
+    assert len(times) == info.frame_count
+    assert all(after > before for before, after in pairwise(times))
+
+
+def test_gif_and_folder_of_images(make_clip: MakeClip, tmp_path: Path) -> None:
+    gif = make_clip("g.gif", rate="10", sound=False, encode=())
+    assert [f.pts for f in decode(probe(gif))] == [Fraction(k, 10) for k in range(10)]
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for k in range(1, 12):
+        cv2.imwrite(str(folder / f"shot{k}.png"), np.full((32, 48, 3), 10 * k, np.uint8))
+    info = probe(folder, image_rate=Fraction(12))
+    frames = list(decode(info))
+    assert [f.pts for f in frames] == [Fraction(k, 12) for k in range(11)]
+    assert [int(f.planes[0][0, 0]) for f in frames] == [10 * k for k in range(1, 12)]  # 2 before 10
+
+
+def test_trim_keeps_frames_between_the_times(make_clip: MakeClip) -> None:
+    info = probe(make_clip(seconds=3))
+    times = [f.pts for f in decode(info, start=Fraction(1), end=Fraction(2))]
+    assert times == [Fraction(k, 24) for k in range(24, 48)]
+
+
+@pytest.mark.parametrize(("content", "what"), [(b"", "not a video"), (b"hello, I am text\n" * 50, "not a video")])
+def test_what_is_no_video_is_said_in_one_line(tmp_path: Path, content: bytes, what: str) -> None:
+    path = tmp_path / "x.mp4"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=what) as caught:
+        probe(path)
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_missing_file_and_sound_only(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no such file"):
+        probe(tmp_path / "nothing.mp4")
+    sound = tmp_path / "s.wav"
+    ffmpeg("-f", "lavfi", "-i", "sine=d=0.2", str(sound))
+    with pytest.raises(InputError, match="no video stream"):
+        probe(sound)
+
+
+def test_damage_stops_or_is_bridged(make_clip: MakeClip, tmp_path: Path) -> None:
+    clip = make_clip("d.ts", seconds=3, video="testsrc2=s=320x240", encode=("-c:v", "libx264", "-g", "12"))
+    data = bytearray(clip.read_bytes())
+    middle = len(data) // 2
+    data[middle : middle + 3000] = bytes(3000)
+    broken = tmp_path / "broken.ts"
+    broken.write_bytes(data)
+    info = probe(broken)
+    with pytest.raises(InputError, match=r"damaged.* at \d+\.\d+ s.*--on-error conceal"):
+        list(decode(info))
+    said: list[str] = []
+    frames = list(decode(info, conceal=True, report=said.append))
+    assert said and len(frames) > 50
+
+
+def test_a_file_cut_short_is_noticed(make_clip: MakeClip, tmp_path: Path) -> None:
+    clip = make_clip("c.mp4", seconds=4, encode=("-c:v", "libx264", "-g", "12", "-movflags", "+faststart"))
+    short = tmp_path / "short.mp4"
+    short.write_bytes(clip.read_bytes()[: clip.stat().st_size * 6 // 10])
+    with pytest.raises(InputError, match=r"cut short|damaged|cannot be read"):
+        list(decode(probe(short)))
+    assert 10 < len(list(decode(probe(short), conceal=True, report=lambda _: None))) < 96
+
+
+@pytest.mark.parametrize("pixels", ["yuv420p", "yuv422p", "yuv444p", "yuv420p10le", "yuv422p10le", "yuv444p10le"])
+def test_untouched_frames_are_bit_exact(make_clip: MakeClip, tmp_path: Path, pixels: str) -> None:
+    clip = make_clip("in.mkv", seconds=0.5, sound=False, encode=(*LOSSLESS, "-pix_fmt", pixels))
+    info = probe(clip)
+    target = tmp_path / "out.mkv"
+    with Encoder(plan_output(info, target, EncodeOptions("ffv1"), rate=info.frame_rate), info) as encoder:
+        for frame in decode(info):
+            encoder.write(frame)
+    assert probe(target).format.name == pixels
+    for before, after in zip(raw_planes(clip), raw_planes(target), strict=True):
+        assert all(np.array_equal(a, b) for a, b in zip(before, after, strict=True))
+
+
+@pytest.mark.parametrize("matrix", ["bt709", "smpte170m", "bt2020nc"])
+@pytest.mark.parametrize("full", [False, True])
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_colour_tags_and_values_are_the_same_after(
+    make_clip: MakeClip, tmp_path: Path, matrix: str, full: bool, suffix: str
+) -> None:
+    primaries = {"bt709": "bt709", "smpte170m": "smpte170m", "bt2020nc": "bt2020"}[matrix]
+    transfer = {"bt709": "bt709", "smpte170m": "smpte170m", "bt2020nc": "bt2020-10"}[matrix]
+    tags = (
+        f"setparams=colorspace={matrix}:color_primaries={primaries}:color_trc={transfer}:range={'pc' if full else 'tv'}"
+    )
+    clip = make_clip("in.mkv", seconds=0.25, sound=False, filters=f"format=yuv420p,{tags}")
+    info = probe(clip)
+    assert (info.color.matrix, info.color.primaries, info.color.transfer) == (matrix, primaries, transfer)
+    assert info.color.full_range == full
+    target = tmp_path / f"out{suffix}"
+    with Encoder(plan_output(info, target, EncodeOptions(quality=1), rate=info.frame_rate), info) as encoder:
+        for frame in decode(info):
+            encoder.write(dataclasses.replace(frame, rgb=frame.as_rgb()))  # through the networks' conversion
+    assert probe(target).color == info.color
+    for before, after in zip(decode(info), decode(probe(target)), strict=True):
+        for a, b in zip(before.planes, after.planes, strict=True):
+            assert abs(np.mean(a.astype(float) - b)) < 0.3  # what H.264 does to it; the conversion is exact
+
+
+def test_rgb_sources_become_tagged_video(tmp_path: Path) -> None:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    red = np.zeros((32, 32, 3), np.uint8)
+    red[..., 2] = 200
+    cv2.imwrite(str(folder / "1.png"), red)
+    info = probe(folder)
+    target = tmp_path / "out.mp4"
+    with Encoder(plan_output(info, target, EncodeOptions(quality=1), rate=info.frame_rate), info) as encoder:
+        for frame in decode(info):
+            encoder.write(frame)
+    after = probe(target)
+    assert after.format.name == "yuv420p" and after.color.matrix == "bt709"
+    rgb = next(iter(decode(after))).as_rgb() * 255
+    assert np.abs(rgb - [200, 0, 0]).max() < 2
+
+
+@pytest.mark.parametrize(("name", "options"), [
+    ("o.mp4", EncodeOptions("hevc")), ("o.mov", EncodeOptions("prores")), ("o.mkv", EncodeOptions("av1")),
+    ("o.webm", EncodeOptions()), ("o.gif", EncodeOptions()), ("o.webp", EncodeOptions()), ("folder", EncodeOptions()),
+    ("o.avi", EncodeOptions()), ("o.ts", EncodeOptions()), ("o.mkv", EncodeOptions("h264", pix_fmt="yuv444p")),
+])  # fmt: skip
+def test_every_kind_of_output(make_clip: MakeClip, tmp_path: Path, name: str, options: EncodeOptions) -> None:
+    info = probe(make_clip("in.mp4", rate="20", seconds=0.5))
+    target = tmp_path / name
+    plan = plan_output(info, target, options, rate=info.frame_rate)
+    with Encoder(plan, info) as encoder:
+        for frame in decode(info):
+            encoder.write(frame)
+    if target.is_dir():
+        assert [path.name for path in sorted(target.iterdir())] == [f"{k:06}.png" for k in range(1, 11)]
+    elif target.suffix == ".webp":
+        assert cv2.imcount(str(target)) == 10
+    else:
+        assert len(video_times(target)) == 10
+        with av.open(str(target)) as container:
+            assert len(container.streams.audio) == len(plan.audio) == (0 if name == "o.gif" else 1)
+    assert not plan.partial.exists()
+
+
+def test_odd_sizes_are_completed_to_even(make_clip: MakeClip, tmp_path: Path) -> None:
+    info = probe(make_clip("odd.mkv", seconds=0.25, filters="format=yuv444p,pad=97:65", sound=False, encode=LOSSLESS))
+    plan = plan_output(info, tmp_path / "o.mp4", EncodeOptions(pix_fmt="yuv420p"), rate=info.frame_rate)
+    assert (plan.width, plan.height) == (98, 66) and any("even" in note for note in plan.notes)
+
+
+def test_impossible_outputs_are_refused_before_work(make_clip: MakeClip, tmp_path: Path) -> None:
+    clip = make_clip(seconds=0.25)
+    info = probe(clip)
+    with pytest.raises(OutputError, match="is the input itself"):
+        check_target(clip, clip, overwrite=True)
+    with pytest.raises(OutputError, match="-y"):
+        existing = tmp_path / "there.mp4"
+        existing.write_bytes(b"precious")
+        check_target(clip, existing, overwrite=False)
+    with pytest.raises(OutputError, match="no folder"):
+        check_target(clip, tmp_path / "no" / "out.mp4", overwrite=False)
+    with pytest.raises(OutputError, match="unknown kind"):
+        check_target(clip, tmp_path / "out.xyz", overwrite=False)
+    with pytest.raises(OptionError, match="unknown; known are"):
+        plan_output(info, tmp_path / "o.mp4", EncodeOptions("divx"), rate=info.frame_rate)
+    with pytest.raises(OptionError, match="--pix-fmt"):
+        plan_output(info, tmp_path / "o.mp4", EncodeOptions(pix_fmt="rgb8"), rate=info.frame_rate)
+    with pytest.raises(OptionError, match="GIF"):
+        plan_output(info, tmp_path / "o.gif", EncodeOptions(), rate=Fraction(60))
+    with pytest.raises(OutputError, match=r"vp9|webm|ffmpeg could not"):
+        plan_output(info, tmp_path / "o.webm", EncodeOptions("h264"), rate=info.frame_rate)
+
+
+def test_an_encoder_this_build_lacks_is_named(
+    make_clip: MakeClip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    info = probe(make_clip(seconds=0.25))
+    monkeypatch.setattr(encode_module, "encoders", lambda: frozenset({"ffv1"}))
+    with pytest.raises(SetupError, match=r"has no libx264; choose another --codec"):
+        plan_output(info, tmp_path / "o.mp4", EncodeOptions(), rate=info.frame_rate)
+
+
+def test_a_full_disk_leaves_nothing_behind(make_clip: MakeClip, tmp_path: Path) -> None:
+    info = probe(make_clip(seconds=0.25, video="testsrc2=s=320x240"))
+    plan = plan_output(info, tmp_path / "o.mkv", EncodeOptions("ffv1"), rate=info.frame_rate)
+    encoder = Encoder(plan, info)
+    encoder._command[-2] = "/dev/full" if encoder._command[-1] == "-y" else encoder._command[-2]
+    if not Path("/dev/full").exists():
+        pytest.skip("this system has no /dev/full")  # only Linux can pretend
+    with pytest.raises(OutputError, match=r"disk is full|could not write"), encoder:
+        for frame in decode(info):
+            encoder.write(frame)
+    assert not plan.partial.exists() and not plan.target.exists()
+
+
+def test_subtitles_chapters_and_metadata_come_along(make_clip: MakeClip, tmp_path: Path) -> None:
+    clip = make_clip(seconds=2)
+    (tmp_path / "s.srt").write_text("1\n00:00:00,200 --> 00:00:01,000\nHello\n")
+    (tmp_path / "m.txt").write_text(
+        ";FFMETADATA1\ntitle=My clip\n[CHAPTER]\nTIMEBASE=1/1000\nSTART=0\nEND=1000\ntitle=One\n"
+        "[CHAPTER]\nTIMEBASE=1/1000\nSTART=1000\nEND=2000\ntitle=Two\n"
+    )
+    full = tmp_path / "full.mkv"
+    ffmpeg("-i", str(clip), "-i", str(tmp_path / "s.srt"), "-i", str(tmp_path / "m.txt"), "-map", "0", "-map", "1",
+           "-map_metadata", "2", "-map_chapters", "2", "-c", "copy", "-c:s", "srt",
+           "-metadata:s:a:0", "language=fra", str(full))  # fmt: skip
+    info = probe(full)
+    for suffix, subtitle in ((".mkv", "srt"), (".mp4", "mov_text")):
+        target = tmp_path / f"o{suffix}"
+        with Encoder(plan_output(info, target, EncodeOptions(), rate=info.frame_rate), info) as encoder:
+            for frame in decode(info):
+                encoder.write(frame)
+        with av.open(str(target)) as container:
+            assert container.metadata["title"] == "My clip"
+            assert [c["metadata"]["title"] for c in container.chapters()] == ["One", "Two"]
+            assert container.streams.subtitles[0].codec_context.name == subtitle
+            assert container.streams.audio[0].metadata["language"] == "fra"
+
+
+def test_ffmpeg_dying_midway_is_an_error(make_clip: MakeClip, tmp_path: Path) -> None:
+    info = probe(make_clip(seconds=0.5, video="testsrc2=s=640x480"))
+    plan = plan_output(info, tmp_path / "o.mp4", EncodeOptions(), rate=info.frame_rate)
+    frames = list(decode(info))
+    with pytest.raises(OutputError, match="ffmpeg could not write"), Encoder(plan, info) as encoder:
+        encoder.write(frames[0])
+        encoder._process.kill()
+        encoder._process.wait()
+        for k in range(40):
+            encoder.write(dataclasses.replace(frames[0], pts=Fraction(k + 1, 24)))
+    assert not plan.target.exists() and not plan.partial.exists()
+
+
+def test_generated_pictures_do_not_flicker_against_originals(make_clip: MakeClip) -> None:
+    """Every other frame through RGB and back: the mean of each plane stays, on real-looking content."""
+    info = probe(make_clip(seconds=0.5, sound=False, video="gradients=s=128x96", filters="noise=alls=9:allf=t"))
+    for frame in decode(info):
+        again = from_rgb(frame.as_rgb(), frame.format, frame.color)
+        for before, after in zip(frame.planes, again, strict=True):
+            error = after.astype(float) - before
+            assert abs(error.mean()) < 0.05
+            assert 10 * np.log10(255**2 / max(np.mean(error**2), 1e-9)) >= 55
+
+
+def test_no_picture_at_all(tmp_path: Path, make_clip: MakeClip) -> None:
+    clip = make_clip(seconds=0.25)
+    info = probe(clip)
+    plan = plan_output(info, tmp_path / "o.mp4", EncodeOptions(), rate=info.frame_rate)
+    with pytest.raises(OutputError, match="gave no frame"), Encoder(plan, info):
+        pass
+    assert list(tmp_path.glob(".*partial")) == []
+
+
+def test_missing_ffmpeg_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from fpsgan.video import ffmpeg as module
+
+    def none() -> str:
+        raise RuntimeError("no ffmpeg exe could be found")
+
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(module.imageio_ffmpeg, "get_ffmpeg_exe", none)
+    with pytest.raises(SetupError, match="no ffmpeg: put one on PATH"):
+        module.ffmpeg_path()
+
+
+def test_frame_size_change_is_reported(make_clip: MakeClip, tmp_path: Path) -> None:
+    small, large = (
+        make_clip("a.h264", seconds=0.5, sound=False),
+        make_clip("b.h264", seconds=0.5, sound=False, video="testsrc2=s=128x96"),
+    )
+    joined = tmp_path / "j.h264"
+    joined.write_bytes(small.read_bytes() + large.read_bytes())
+    with pytest.raises(InputError, match="changes size"):
+        list(decode(probe(joined)))
