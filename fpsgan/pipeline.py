@@ -226,7 +226,7 @@ def enhance(
     result.duration_out = float(encoder.frames / rate) if rate else float(last.pts + last.duration)
     result.streams = [f"video {plan.codec} {plan.format.name}"]
     result.streams += [f"{stream.kind} {stream.index}: {action}" for stream, action in (*plan.audio, *plan.subtitles)]
-    if plan.audio:
+    if plan.audio and plan.audio[0][1] == "copy":
         result.av_offset_in = _av_offset(source, info.stream)
         result.av_offset_out = _av_offset(target, None)
     return result
@@ -445,13 +445,27 @@ def _rate_text(rate: Fraction, vfr: bool) -> str:
 
 
 def _av_offset(path: Path, stream: int | None) -> float | None:
-    """Seconds from the first audio packet to the first video frame shown, as the container tells them."""
+    """Seconds from the first audio packet to the first video frame shown; None if either has no packet.
+
+    Packets, not the header's start times: those of MP4 leave out the encoder's priming samples, others do not.
+    """
+    first: dict[int, Fraction] = {}
     with av.open(str(path)) as container:
         video = container.streams[stream] if stream is not None else container.streams.video[0]
         audio = container.streams.audio[0]
-        if video.start_time is None or audio.start_time is None:
+        until: Fraction | None = None  # frames come out of order: look a second further than the first packets
+        for packet in container.demux(video, audio):
+            if packet.pts is None:
+                continue
+            when = packet.pts * Fraction(packet.time_base)
+            first[packet.stream_index] = min(when, first.get(packet.stream_index, when))
+            if len(first) == 2:
+                until = until if until is not None else when + 1
+                if when > until:
+                    break
+        if len(first) < 2:
             return None
-        return float(video.start_time * Fraction(video.time_base) - audio.start_time * Fraction(audio.time_base))
+        return float(first[video.index] - first[audio.index])
 
 
 def peak_rss() -> int:

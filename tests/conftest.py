@@ -57,9 +57,9 @@ def audio_packets(path: Path, index: int = 0) -> list[bytes]:
 
 
 def audio_start(path: Path) -> Fraction:
+    """Time of the first audio packet: header start times leave out priming samples in some containers only."""
     with av.open(str(path)) as container:
-        stream = container.streams.audio[0]
-        return stream.start_time * Fraction(stream.time_base)
+        return next(p.pts * Fraction(p.time_base) for p in container.demux(audio=0) if p.pts is not None)
 
 
 def raw_planes(path: Path) -> list[tuple[np.ndarray, ...]]:

@@ -78,10 +78,12 @@ class PixelFormat:
     def of(name: str) -> PixelFormat:
         """The format called ``name``, or for packed, palette and big-endian ones the planar one that holds it whole.
 
-        Raises ValueError for an unknown name.
+        Raises ValueError for an unknown name and for floating-point samples.
         """
         form = av.VideoFormat(name, 16, 16)
         parts = form.components
+        if not parts or "f16" in name or "f32" in name or max(part.bits for part in parts) > 16:
+            raise ValueError(f"pixel format {name} is not supported: its samples are no integers of up to 16 bits")
         depth = max(part.bits for part in parts)
         # PyAV reports alpha by position: a second grey or a fourth colour component
         alpha = form.has_palette or len(parts) in (2, 4)

@@ -105,7 +105,7 @@ def probe(path: str | Path, *, stream: int | None = None, image_rate: Fraction =
         sar = Fraction(video.sample_aspect_ratio or 1)
         stamps, last_duration, damage = _scan(container, video)
         time_base = Fraction(video.time_base)
-        rates = [Fraction(rate) for rate in (video.average_rate, video.guessed_rate, video.base_rate) if rate]
+        rates = [_exact(Fraction(rate)) for rate in (video.average_rate, video.guessed_rate, video.base_rate) if rate]
         origin = Fraction(container.start_time or 0, av.time_base)
         others = tuple(_describe(other) for other in container.streams if other is not video)
     frame = _first_frame(images[0] if images else path, index)
@@ -122,7 +122,10 @@ def probe(path: str | Path, *, stream: int | None = None, image_rate: Fraction =
     end = int(ticks[-1]) * time_base + (last_duration * time_base if vfr and last_duration else 1 / rate)
     rotation = int(frame.rotation) % 360 if frame.rotation % 90 == 0 else 0
     turned = rotation in (90, 270)
-    format, color = rotated(PixelFormat.of(frame.format.name), color_of(frame), rotation)
+    try:
+        format, color = rotated(PixelFormat.of(frame.format.name), color_of(frame), rotation)
+    except ValueError as error:
+        raise InputError(f"{path}: {error}") from error
     return VideoInfo(
         path=path,
         stream=index,
@@ -197,6 +200,11 @@ def constant_rate(ticks: Any, time_base: Fraction, candidates: Sequence[Fraction
         if on_grid and len(ticks) >= 0.9 * (places[-1] + 1) and (np.diff(places) >= 1).all():
             return rate
     return None
+
+
+def _exact(rate: Fraction) -> Fraction:
+    """The standard rate that a header value is a rounding of (Matroska readers give 19001/317 for 60000/1001)."""
+    return next((standard for standard in STANDARD_RATES if abs(standard / rate - 1) < Fraction(1, 10**6)), rate)
 
 
 def _usual_rate(ticks: Any, time_base: Fraction, candidates: Sequence[Any]) -> Fraction:

@@ -1,0 +1,329 @@
+"""The whole job on real files: counts, durations, sound, bit-exactness, cuts, and how it fails."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from conftest import MakeClip, audio_packets, audio_start, ffmpeg, raw_planes, video_times
+
+from fpsgan.errors import InputError, OptionError, OutputError
+from fpsgan.pipeline import Options, Progress, Result, enhance, estimate, prefetch
+from fpsgan.runtime import InterpolatorRunner
+from fpsgan.video.decode import decode
+from fpsgan.video.encode import EncodeOptions
+from fpsgan.video.probe import probe
+
+OFF = {"deblur": "off"}
+LOSSLESS = ("-c:v", "ffv1")
+
+
+def rate(text: str) -> Fraction:
+    return Fraction(text)
+
+
+@pytest.fixture
+def blend(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Mixes frames instead of running the network, where a test is about time and not about pictures; lists all t."""
+    asked: list[float] = []
+
+    def between(
+        self: object, frame0: np.ndarray, frame1: np.ndarray, times: list[float], prior: object
+    ) -> list[np.ndarray]:
+        asked.extend(times)
+        return [(1 - t) * frame0 + t * frame1 for t in times]
+
+    monkeypatch.setattr(InterpolatorRunner, "between", between)
+    return asked
+
+
+@pytest.mark.parametrize(
+    ("rate_in", "options", "rate_out"),
+    [
+        ("24", {"fps": rate("60")}, "60"),
+        ("30", {"fps": rate("60")}, "60"),
+        ("24000/1001", {"fps": rate("60000/1001")}, "60000/1001"),
+        ("25", {"fps": rate("50")}, "50"),
+        ("30", {"slowmo": rate("4")}, "30"),
+        ("60", {"fps": rate("24")}, "24"),
+        ("24", {"multi": rate("3")}, "72"),
+        ("25", {}, "50"),
+    ],
+)
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_count_duration_and_sound(
+    make_clip: MakeClip, tmp_path: Path, blend: list[float], rate_in: str, options: dict, rate_out: str, suffix: str
+) -> None:
+    clip = make_clip("in.mkv" if suffix == ".mkv" else "in.mp4", rate=rate_in, seconds=2)
+    target = tmp_path / f"out{suffix}"
+    result = enhance(clip, target, options=Options(**OFF, **options))
+    fps, source = rate(rate_out), probe(clip)
+    slowmo = options.get("slowmo", 1)
+    times = video_times(target)
+    assert len(times) == result.frames_out
+    duration = len(times) / fps
+    assert abs(duration - source.duration * slowmo) <= 1 / fps / 2
+    assert probe(target).frame_rate == fps  # every frame at its exact place (mkv: to its millisecond)
+    if slowmo == 1:
+        offset_in = source.start - audio_start(clip)
+        assert abs((times[0] - audio_start(target)) - offset_in) < Fraction(1, 1000)
+        assert audio_packets(target) == audio_packets(clip)
+    else:
+        with av.open(str(target)) as container:
+            sound = list(container.decode(audio=0))
+        assert abs(sound[0].time - float(times[0])) < 0.001
+        assert abs(sum(frame.samples / frame.sample_rate for frame in sound) - 2 * slowmo) < 0.1
+
+
+def test_variable_rate_to_60(make_clip: MakeClip, tmp_path: Path, blend: list[float]) -> None:
+    clip = make_clip(
+        "v.mp4",
+        rate="30",
+        seconds=2,
+        filters="settb=1/90000,setpts='(N+0.4*sin(N))/30/TB'",
+        encode=("-c:v", "libx264", "-fps_mode", "passthrough", "-enc_time_base", "1:90000"),
+    )
+    source = [frame.pts for frame in decode(probe(clip))]
+    result = enhance(clip, tmp_path / "o.mp4", options=Options(**OFF, fps=Fraction(60)))
+    times = video_times(tmp_path / "o.mp4")
+    assert abs(len(times) / Fraction(60) - probe(clip).duration) <= Fraction(1, 120)
+    assert all(after - before == Fraction(1, 60) for before, after in itertools.pairwise(times))
+    assert audio_packets(tmp_path / "o.mp4") == audio_packets(clip)
+    assert result.av_offset_out == pytest.approx(result.av_offset_in, abs=1e-3)
+    # t is measured on the source's own times
+    expected = []
+    for k in range(len(times)):
+        at = source[0] + Fraction(k, 60)
+        before = max(i for i, pts in enumerate(source) if pts <= at)
+        if source[before] != at and before + 1 < len(source):
+            expected.append(float((at - source[before]) / (source[before + 1] - source[before])))
+    assert blend == pytest.approx(expected)
+
+
+def test_a_video_that_starts_late_still_meets_its_sound(
+    make_clip: MakeClip, tmp_path: Path, blend: list[float]
+) -> None:
+    early = make_clip("e.mp4", rate="24", seconds=1)
+    late = tmp_path / "late.mp4"
+    ffmpeg(
+        "-itsoffset", "0.3", "-i", str(early), "-i", str(early), "-map", "0:v", "-map", "1:a", "-c", "copy", str(late)
+    )
+    for name in ("o.mp4", "o.mkv"):
+        enhance(late, tmp_path / name, options=Options(**OFF, fps=Fraction(60)))
+        offset = video_times(tmp_path / name)[0] - audio_start(tmp_path / name)
+        assert abs(offset - (probe(late).start - audio_start(late))) < Fraction(1, 1000)
+        assert audio_packets(tmp_path / name) == audio_packets(late)
+
+
+def test_trimmed_sound_stays_in_step(make_clip: MakeClip, tmp_path: Path, blend: list[float]) -> None:
+    clip = make_clip("long.mp4", rate="24", seconds=4)
+    result = enhance(
+        clip, tmp_path / "o.mp4", options=Options(**OFF, fps=Fraction(48), start=Fraction(1), end=Fraction(2))
+    )
+    assert (result.frames_in, result.frames_out) == (24, 48)
+    with av.open(str(tmp_path / "o.mp4")) as container:
+        sound = container.streams.audio[0]
+        assert abs(sound.duration * Fraction(sound.time_base) - 1) < 0.05
+
+
+@pytest.mark.parametrize("pixels", ["yuv420p", "yuv422p", "yuv444p", "yuv420p10le", "yuv422p10le", "yuv444p10le"])
+def test_source_frames_arrive_bit_exact(make_clip: MakeClip, tmp_path: Path, blend: list[float], pixels: str) -> None:
+    clip = make_clip("in.mkv", rate="24", seconds=0.5, sound=False, encode=(*LOSSLESS, "-pix_fmt", pixels))
+    result = enhance(clip, tmp_path / "o.mkv", options=Options(**OFF, multi=Fraction(2), encode=EncodeOptions("ffv1")))
+    before, after = raw_planes(clip), raw_planes(tmp_path / "o.mkv")
+    assert len(after) == 24 and probe(tmp_path / "o.mkv").format.name == pixels
+    for frame, same in zip(before, after[::2], strict=True):
+        assert all(np.array_equal(a, b) for a, b in zip(frame, same, strict=True))
+    assert result.untouched == 13 and result.generated == 11
+
+
+def test_a_cut_yields_no_mixed_frame(make_clip: MakeClip, tmp_path: Path) -> None:
+    scenes = "[0]null[a];[1]null[b];[a][b]concat=n=2"
+    clip = tmp_path / "cut.mkv"
+    ffmpeg(
+        "-f",
+        "lavfi",
+        "-i",
+        "testsrc2=s=192x128:r=12:d=0.5",
+        "-f",
+        "lavfi",
+        "-i",
+        "gradients=s=192x128:r=12:d=0.5",
+        "-filter_complex",
+        scenes,
+        "-pix_fmt",
+        "yuv420p",
+        *LOSSLESS,
+        str(clip),
+    )
+    result = enhance(clip, tmp_path / "o.mkv", options=Options(**OFF, fps=Fraction(48), encode=EncodeOptions("ffv1")))
+    assert result.cuts == [0.5]
+    frames = raw_planes(tmp_path / "o.mkv")
+    last_before, first_after = raw_planes(clip)[5], raw_planes(clip)[6]
+    for frame in frames[20:24]:  # the outputs between the two scenes are the last frame before the cut, held
+        assert np.array_equal(frame[0], last_before[0])
+    assert np.array_equal(frames[24][0], first_after[0])
+
+
+def test_the_network_follows_a_moving_edge(make_clip: MakeClip, tmp_path: Path) -> None:
+    """A real run with the shipped weights: a bar that moves 8 px a frame is half-way at t = ½, not in two places."""
+    clip = tmp_path / "bar.mkv"
+    ffmpeg(
+        "-f",
+        "lavfi",
+        "-i",
+        "color=gray:s=192x128:r=10:d=0.6",
+        "-f",
+        "lavfi",
+        "-i",
+        "color=white:s=24x128:r=10:d=0.6",
+        "-filter_complex",
+        "[0][1]overlay=x='40+80*t':y=0,format=yuv444p,noise=alls=2",
+        *LOSSLESS,
+        str(clip),
+    )
+    enhance(clip, tmp_path / "o.mkv", options=Options(**OFF, fps=Fraction(20), encode=EncodeOptions("ffv1")))
+
+    def middle(luma: np.ndarray) -> float:
+        profile = np.clip(luma.astype(float).mean(0) - 140, 0, None)
+        return float((profile * np.arange(profile.size)).sum() / profile.sum())
+
+    places = [middle(frame[0]) for frame in raw_planes(tmp_path / "o.mkv")][:11]
+    steps = np.diff(places)
+    assert np.abs(steps - 4).max() < 1.0, places
+
+
+def test_variable_rate_without_interpolation_keeps_every_time(make_clip: MakeClip, tmp_path: Path) -> None:
+    clip = make_clip(
+        "v.mp4",
+        rate="30",
+        filters="settb=1/90000,setpts='(N+0.4*sin(N))/30/TB'",
+        encode=("-c:v", "libx264", "-fps_mode", "passthrough", "-enc_time_base", "1:90000"),
+    )
+    enhance(clip, tmp_path / "o.mp4", options=Options(interpolate=False, deblur="off"))
+    assert video_times(tmp_path / "o.mp4") == pytest.approx(video_times(clip), abs=1e-4)
+
+
+def test_deblur_touches_every_frame_when_told(make_clip: MakeClip, tmp_path: Path) -> None:
+    clip = make_clip(seconds=0.25)
+    result = enhance(clip, tmp_path / "o.mp4", options=Options(interpolate=False, deblur="on"))
+    assert (result.deblurred, result.untouched, result.frames_out) == (6, 0, 6)
+
+
+def test_transparency_is_interpolated_too(make_clip: MakeClip, tmp_path: Path, blend: list[float]) -> None:
+    clip = make_clip(
+        "a.mkv",
+        rate="10",
+        seconds=0.5,
+        sound=False,
+        encode=(*LOSSLESS, "-pix_fmt", "yuva420p"),
+        filters="format=yuva420p,geq=lum='lum(X,Y)':cb='cb(X,Y)':cr='cr(X,Y)':a='40*N'",
+    )
+    enhance(clip, tmp_path / "o.mkv", options=Options(**OFF, fps=Fraction(20), encode=EncodeOptions("ffv1")))
+    alpha = [float(frame[3].mean()) for frame in raw_planes(tmp_path / "o.mkv")]
+    assert alpha[:9] == pytest.approx([20 * k for k in range(9)], abs=0.6)
+
+
+def test_one_frame_is_enough(make_clip: MakeClip, tmp_path: Path) -> None:
+    clip = make_clip("one.mp4", rate="24", seconds=1 / 24, sound=False)
+    result = enhance(clip, tmp_path / "o.mp4", options=Options(**OFF, fps=Fraction(60)))
+    assert result.frames_in == 1 and result.frames_out == len(video_times(tmp_path / "o.mp4"))
+    assert abs(Fraction(result.frames_out, 60) - Fraction(1, 24)) <= Fraction(1, 120)
+
+
+def test_an_existing_file_survives_a_failure(
+    make_clip: MakeClip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clip, target = make_clip(seconds=0.5), tmp_path / "o.mp4"
+    target.write_bytes(b"precious")
+    before = clip.read_bytes()
+
+    def fail(*_: object) -> list[np.ndarray]:
+        raise RuntimeError("the network broke")
+
+    monkeypatch.setattr(InterpolatorRunner, "between", fail)
+    with pytest.raises(OutputError, match="-y"):
+        enhance(clip, target, options=Options(**OFF))
+    with pytest.raises(RuntimeError, match="the network broke"):
+        enhance(clip, target, options=Options(**OFF, overwrite=True))
+    assert target.read_bytes() == b"precious" and clip.read_bytes() == before
+    assert {path.name for path in tmp_path.iterdir()} == {clip.name, target.name}
+
+
+def test_interrupt_ends_everything_at_once(make_clip: MakeClip, tmp_path: Path, blend: list[float]) -> None:
+    clip = make_clip(seconds=20, rate="30", sound=False)
+
+    def interrupt(now: Progress) -> None:
+        if now.done == 5:
+            raise KeyboardInterrupt
+
+    threads = threading.active_count()
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        enhance(clip, tmp_path / "o.mp4", options=Options(**OFF), on_progress=interrupt)
+    assert time.monotonic() - began < 6  # most of it is probing and the trial encode
+    assert threading.active_count() <= threads
+    assert {path.name for path in tmp_path.iterdir()} == {clip.name}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"deblur": "maybe"},
+        {"deblur_strength": 2.0},
+        {"start": Fraction(-1)},
+        {"start": Fraction(2), "end": Fraction(1)},
+        {"scene_threshold": 3.0},
+        {"dedup": "often"},
+        {"device": "abacus"},
+        {"tile": 5},
+        {"fps": Fraction(0)},
+        {"interpolate": False, "fps": Fraction(60)},
+        {"image_rate": Fraction(0)},
+    ],
+)
+def test_senseless_options_are_refused(make_clip: MakeClip, tmp_path: Path, options: dict) -> None:
+    with pytest.raises(OptionError):
+        enhance(make_clip(seconds=0.25), tmp_path / "o.mp4", options=Options(**{**OFF, **options}))
+    assert not (tmp_path / "o.mp4").exists()
+
+
+def test_nothing_between_start_and_end(make_clip: MakeClip, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no frame between"):
+        enhance(make_clip(seconds=0.5), tmp_path / "o.mp4", options=Options(**OFF, start=Fraction(50)))
+    assert not list(tmp_path.glob("*o.mp4*"))
+
+
+def test_progress_and_estimate(make_clip: MakeClip, tmp_path: Path, blend: list[float]) -> None:
+    clip, seen = make_clip(seconds=1), list[Progress]()
+    result = enhance(clip, tmp_path / "o.mp4", options=Options(**OFF, fps=Fraction(60)), on_progress=seen.append)
+    assert isinstance(result, Result) and [p.done for p in seen] == list(range(1, 61)) and seen[-1].total == 60
+    expected = estimate(clip, tmp_path / "new.mp4", options=Options(**OFF, fps=Fraction(60)))
+    assert (expected.frames_in, expected.frames_out) == (24, 60)
+    assert 0.2 * result.size < expected.size < 5 * result.size and expected.seconds > 0 and expected.peak_rss > 0
+    assert not (tmp_path / "new.mp4").exists()
+
+
+def test_prefetch_runs_ahead_but_not_far_and_hands_errors_over() -> None:
+    made = []
+
+    def items() -> Iterator[int]:
+        for k in range(100):
+            made.append(k)
+            yield k
+        raise ValueError("the end")
+
+    stage = prefetch(items(), 3)
+    assert next(stage) == 0
+    time.sleep(0.3)
+    assert len(made) <= 6
+    with pytest.raises(ValueError, match="the end"):
+        list(stage)
+    assert len(made) == 100
