@@ -11,12 +11,12 @@ import re
 import signal
 import sys
 import time
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import av
-import click
 import torch
 import typer
 
@@ -29,6 +29,8 @@ from fpsgan.scene import SCENE_THRESHOLD
 from fpsgan.video.encode import CODECS, EncodeOptions
 from fpsgan.video.ffmpeg import encoders, ffmpeg_path, ffmpeg_version
 from fpsgan.video.probe import VideoInfo, probe
+
+T = TypeVar("T")
 
 app = typer.Typer(
     help="Turns a shaky, blurred or choppy video into a sharp, smooth one.",
@@ -185,7 +187,7 @@ def interpolate_command(
 
 @app.command("deblur")
 def deblur_command(
-    source: Source = None,
+    sources: Annotated[list[Path] | None, typer.Argument(help="Videos, photos, or a folder of images.")] = None,
     input: SourceOption = None,
     output: Target = None,
     deblur: DeblurMode = "auto",
@@ -207,8 +209,16 @@ def deblur_command(
     json: Json = False,
     benchmark: Benchmark = False,
 ) -> None:
-    """Sharpen a video, a photo or a folder of images; every frame keeps its time."""
-    _run(dict(locals()), interpolate=False)
+    """Sharpen a video, a photo or a folder of images; every frame keeps its time. Several inputs go into a folder."""
+    given = dict(locals())
+    sources = given.pop("sources") or []
+    if len(sources) < 2:
+        _run({**given, "source": sources[0] if sources else None}, interpolate=False)
+        return
+    if output is None or not output.is_dir():
+        raise OptionError(f"several inputs go into a folder: {output} is none; make it, and name it with -o")
+    for source in sources:
+        _run({**given, "source": source, "output": output / source.name}, interpolate=False)
 
 
 def _run(given: dict[str, Any], *, interpolate: bool) -> None:
@@ -230,11 +240,11 @@ def _run(given: dict[str, Any], *, interpolate: bool) -> None:
     encode = EncodeOptions(given.pop("codec"), given.pop("crf"), given.pop("pix_fmt"))
     options = Options(interpolate=interpolate, encode=encode, conceal=on_error == "conceal", **given)
     if dry_run:
-        expected = estimate(source, target, options=options)
+        expected = _interruptible(lambda: estimate(source, target, options=options))
         _print_json(expected) if as_json else print(_estimate_text(expected))
         return
     meter = _Meter()
-    result = enhance(source, target, options=options, on_progress=meter, on_note=_say)
+    result = _interruptible(lambda: enhance(source, target, options=options, on_progress=meter, on_note=_say))
     meter.end()
     if as_json:
         _print_json(result)
@@ -265,7 +275,7 @@ def demo_command(
 ) -> None:
     """Render a short choppy, blurred clip with sound, enhance it, and show before and after."""
     meter = _Meter()
-    result, files = make_demo(output, on_progress=meter)
+    result, files = _interruptible(lambda: make_demo(output, on_progress=meter))
     meter.end()
     _say(_result_text(result))
     for what, path in files.items():
@@ -407,18 +417,22 @@ def _size_text(size: float) -> str:
     return f"{size:.3g} GB"
 
 
+def _interruptible(work: Callable[[], T]) -> T:
+    """Do long work; on Ctrl-C (or SIGTERM, see main) end at once: by then the library has tidied up."""
+    try:
+        return work()
+    except KeyboardInterrupt:
+        print("\nstopped; nothing was left under the output's name", file=sys.stderr, flush=True)
+        os._exit(130)  # a thread may still be inside a network call, which nothing can interrupt
+
+
 def main() -> None:
     """Entry point: errors meant for people become one line and an exit code; --debug shows the traceback."""
     debug = "--debug" in sys.argv
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like Ctrl-C: partial file removed, ffmpeg ended
+    sys.argv = [word for word in sys.argv if word != "--debug"]
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        code = app(args=[word for word in sys.argv[1:] if word != "--debug"], standalone_mode=False)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
-    except (KeyboardInterrupt, click.exceptions.Abort):
-        print("\nstopped; no output was left behind", file=sys.stderr, flush=True)
-        os._exit(130)  # a thread may still be inside a network call, which nothing can interrupt
+        app()
     except FpsganError as error:
         if debug:
             raise
@@ -427,9 +441,5 @@ def main() -> None:
     except Exception as error:  # the last resort: still one line
         if debug:
             raise
-        print(
-            f"fpsgan: unexpected {type(error).__name__}: {error}; --debug shows where, please report it",
-            file=sys.stderr,
-        )
+        print(f"fpsgan: unexpected {type(error).__name__}: {error}; --debug shows where", file=sys.stderr)
         sys.exit(70)
-    sys.exit(code if isinstance(code, int) else 0)

@@ -23,7 +23,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from deblur.blur import BLURRED_ABOVE, blur_score
+from deblur.blur import BLURRED, blur_score
 from fpsgan import weights
 from fpsgan.errors import InputError, OptionError
 from fpsgan.prior import flow_prior
@@ -337,7 +337,7 @@ def _sharpen(
     for frame, relation in frames:
         if runner is None:
             yield frame, relation
-        elif options.deblur == "auto" and blur_score(frame.luma) <= BLURRED_ABOVE:
+        elif options.deblur == "auto" and blur_score(_grey(frame)) < BLURRED:
             result.sharp_skipped += 1
             yield frame, relation
         else:
@@ -346,6 +346,10 @@ def _sharpen(
             result.network_seconds += time.perf_counter() - began
             result.deblurred += 1
             yield dataclasses.replace(frame, rgb=picture), relation
+
+
+def _grey(frame: Frame) -> NDArray[np.uint8]:
+    return np.broadcast_to(frame.luma[..., None], (frame.height, frame.width, 3))
 
 
 def _prepare(spans: Iterable[Span]) -> Iterator[Job]:

@@ -346,9 +346,11 @@ def test_missing_ffmpeg_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
         raise RuntimeError("no ffmpeg exe could be found")
 
     monkeypatch.setenv("PATH", str(tmp_path))
+    module.ffmpeg_path.cache_clear()
     monkeypatch.setattr(module.imageio_ffmpeg, "get_ffmpeg_exe", none)
-    with pytest.raises(SetupError, match="no ffmpeg: put one on PATH"):
+    with pytest.raises(SetupError, match="put one on PATH"):
         module.ffmpeg_path()
+    module.ffmpeg_path.cache_clear()
 
 
 def test_frame_size_change_is_reported(make_clip: MakeClip, tmp_path: Path) -> None:
@@ -360,3 +362,34 @@ def test_frame_size_change_is_reported(make_clip: MakeClip, tmp_path: Path) -> N
     joined.write_bytes(small.read_bytes() + large.read_bytes())
     with pytest.raises(InputError, match="changes size"):
         list(decode(probe(joined)))
+
+
+def test_an_old_ffmpeg_on_path_is_passed_over(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from fpsgan.video import ffmpeg as module
+
+    old = tmp_path / "ffmpeg"
+    old.write_text("#!/bin/sh\necho ffmpeg version 4.4.2-0ubuntu0.22.04.1 Copyright\n")
+    old.chmod(0o755)
+    assert module._version_of(str(old)) == (4, 4)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    module.ffmpeg_path.cache_clear()
+    assert module.ffmpeg_path() != str(old)
+    module.ffmpeg_path.cache_clear()
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg"])
+def test_a_photo_in_a_photo_out(tmp_path: Path, suffix: str) -> None:
+    picture = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 255, (48, 64, 3), np.uint8), (0, 0), 3)
+    cv2.imwrite(str(tmp_path / "in.png"), picture)
+    info = probe(tmp_path / "in.png")
+    target = tmp_path / f"out{suffix}"
+    with Encoder(plan_output(info, target, EncodeOptions(), rate=None), info) as encoder:
+        for frame in decode(info):
+            encoder.write(frame)
+    assert np.abs(cv2.imread(str(target)).astype(int) - picture).mean() < (1 if suffix == ".jpg" else 1e-9)
+
+
+def test_many_frames_do_not_fit_one_image(make_clip: MakeClip, tmp_path: Path) -> None:
+    info = probe(make_clip(seconds=0.25))
+    with pytest.raises(OutputError, match="one image cannot hold 6 frames"):
+        plan_output(info, tmp_path / "o.png", EncodeOptions(), rate=None)

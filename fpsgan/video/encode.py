@@ -58,7 +58,10 @@ CONTAINERS: dict[str, tuple[str, str, str, str]] = {
     ".ts": ("mpegts", "h264", "aac", ""),
     ".gif": ("gif", "gif", "", ""),
     ".webp": ("webp", "webp", "", ""),
-    "": ("image2", "png", "", ""),
+    ".png": ("image2", "png", "", ""),
+    ".jpg": ("image2", "jpg", "", ""),
+    ".jpeg": ("image2", "jpg", "", ""),
+    "": ("image2", "png", "", ""),  # a folder of images
 }
 TEXT_SUBTITLES = {"srt", "subrip", "ass", "ssa", "mov_text", "webvtt", "text"}
 
@@ -100,6 +103,11 @@ class Plan:
     def partial(self) -> Path:
         return self.target.with_name(f".{self.target.name}.partial")
 
+    @property
+    def folder(self) -> bool:
+        """Whether the target is a folder of numbered images."""
+        return self.target.suffix == ""
+
 
 def check_target(source: Path, target: Path, *, overwrite: bool) -> None:
     """Raise OutputError where ``target`` must not or cannot be written: before any work is done."""
@@ -110,7 +118,7 @@ def check_target(source: Path, target: Path, *, overwrite: bool) -> None:
     if target.suffix.lower() not in CONTAINERS:
         known = " ".join(suffix for suffix in CONTAINERS if suffix)
         raise OutputError(f"{target}: unknown kind {target.suffix!r}; known are {known}, or a folder for images")
-    if target.is_dir() != (target.suffix == "") and target.exists():
+    if target.exists() and target.is_dir() != (target.suffix == ""):
         raise OutputError(f"{target}: a {'folder' if target.is_dir() else 'file'} of that name is in the way")
     folder = target.parent
     if not folder.is_dir():
@@ -142,6 +150,8 @@ def plan_output(
             f"--codec {codec}: this ffmpeg ({ffmpeg_path()}, {ffmpeg_version()}) has no {encoder}; "
             "choose another --codec or install a fuller ffmpeg"
         )
+    if muxer == "image2" and target.suffix and info.frame_count > 1:
+        raise OutputError(f"{target}: one image cannot hold {info.frame_count} frames; name a folder or a video")
     if codec == "gif" and rate is not None and rate > 50:
         raise OptionError(
             f"{target}: GIF cannot show {float(rate):g} frames per second; use --fps 50 or less, or .webp"
@@ -151,7 +161,9 @@ def plan_output(
     if format.family == "rgb":
         color = dataclasses.replace(color, matrix="gbr", full_range=True)
     elif info.format.family == "rgb":
-        color = Color("bt709", "bt709", "iec61966-2-1", codec == "jpg", "center" if codec == "jpg" else "left")
+        color = Color("bt709", "bt709", "iec61966-2-1")
+    if codec == "jpg":  # JFIF knows one way only
+        color = dataclasses.replace(color, matrix="smpte170m", full_range=True, chroma_location="center")
     if info.format.alpha and not format.alpha:
         notes.append(f"transparency is lost: {codec} cannot hold it here (--codec prores, vp9 or ffv1 can)")
     if info.format.depth > format.depth:
@@ -249,7 +261,10 @@ def _try(plan: Plan, info: VideoInfo) -> None:
             )
             for k in range(plan.format.planes)
         )
-        frames = [Frame(grey, plan.format, plan.color, k / info.frame_rate, 1 / info.frame_rate) for k in (0, 1)]
+        frames = [
+            Frame(grey, plan.format, plan.color, k / info.frame_rate, 1 / info.frame_rate)
+            for k in range(1 if plan.muxer == "image2" else 2)
+        ]
         with Encoder(trial, info, limit=Fraction(1, 2)) as encoder:
             for frame in frames:
                 encoder.write(frame)
@@ -281,7 +296,7 @@ class Encoder:
         plan = self.plan
         _remove(plan.partial)
         try:
-            if plan.muxer == "image2":
+            if plan.folder:
                 plan.partial.mkdir()
             self._process = subprocess.Popen(
                 self._command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, **_detached()
@@ -349,7 +364,7 @@ class Encoder:
     def _verify(self) -> None:
         """Read the finished file back: every frame written must be there, and every stream planned."""
         plan = self.plan
-        if plan.muxer == "image2":
+        if plan.folder:
             found, streams = len(list(plan.partial.iterdir())), 1
         elif plan.muxer == "webp":
             return  # libavformat reads no animated WebP
@@ -451,7 +466,9 @@ class Encoder:
             settings |= {"movflags": "+faststart", "video_track_timescale": self.time_base.denominator}
             if encoder in ("libx265", "hevc_nvenc"):
                 settings["tag:v"] = "hvc1"
-        output = str(plan.partial / "%06d.") + plan.codec if plan.muxer == "image2" else str(plan.partial)
+        if plan.muxer == "image2" and not plan.folder:
+            settings["update"] = 1
+        output = str(plan.partial / "%06d.") + plan.codec if plan.folder else str(plan.partial)
         graph = ffmpeg.output(*streams, output, format=plan.muxer, **settings)
         graph = graph.global_args("-hide_banner", "-nostats", "-loglevel", "error", "-copyts")
         arguments: list[str] = ffmpeg.compile(graph, cmd=ffmpeg_path(), overwrite_output=True)

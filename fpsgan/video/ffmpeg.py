@@ -14,15 +14,33 @@ from fpsgan.errors import SetupError
 __all__ = ["encoder_formats", "encoders", "ffmpeg_path", "ffmpeg_version", "run"]
 
 
+OLDEST = (5, 1)  # the first with -fps_mode
+
+
+@lru_cache
 def ffmpeg_path() -> str:
-    """The ffmpeg on PATH, else the one inside imageio-ffmpeg. Raises SetupError where there is neither."""
+    """The ffmpeg on PATH if it is new enough, else the one inside imageio-ffmpeg. Raises SetupError without either."""
     found = shutil.which("ffmpeg")
-    if found:
+    if found and _version_of(found) >= OLDEST:
         return found
     try:
         return str(imageio_ffmpeg.get_ffmpeg_exe())
     except RuntimeError as error:
-        raise SetupError("no ffmpeg: put one on PATH, or run `pip install --force-reinstall imageio-ffmpeg`") from error
+        raise SetupError(
+            f"no ffmpeg {OLDEST[0]}.{OLDEST[1]} or newer: put one on PATH, or run "
+            "`pip install --force-reinstall imageio-ffmpeg`"
+        ) from error
+
+
+def _version_of(program: str) -> tuple[int, int]:
+    try:
+        said = subprocess.run([program, "-version"], capture_output=True, text=True, timeout=20).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        return 0, 0
+    number = re.search(r"version n?(\d+)\.(\d+)", said)
+    if number:
+        return int(number[1]), int(number[2])
+    return OLDEST if "version N-" in said else (0, 0)  # builds from git carry no release number and are recent
 
 
 def run(*arguments: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
