@@ -430,7 +430,8 @@ def main() -> None:
     """Entry point: errors meant for people become one line and an exit code; --debug shows the traceback."""
     debug = "--debug" in sys.argv
     sys.argv = [word for word in sys.argv if word != "--debug"]
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in (signal.SIGINT, signal.SIGTERM):  # also where a shell started us with SIGINT ignored
+        signal.signal(number, signal.default_int_handler)
     try:
         app()
     except FpsganError as error:

@@ -424,13 +424,13 @@ def _unscheduled(frames: Iterable[tuple[Frame, Relation]], start: Fraction) -> I
 
 def _output_rate(info: VideoInfo, options: Options) -> tuple[Fraction | None, Fraction]:
     """(output rate, or None to keep every frame's own time; source seconds per output frame)."""
-    asked = (options.fps, options.multi, options.slowmo)
+    asked = any(value is not None for value in (options.fps, options.multi, options.slowmo))
     if not options.interpolate:
-        if any(asked):
+        if asked:
             raise OptionError("--fps, --multi and --slowmo need the interpolation stage")
         return None, 1 / info.frame_rate
     multi = options.multi
-    if not any(asked):
+    if not asked:
         multi = Fraction(2) if info.frame_rate <= Fraction(301, 10) else Fraction(1)
     return target_rate(info.frame_rate, fps=options.fps, multi=multi, slowmo=options.slowmo)
 

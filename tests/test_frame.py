@@ -107,3 +107,9 @@ def test_alpha_survives_a_change_of_depth() -> None:
     frame = Frame(planes, source, Color("bt709"), Fraction(0), Fraction(1))
     alpha = frame.as_planes(target, Color("bt709"))[-1]
     assert alpha.max() <= 1023 and np.abs(alpha / 1023 - planes[-1] / 255).max() < 0.001
+
+
+@pytest.mark.parametrize("name", ["gbrpf32le", "grayf32le", "no_such_format"])
+def test_formats_we_cannot_hold_are_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=name):
+        PixelFormat.of(name)

@@ -1,0 +1,3 @@
+from fpsgan.cli import main
+
+main()

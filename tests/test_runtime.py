@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from fpsgan import weights
+from fpsgan.demo import render_scene
+from fpsgan.errors import OptionError, SetupError
+from fpsgan.prior import flow_prior
+from fpsgan.runtime import OVERLAP, DeblurRunner, InterpolatorRunner, pick_device, pick_dtype, tile_spans
+
+CPU = torch.device("cpu")
+
+
+def picture(time: float, width: int = 320, height: int = 200) -> np.ndarray:
+    return (render_scene(time, width, height) / 255.0).astype(np.float32)
+
+
+def runner(tile: int = 0, dtype: torch.dtype = torch.float32) -> InterpolatorRunner:
+    return InterpolatorRunner(weights.load("interpolator-base"), CPU, dtype, tile)  # type: ignore[arg-type]
+
+
+def between(run: InterpolatorRunner, times: list[float], width: int = 320, height: int = 200) -> list[np.ndarray]:
+    frame0, frame1 = picture(0.2, width, height), picture(0.24, width, height)
+    prior = flow_prior(*(np.rint(frame * 255).astype(np.uint8) for frame in (frame0, frame1)))
+    return run.between(frame0, frame1, times, prior)
+
+
+@pytest.mark.parametrize(("size", "tile"), [(1000, 256), (193, 192), (1080, 512), (700, 0), (192, 192)])
+def test_tiles_cover_and_overlap(size: int, tile: int) -> None:
+    spans = tile_spans(size, tile)
+    assert spans[0][0] == 0 and spans[-1][1] == size
+    for (_, end), (begin, _) in itertools.pairwise(spans):
+        assert end - begin >= OVERLAP - 4 and begin % 4 == 0
+
+
+def test_tiles_leave_no_seam() -> None:
+    (whole,), (tiled,) = between(runner(), [0.5], 400, 300), between(runner(tile=192), [0.5], 400, 300)
+    difference = np.abs(whole - tiled)
+    assert difference.mean() < 0.5 / 255
+    steps = np.abs(np.diff(tiled - whole, axis=1)).max(axis=(0, 2))
+    assert steps.max() < 12 / 255, "a seam would show as a step at one column"
+
+
+def test_tiling_weights_add_up_to_one() -> None:
+    class Same(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x
+
+    frame = picture(0.3, 401, 299)
+    assert np.abs(DeblurRunner(Same(), CPU, torch.float32, tile=192).sharpen(frame) - frame).max() < 1e-5
+
+
+def test_memory_running_out_means_smaller_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = DeblurRunner(weights.load("deblur-mobilenet"), CPU, torch.float32)
+    frame = picture(0.3, 400, 300)
+    expected = run.sharpen(frame)
+    forward = run.network.forward
+
+    def limited(x: torch.Tensor) -> torch.Tensor:
+        if x.shape[-1] * x.shape[-2] > 64_000:
+            raise torch.OutOfMemoryError("out of memory")
+        return forward(x)
+
+    monkeypatch.setattr(run.network, "forward", limited)
+    assert np.abs(run.sharpen(frame) - expected).mean() < 2 / 255 and run.tile == 224
+
+    def never(x: torch.Tensor) -> torch.Tensor:
+        raise torch.OutOfMemoryError("out of memory")
+
+    monkeypatch.setattr(run.network, "forward", never)
+    with pytest.raises(SetupError, match="do not fit in the memory"):
+        run.sharpen(frame)
+
+
+def test_a_real_error_is_not_taken_for_lack_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = DeblurRunner(weights.load("deblur-mobilenet"), CPU, torch.float32)
+
+    def broken(x: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError("shapes do not match")
+
+    monkeypatch.setattr(run.network, "forward", broken)
+    with pytest.raises(RuntimeError, match="shapes"):
+        run.sharpen(picture(0.3))
+
+
+def test_frames_are_encoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    run, encoded = runner(), []
+    encode = run.interpolator.encode
+    monkeypatch.setattr(run.interpolator, "encode", lambda frame: encoded.append(1) or encode(frame))
+    frames = [picture(0.1 * k) for k in range(4)]
+    prior = flow_prior(*(np.rint(frame * 255).astype(np.uint8) for frame in frames[:2]))
+    for frame0, frame1 in itertools.pairwise(frames):
+        assert len(run.between(frame0, frame1, [0.25, 0.5, 0.75], prior)) == 3
+    assert len(encoded) == 4
+
+
+def test_kept_features_change_nothing() -> None:
+    frames = [picture(0.1 * k) for k in range(3)]
+    prior = flow_prior(*(np.rint(frame * 255).astype(np.uint8) for frame in frames[1:]))
+    run = runner()
+    run.between(frames[0], frames[1], [0.5], prior)
+    (warm,), (cold,) = (
+        run.between(frames[1], frames[2], [0.5], prior),
+        runner().between(frames[1], frames[2], [0.5], prior),
+    )
+    assert np.array_equal(warm, cold)
+
+
+def test_half_precision_is_close() -> None:
+    (full,), (half,) = between(runner(), [0.5]), between(runner(dtype=torch.bfloat16), [0.5])
+    assert full.dtype == half.dtype == np.float32
+    assert np.abs(full - half).mean() < 0.5 / 255
+
+
+@pytest.mark.parametrize("size", [(16, 16), (17, 33), (97, 40)])
+def test_any_size(size: tuple[int, int]) -> None:
+    assert between(runner(), [0.3], *size)[0].shape == (size[1], size[0], 3)
+
+
+def test_strength_mixes() -> None:
+    run, frame = DeblurRunner(weights.load("deblur-mobilenet"), CPU, torch.float32), picture(0.3)
+    full, half = run.sharpen(frame, 1.0), run.sharpen(frame, 0.5)
+    assert np.abs(run.sharpen(frame, 0.0) - frame).max() < 1e-6
+    assert np.abs(half - (frame + full) / 2).max() < 1e-5
+
+
+def test_devices_that_are_not_there() -> None:
+    with pytest.raises(OptionError, match="unknown"):
+        pick_device("abacus")
+    if not torch.cuda.is_available():
+        with pytest.raises(SetupError, match="not there; this machine"):
+            pick_device("cuda")
+    assert pick_dtype(CPU, False) is torch.float32 and pick_dtype(CPU, True) is torch.bfloat16
+    assert pick_dtype(torch.device("cuda"), None) is torch.float16
