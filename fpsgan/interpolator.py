@@ -83,6 +83,7 @@ class Level(nn.Module):
     def __init__(self, inputs: int, width: int, blocks: int, decided: int, handed_down: int) -> None:
         super().__init__()
         self.enter = MirrorConv(inputs, width)
+        nn.init.kaiming_normal_(self.enter.shared.weight, a=0.1)
         self.blocks = nn.ModuleList(MirrorConv(width, width) for _ in range(blocks))
         self.decide = MirrorConv(width, decided)
         self.hand_down = MirrorConv(width, handed_down, kernel=1) if handed_down else None
@@ -119,13 +120,17 @@ class Interpolator(nn.Module):
         self.levels = nn.ModuleList()
         for i, stride in enumerate(STRIDES):
             finest, coarsest = stride == STRIDES[0], stride == STRIDES[-1]
-            inputs = config.encoder[i] + 4  # flow, trust in the prior, t
+            inputs = config.encoder[i] + 4 + 8  # flow, trust in the prior, t, matching costs
             inputs += 0 if coarsest else config.handed_down
             inputs += 12 if finest else 0  # the warped frame at 1/2, unshuffled to 1/4
             decided = 6 * 4 if finest else 3  # (flow, mask, residual) for 2×2 pixels; or (flow, gate)
             self.levels.append(
                 Level(inputs, config.decoder[i], config.blocks[i], decided, 0 if finest else config.handed_down)
             )
+
+        for module in (self.stem, *self.encoder.modules()):
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, a=0.1)
 
     def encode(self, frame: Tensor) -> list[Tensor]:
         """What the network needs of one frame, whatever its partner and t: [B,3,H,W] to five tensors.
@@ -215,23 +220,27 @@ class Interpolator(nn.Module):
                 else:
                     flow0 = found0 + (1.0 + gate0) * (flow0 - found0)
                     flow1 = found1 + (1.0 + gate1) * (flow1 - found1)
-            sides: list[Tensor] = []
-            for features, flow, trust, time in (
-                (features0, flow0, trust0, t),
-                (features1, flow1, trust1, 1.0 - t),
-            ):
-                own = [
-                    warp(features[i + 1], flow / STRIDES[i]),
-                    flow / 16.0,
-                    trust,
-                    time.expand(batch, 1, *flow.shape[-2:]),
-                ]
-                if STRIDES[i] == STRIDES[0]:
-                    own.append(F.pixel_unshuffle(warp(features[0], _twice(flow) / 2.0), 2))
-                if hidden is not None:
-                    own.append(hidden.chunk(2, dim=1)[len(sides)])
-                sides.append(torch.cat([part.to(self.stem.weight.dtype) for part in own], dim=1))
-            decided, hidden = self.levels[i](torch.cat(sides, dim=1))
+            warped0 = warp(features0[i + 1], flow0 / STRIDES[i])
+            warped1 = warp(features1[i + 1], flow1 / STRIDES[i])
+            time = t.expand(batch, 1, *flow0.shape[-2:])
+            own0 = [warped0, flow0 / 16.0, trust0, time]
+            own1 = [warped1, flow1 / 16.0, trust1, 1.0 - time]
+            if STRIDES[i] == STRIDES[0]:
+                # the fine level matches the frames themselves, at 1/2
+                half0 = warp(features0[0], _twice(flow0) / 2.0)
+                half1 = warp(features1[0], _twice(flow1) / 2.0)
+                grey0, grey1 = half0.mean(1, keepdim=True), half1.mean(1, keepdim=True)
+                own0 += [F.pixel_unshuffle(half0, 2), costs(grey0, grey1, 2)]
+                own1 += [F.pixel_unshuffle(half1, 2), costs(grey1, grey0, 2)]
+            else:
+                own0.append(costs(warped0, warped1))
+                own1.append(costs(warped1, warped0))
+            if hidden is not None:
+                hidden0, hidden1 = hidden.chunk(2, dim=1)
+                own0.append(hidden0)
+                own1.append(hidden1)
+            dtype = self.stem.weight.dtype
+            decided, hidden = self.levels[i](torch.cat([part.to(dtype) for part in own0 + own1], dim=1))
             if STRIDES[i] != STRIDES[0]:
                 change0, gate0, change1, gate1 = torch.split(decided, [2, 1, 2, 1], dim=1)
                 flow0, flow1 = flow0 + change0 * STRIDES[i], flow1 + change1 * STRIDES[i]
@@ -250,6 +259,22 @@ class Interpolator(nn.Module):
         warped0, warped1 = warp(frame0.float(), flow0), warp(frame1.float(), flow1)
         frame = torch.lerp(warped1, warped0, mask) + residual
         return Synthesis(frame.to(frame0.dtype), flow0, flow1, mask, flows)
+
+
+def costs(one: Tensor, other: Tensor, pool: int = 1) -> Tensor:
+    """How much worse or better than on average the neighbours of a pixel match: which way the flow is wrong.
+
+    [B,C,h,w] twice to [B,8,h/pool,w/pool] fp32: for each of the 8 neighbours, the mean of |one(x + d) − other(x)|
+    over channels and a small window, divided by the mean over all 9 shifts, minus 1. (The ninth follows from the
+    eight.)
+    """
+    height, width = one.shape[-2:]
+    padded = F.pad(one.float(), (1, 1, 1, 1), mode="replicate")
+    shifts = [(y, x) for y in range(3) for x in range(3)]
+    found = [(padded[..., y : y + height, x : x + width] - other).abs().mean(1) for y, x in shifts]
+    every = F.avg_pool2d(torch.stack(found, dim=1), pool + 2, pool, padding=1, count_include_pad=False)
+    relative = every / (every.mean(1, keepdim=True) + 0.01) - 1.0
+    return torch.cat((relative[:, :4], relative[:, 5:]), dim=1)
 
 
 def splat(flow01: Tensor, flow10: Tensor, small0: Tensor, small1: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -38,12 +38,12 @@ GAPS = (2, 2, 2, 2, 3, 4, 4, 6, 8)  # k − i: mostly neighbours, some large mot
 
 
 class Sample(NamedTuple):
-    """One triplet; the flows lie at 1/4, in full-size pixels. exact is NaN where no renderer knows it."""
+    """One triplet; the flows lie at 1/4, in full-size pixels. exact is NaN where nobody knows it."""
 
     frames: NDArray[np.uint8]  # [3,S,S,3]: frame0, the truth at t, frame1
     t: float
     prior: NDArray[np.float32]  # [2,2,S/4,S/4]: flow01, flow10
-    exact: NDArray[np.float32]  # [2,2,S/4,S/4]: flow_t0, flow_t1
+    exact: NDArray[np.float32]  # [2,2,S/4,S/4]: flow_t0, flow_t1, rendered or found with the truth at hand
 
 
 # --- sources -------------------------------------------------------------------------------------------------
@@ -299,8 +299,29 @@ def _crops(images: Sequence[Image], t: float, count: int, rng: np.random.Generat
         moving = [float(change[y : y + size : 4, x : x + size : 4].mean()) for y, x in places]
         best = int(np.argmax(moving))
         if moving[best] > 1.0:
-            unknown = np.full_like(prior, np.nan)
-            yield _cut_out(images, t, prior, unknown, *places[best], size)
+            sample = _cut_out(images, t, prior, np.zeros_like(prior), *places[best], size)
+            yield sample._replace(exact=privileged_flow(sample.frames))
+
+
+def privileged_flow(frames: NDArray[np.uint8]) -> Flow:
+    """Flow from the truth to both frames by DIS, which the network, without the truth, has to find.
+
+    The teacher of RIFE (Huang et al. 2022, privileged distillation) without a teacher network.
+    frames: [3,S,S,3]. Returns [2,2,S/4,S/4] in pixels, NaN where it does not explain the truth.
+    """
+    grey = [np.asarray(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY), np.uint8) for frame in frames]
+    found = []
+    for other in (0, 2):
+        dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+        flow = np.asarray(dis.calc(grey[1], grey[other], None), np.float32)  # type: ignore[call-overload]
+        height, width = grey[1].shape
+        x, y = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
+        there = cv2.remap(frames[other], x + flow[..., 0], y + flow[..., 1], cv2.INTER_LINEAR)
+        error = np.abs(there.astype(np.float32) - frames[1]).mean(axis=2)
+        small = _quarter(flow)
+        small[:, cv2.resize(error, small.shape[:0:-1], interpolation=cv2.INTER_AREA) > 5.0] = np.nan
+        found.append(small)
+    return np.stack(found)
 
 
 def _cut_out(images: Sequence[Image], t: float, prior: Flow, exact: Flow, top: int, left: int, size: int) -> Sample:
@@ -312,7 +333,7 @@ def _cut_out(images: Sequence[Image], t: float, prior: Flow, exact: Flow, top: i
 
 def _quarter(flow: NDArray[np.float32]) -> Flow:
     size = (flow.shape[1] // PRIOR_STRIDE, flow.shape[0] // PRIOR_STRIDE)
-    return np.asarray(cv2.resize(flow, size, interpolation=cv2.INTER_AREA).transpose(2, 0, 1), np.float32)
+    return np.array(cv2.resize(flow, size, interpolation=cv2.INTER_AREA).transpose(2, 0, 1), np.float32)
 
 
 def _texture(path: Path, context: int, rng: np.random.Generator) -> NDArray[np.float32]:
