@@ -109,6 +109,11 @@ class Deblur(nn.Module):
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
         nn.init.zeros_(self.final.weight)
+        # Blur shows in the energy of fine detail. A random filter answers to brightness a hundred times more, and the
+        # rectifier after it then sees nothing else: let most of the first filters start blind to brightness.
+        with torch.no_grad():
+            detail = self.fpn.get_parameter("enc0.0.0.weight")[8:]
+            detail -= detail.mean((2, 3), keepdim=True)
 
     def forward(self, x: Tensor) -> Tensor:
         """Blurred RGB [B,3,H,W] → sharp RGB [B,3,H,W], both 0..1 (input slightly outside is legal, output never).
