@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import tempfile
 import threading
+import types
 from collections import deque
 from fractions import Fraction
 from pathlib import Path
@@ -305,7 +306,10 @@ class Encoder:
             raise OutputError(f"{plan.target}: cannot be written ({error.strerror or error})") from error
         self._reader = threading.Thread(target=self._listen, daemon=True)
         self._reader.start()
-        self._pipe = av.open(self._process.stdin, "w", format="nut")
+        # PyAV swallows what a write callback raises, so Ctrl-C must never land in one: the callback only appends, in C,
+        # to a list, and _send does the waiting
+        self._chunks: list[bytes] = []
+        self._pipe = av.open(types.SimpleNamespace(write=self._chunks.append), "w", format="nut")
         stream: Any = self._pipe.add_stream("rawvideo", rate=plan.rate or self.info.frame_rate)
         stream.width, stream.height, stream.pix_fmt = plan.width, plan.height, plan.format.name
         stream.time_base = stream.codec_context.time_base = self.time_base
@@ -320,11 +324,17 @@ class Encoder:
         packet.time_base = self.time_base
         packet.pts = packet.dts = round(frame.pts / self.time_base)
         packet.is_keyframe = True
+        self._pipe.mux(packet)
+        self._send()
+        self.frames += 1
+
+    def _send(self) -> None:
+        chunks = self._chunks.copy()
+        self._chunks.clear()
         try:
-            self._pipe.mux(packet)
+            self._process.stdin.writelines(chunks)  # type: ignore[union-attr]
         except OSError as error:
             raise self._failure() from error
-        self.frames += 1
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: object) -> None:
         if kind is not None:
@@ -340,8 +350,9 @@ class Encoder:
         plan = self.plan
         if not self.frames:
             raise OutputError(f"{plan.target}: nothing to write, the source gave no frame")
+        self._pipe.close()
+        self._send()
         try:
-            self._pipe.close()
             self._process.stdin.close()  # type: ignore[union-attr]
         except OSError as error:
             raise self._failure() from error
@@ -386,9 +397,8 @@ class Encoder:
     def _abort(self) -> None:
         self._process.kill()
         self._process.wait()
-        with contextlib.suppress(OSError, av.error.FFmpegError):  # the pipe's end is gone: that is the point
-            self._pipe.close()
-        with contextlib.suppress(OSError):
+        self._pipe.close()
+        with contextlib.suppress(OSError):  # the other end is gone: that is the point
             self._process.stdin.close()  # type: ignore[union-attr]
         self._reader.join()
         _remove(self.plan.partial)
