@@ -70,7 +70,7 @@ def render_scene(time: float, width: int = WIDTH, height: int = HEIGHT) -> Image
     wall = _wall()
     angle = 1.5 * np.sin(2.1 * time)
     matrix = cv2.getRotationMatrix2D((wall.shape[1] / 2, wall.shape[0] / 2), angle, 1.0)
-    matrix[:, 2] -= (120 + 140 * time, 90 + 12 * np.sin(5 * time))
+    matrix[:, 2] -= np.array([120 + 140 * time, 90 + 12 * np.sin(5 * time)])
     picture = cv2.warpAffine(wall, matrix, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
     fine = 4  # fractional bits of drawing positions
     centre = np.array([width * (0.15 + 0.3 * time), height * (0.68 - 0.18 * abs(np.sin(3 * time)))])
@@ -115,7 +115,8 @@ def _exposed(time: Fraction, samples: int) -> Image:
     """A frame whose shutter is open around ``time``: the mean light of several moments."""
     moments = [float(time + EXPOSURE * Fraction(2 * k + 1 - samples, 2 * samples)) for k in range(samples)]
     light = np.mean([(render_scene(max(0.0, moment)) / 255.0) ** 2.2 for moment in moments], axis=0)
-    return np.rint(255 * light ** (1 / 2.2)).astype(np.uint8)
+    codes: Image = np.rint(255 * light ** (1 / 2.2)).astype(np.uint8)
+    return codes
 
 
 @lru_cache

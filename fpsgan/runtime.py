@@ -193,7 +193,7 @@ class InterpolatorRunner(_Runner):
             results: list[Picture] = []
             # a GPU fills up with several t at once; a CPU is full with one
             size = 1 if self.device.type == "cpu" else BATCH
-            for t in torch.tensor([float(time) for time in times], device=self.device).split(size):
+            for t in torch.split(torch.tensor([float(time) for time in times], device=self.device), size):
 
                 def tile(rows: slice, columns: slice, t: Tensor = t) -> Tensor:
                     small = (_quarter(rows), _quarter(columns))

@@ -42,7 +42,7 @@ class SceneDetector:
         self._changes: deque[float] = deque(maxlen=LATE)
         self._drawing: Grey | None = None  # the first frame of the current run of repeats
         self._thumbnail: Grey | None = None
-        self._flow = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+        self._flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
 
     def relate(self, luma: Grey) -> Relation:
         """Relation of this picture ([H, W] uint8) to the one given before; the first is MOTION."""
@@ -81,12 +81,14 @@ class SceneDetector:
 
 
 def largest_block_change(frame0: Grey, frame1: Grey) -> float:
-    """Largest change of the mean over 16×16 blocks, in codes: small things that move count, grain does not."""
-    size = (max(1, frame0.shape[1] // 16), max(1, frame0.shape[0] // 16))
+    """Largest change of the mean over blocks of 16×16 (less in tiny pictures), in codes: small things that move
+    count, grain does not."""
+    block = max(2, min(16, min(frame0.shape) // 16))
+    size = (frame0.shape[1] // block, frame0.shape[0] // block)
     change = cv2.subtract(frame1, frame0, dtype=cv2.CV_32F)  # type: ignore[call-overload]
     net = cv2.resize(change, size, interpolation=cv2.INTER_AREA)
     # a thin line that moves inside its block leaves the mean alone: look at the size of the changes too
-    gross = cv2.resize(cv2.absdiff(change, 0), size, interpolation=cv2.INTER_AREA)
+    gross = cv2.resize(np.abs(change), size, interpolation=cv2.INTER_AREA)
     return max(float(np.abs(net).max()), float(gross.max()) - 1.5)
 
 

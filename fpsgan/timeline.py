@@ -70,7 +70,7 @@ def target_rate(
         raise OptionError(f"--slowmo {float(slowmo):g}: must be 1 or more (4 plays four times slower)")
     rate = fps if fps is not None else source * (multi if multi is not None else 1)
     step = 1 / rate / (slowmo or 1)
-    if rate > HIGHEST_RATE or 1 / step > 64 * max(source, HIGHEST_RATE):
+    if rate > HIGHEST_RATE or 1 / step > 64 * max(source, Fraction(HIGHEST_RATE)):
         raise OptionError(f"{float(rate):g} frames per second asked for: the most is {HIGHEST_RATE}")
     if rate < Fraction(1, 60):
         raise OptionError(f"{float(rate):g} frames per second asked for: the least is one a minute")

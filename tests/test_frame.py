@@ -28,7 +28,7 @@ def noise(format: PixelFormat, width: int, height: int) -> tuple[np.ndarray, ...
 def test_round_trip_returns_every_code(
     name: str, matrix: str, full_range: bool, location: str, size: tuple[int, int]
 ) -> None:
-    """Noise over all codes, most of it outside the RGB cube, is the hardest picture there is; the contract asks 55 dB."""
+    """Noise over all codes, most of it outside the RGB cube, is the hardest picture; the contract asks 55 dB."""
     format, color = PixelFormat.of(name), Color(matrix, "bt709", "bt709", full_range, location)
     planes = noise(format, *size)
     back = from_rgb(to_rgb(planes, format, color), format, color)

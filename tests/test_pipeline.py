@@ -201,12 +201,22 @@ def test_the_network_follows_a_moving_edge(make_clip: MakeClip, tmp_path: Path) 
     assert np.abs(steps - 4).max() < 1.0, places
 
 
-def test_variable_rate_without_interpolation_keeps_every_time(make_clip: MakeClip, tmp_path: Path) -> None:
+@pytest.mark.parametrize("ticks", [90000, 15360, 1000])
+def test_variable_rate_without_interpolation_keeps_every_time(make_clip: MakeClip, tmp_path: Path, ticks: int) -> None:
     clip = make_clip(
         "v.mp4",
         rate="30",
         filters="settb=1/90000,setpts='(N+0.4*sin(N))/30/TB'",
-        encode=("-c:v", "libx264", "-fps_mode", "passthrough", "-enc_time_base", "1:90000"),
+        encode=(
+            "-c:v",
+            "libx264",
+            "-fps_mode",
+            "passthrough",
+            "-enc_time_base",
+            f"1:{ticks}",
+            "-video_track_timescale",
+            str(ticks),
+        ),
     )
     enhance(clip, tmp_path / "o.mp4", options=Options(interpolate=False, deblur="off"))
     assert video_times(tmp_path / "o.mp4") == pytest.approx(video_times(clip), abs=1e-4)

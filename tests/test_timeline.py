@@ -80,7 +80,7 @@ def test_nothing_is_mixed_across_a_cut_or_a_gap() -> None:
 
 
 def test_drawings_on_twos_are_respaced_and_the_length_stays() -> None:
-    relations = {k: HELD for k in range(1, 24, 2)}
+    relations = dict.fromkeys(range(1, 24, 2), HELD)
     spans = list(schedule(source(Fraction(24), 24, relations), Fraction(1, 48), longest_gap=GAP))
     moving = [span for span in spans if span.frame1 is not None]
     assert [(s.frame0.name, s.frame1.name) for s in moving[:2]] == [("0", "2"), ("2", "4")]
@@ -89,7 +89,7 @@ def test_drawings_on_twos_are_respaced_and_the_length_stays() -> None:
 
 
 def test_a_long_still_holds_and_then_moves() -> None:
-    relations = {k: HELD for k in range(1, 20)}
+    relations = dict.fromkeys(range(1, 20), HELD)
     spans = list(schedule(source(Fraction(24), 24, relations), Fraction(1, 48), longest_gap=GAP))
     moving = [(s.frame0.name, s.frame1.name) for s in spans if s.frame1 is not None]
     assert moving[0] == ("19", "20")

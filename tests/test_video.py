@@ -105,6 +105,13 @@ def test_gif_and_folder_of_images(make_clip: MakeClip, tmp_path: Path) -> None:
     assert [int(f.planes[0][0, 0]) for f in frames] == [10 * k for k in range(1, 12)]  # 2 before 10
 
 
+def test_animated_webp_keeps_its_times_and_its_transparency(make_clip: MakeClip) -> None:
+    webp = make_clip("w.webp", rate="10", sound=False, filters="format=yuva420p", encode=("-c:v", "libwebp_anim"))
+    info = probe(webp)
+    assert (info.frame_rate, info.vfr, info.format.name) == (10, False, "gbrap")
+    assert [f.pts for f in decode(info)] == [Fraction(k, 10) for k in range(10)]
+
+
 def test_trim_keeps_frames_between_the_times(make_clip: MakeClip) -> None:
     info = probe(make_clip(seconds=3))
     times = [f.pts for f in decode(info, start=Fraction(1), end=Fraction(2))]

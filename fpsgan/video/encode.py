@@ -11,6 +11,7 @@ import dataclasses
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 import threading
 import types
@@ -27,7 +28,7 @@ import numpy as np
 from fpsgan.errors import FpsganError, OptionError, OutputError, SetupError
 from fpsgan.video.ffmpeg import encoder_formats, encoders, ffmpeg_path, ffmpeg_version, run
 from fpsgan.video.frame import Array, Color, Frame, PixelFormat
-from fpsgan.video.probe import Stream, VideoInfo
+from fpsgan.video.probe import NUT_TICK, Stream, VideoInfo
 
 __all__ = ["CODECS", "EncodeOptions", "Encoder", "Plan", "check_target", "plan_output"]
 
@@ -266,7 +267,7 @@ def _try(plan: Plan, info: VideoInfo) -> None:
             Frame(grey, plan.format, plan.color, k / info.frame_rate, 1 / info.frame_rate)
             for k in range(1 if plan.muxer == "image2" else 2)
         ]
-        with Encoder(trial, info, limit=Fraction(1, 2)) as encoder:
+        with Encoder(trial, info, limit=max(Fraction(1, 2), 3 / info.frame_rate)) as encoder:
             for frame in frames:
                 encoder.write(frame)
 
@@ -288,8 +289,7 @@ class Encoder:
         rate = plan.rate or info.frame_rate
         fineness = max(1, -(-90000 // rate.numerator))
         self.time_base = Fraction(1, rate.numerator * fineness) if plan.rate else info.time_base / plan.slowmo
-        if self.time_base > Fraction(1, 10000):
-            self.time_base /= -(-10000 * self.time_base.numerator // self.time_base.denominator)
+        self.time_base /= max(1, -(-self.time_base // NUT_TICK))
         self._complaints: deque[str] = deque(maxlen=12)
         self._command = self._arguments(start, limit)
 
@@ -474,6 +474,7 @@ class Encoder:
             settings["t"] = _seconds(limit * plan.slowmo)
         if plan.muxer in ("mp4", "mov"):
             settings |= {"movflags": "+faststart", "video_track_timescale": self.time_base.denominator}
+            settings["movie_timescale"] = 90000  # a late start is kept in this unit; ffmpeg's own is a millisecond
             if encoder in ("libx265", "hevc_nvenc"):
                 settings["tag:v"] = "hvc1"
         if plan.muxer == "image2" and not plan.folder:
@@ -506,4 +507,6 @@ def _remove(path: Path) -> None:
 
 def _detached() -> dict[str, Any]:
     # Ctrl-C goes to the whole foreground group; ffmpeg must not end before we decide what becomes of its file
-    return {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP} if os.name == "nt" else {"start_new_session": True}
+    if sys.platform == "win32":
+        return {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
+    return {"start_new_session": True}

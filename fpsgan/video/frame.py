@@ -165,7 +165,8 @@ class Frame:
         if target.alpha and alpha is None:
             alpha = np.full((self.height, self.width), (1 << target.depth) - 1, target.dtype)
         elif target.alpha and alpha is not None and target.depth != self.format.depth:
-            alpha = _quantise(alpha * (((1 << target.depth) - 1) / ((1 << self.format.depth) - 1)), target)
+            factor = ((1 << target.depth) - 1) / ((1 << self.format.depth) - 1)
+            alpha = _quantise(alpha.astype(np.float32) * np.float32(factor), target)
         return from_rgb(self.as_rgb(), target, color) + ((alpha,) if target.alpha and alpha is not None else ())
 
 
@@ -223,8 +224,8 @@ def to_rgb(planes: tuple[Array, ...], format: PixelFormat, color: Color) -> Pict
               for p in planes[1:3]]  # fmt: skip
     kr, kb = _luma_weights(color, height)
     kg = 1 - kr - kb
-    red, blue = 2 * (1 - kr), 2 * (1 - kb)
-    matrix = np.array([[1, 0, red], [1, -blue * kb / kg, -red * kr / kg], [1, blue, 0]])
+    from_cr, from_cb = 2 * (1 - kr), 2 * (1 - kb)
+    matrix = np.array([[1, 0, from_cr], [1, -from_cb * kb / kg, -from_cr * kr / kg], [1, from_cb, 0]])
     matrix = matrix / np.array([y_span, c_span, c_span])
     offset = -matrix @ np.array([y0, c0, c0])
     return cv2.transform(cv2.merge([luma, *chroma]), np.column_stack([matrix, offset]))  # type: ignore[return-value]

@@ -7,7 +7,9 @@ timing are measured, not believed.
 from __future__ import annotations
 
 import dataclasses
+import io
 import re
+from array import array
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -15,6 +17,7 @@ from typing import Any
 
 import av
 import av.error
+import cv2
 import numpy as np
 
 from fpsgan.errors import InputError
@@ -26,6 +29,7 @@ STANDARD_RATES = [
     *(Fraction(n) for n in (24, 25, 30, 48, 50, 60, 100, 120, 240, 12, 15)),
     *(Fraction(n * 1000, 1001) for n in (24, 30, 48, 60, 120)),
 ]
+NUT_TICK = Fraction(1, 48000)  # the muxer changes a coarser time base behind PyAV's back
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
 
 # H.273 numbers → ffmpeg's names; what is not here is "unknown"
@@ -110,7 +114,7 @@ def probe(path: str | Path, *, stream: int | None = None, image_rate: Fraction =
         others = tuple(_describe(other) for other in container.streams if other is not video)
     frame = _first_frame(images[0] if images else path, index)
     if images:
-        time_base, rates, stamps, last_duration = 1 / image_rate, [image_rate], list(range(len(images))), 1
+        time_base, rates, stamps, last_duration = 1 / image_rate, [image_rate], array("q", range(len(images))), 1
         origin, others, header_frames = Fraction(0), (), 0
     ticks = np.unique(np.array(stamps or [0], np.int64))
     rate = constant_rate(ticks, time_base, [*rates, *STANDARD_RATES])
@@ -157,10 +161,35 @@ def open_container(path: Path) -> Any:
     if not path.exists():
         raise InputError(f"{path}: no such file")
     try:
+        if path.suffix.lower() == ".webp" and b"ANIM" in path.read_bytes()[:64]:
+            return av.open(_animated_webp(path))
         return av.open(str(path), metadata_errors="replace")
     except (av.error.FFmpegError, OSError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise InputError(f"{path}: not a video that can be read ({reason})") from error
+
+
+def _animated_webp(path: Path) -> io.BytesIO:
+    """An animated WebP, which libavformat does not read, as raw video in NUT: OpenCV decodes it, whole."""
+    found, animation = cv2.imreadanimation(str(path))
+    if not found or not len(animation.frames):
+        raise InputError(f"{path}: an animated WebP that cannot be decoded")
+    nut = io.BytesIO()
+    with av.open(nut, "w", format="nut") as container:
+        stream: Any = container.add_stream("rawvideo")
+        stream.height, stream.width = animation.frames[0].shape[:2]
+        stream.pix_fmt = {3: "bgr24", 4: "bgra"}[animation.frames[0].shape[2]]
+        stream.time_base = stream.codec_context.time_base = NUT_TICK
+        now = 0
+        for image, milliseconds in zip(animation.frames, animation.durations, strict=True):
+            packet = av.Packet(image.tobytes())
+            packet.stream, packet.time_base = stream, NUT_TICK
+            packet.pts = packet.dts = round(Fraction(now, 1000) / NUT_TICK)
+            packet.is_keyframe = True
+            container.mux(packet)
+            now += int(milliseconds)
+    nut.seek(0)
+    return nut
 
 
 def video_decoder(video: Any) -> Any:
@@ -241,26 +270,25 @@ def _choose(container: Any, path: Path, index: int | None) -> Any:
     return moving[0]
 
 
-def _scan(container: Any, video: Any) -> tuple[list[int], int, str]:
+def _scan(container: Any, video: Any) -> tuple[array[int], int, str]:
     """(timestamps of all pictures, duration of the last, what stopped the scan).
 
     The second field of a picture and the frames of AVI-like files carry no pts: where some packets have one, those
     are the pictures; where none has, decoding order has to do.
     """
-    shown: list[tuple[int, int]] = []
-    undated: list[tuple[int, int]] = []
+    shown, undated = array("q"), array("q")  # eight bytes a frame: a day of video still fits
+    latest: dict[bool, tuple[int, int]] = {}
     damage = ""
     try:
         for packet in container.demux(video):
-            if packet.size and not packet.is_discard:
-                if packet.pts is not None:
-                    shown.append((packet.pts, packet.duration or 0))
-                elif packet.dts is not None:
-                    undated.append((packet.dts, packet.duration or 0))
+            stamp = packet.dts if packet.pts is None else packet.pts
+            if packet.size and not packet.is_discard and stamp is not None:
+                dated = packet.pts is not None
+                (shown if dated else undated).append(stamp)
+                latest[dated] = max(latest.get(dated, (stamp, 0)), (stamp, packet.duration or 0))
     except av.error.FFmpegError as error:
         damage = f"{error.strerror} after {len(shown or undated)} frames"
-    stamps = shown or undated
-    return [stamp for stamp, _ in stamps], max(stamps)[1] if stamps else 0, damage
+    return shown or undated, latest[bool(shown)][1] if latest else 0, damage
 
 
 def _first_frame(path: Path, index: int) -> Any:

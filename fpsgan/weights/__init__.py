@@ -61,7 +61,7 @@ def metadata(name_or_path: str | Path) -> dict[str, Any]:
 def verify(name: str) -> str:
     """Check a shipped file against SHA256SUMS and return its sha256. Raises WeightsError where they differ."""
     path = _resolve(name)
-    sums = dict(reversed(line.split(maxsplit=1)) for line in (FOLDER / "SHA256SUMS").read_text().splitlines())
+    sums = {file: sha for sha, file in map(str.split, (FOLDER / "SHA256SUMS").read_text().splitlines())}
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     if sums.get(path.name) != digest:
         raise WeightsError(f"{path}: damaged (its sha256 is not the one in SHA256SUMS); install fpsgan again")
