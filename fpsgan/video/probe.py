@@ -117,7 +117,9 @@ def probe(path: str | Path, *, stream: int | None = None, image_rate: Fraction =
         time_base, rates, stamps, last_duration = 1 / image_rate, [image_rate], array("q", range(len(images))), 1
         origin, others, header_frames = Fraction(0), (), 0
     ticks = np.unique(np.array(stamps or [0], np.int64))
-    rate = constant_rate(ticks, time_base, [*rates, *STANDARD_RATES])
+    span = int(ticks[-1] - ticks[0]) * time_base
+    mean = [((len(ticks) - 1) / span).limit_denominator(1001)] if span else []
+    rate = constant_rate(ticks, time_base, [*rates, *mean, *STANDARD_RATES])
     if frame.interlaced_frame and rate and rates and rate == 2 * rates[0]:  # each field has a packet of its own
         ticks, rate = ticks[::2], rates[0]
     vfr = rate is None
