@@ -400,3 +400,36 @@ def test_many_frames_do_not_fit_one_image(make_clip: MakeClip, tmp_path: Path) -
     info = probe(make_clip(seconds=0.25))
     with pytest.raises(OutputError, match="one image cannot hold 6 frames"):
         plan_output(info, tmp_path / "o.png", EncodeOptions(), rate=None)
+
+
+def test_hdr10_keeps_its_metadata_and_siting(make_clip: MakeClip, tmp_path: Path) -> None:
+    display = "G(13250,34500)B(7500,3000)R(34000,16000)WP(15635,16450)L(10000000,50)"
+    parameters = (
+        "log-level=error:chromaloc=2:colorprim=bt2020:transfer=smpte2084:colormatrix=bt2020nc:"
+        f"master-display={display}:max-cll=1000,400"
+    )
+    clip = make_clip("h.mp4", seconds=0.25, sound=False,
+                     encode=("-pix_fmt", "yuv420p10le", "-c:v", "libx265", "-x265-params", parameters))  # fmt: skip
+    info = probe(clip)
+    assert info.color.hdr and info.siting == "topleft"
+    assert info.mastering == f"master-display={display}:max-cll=1000,400"
+    target = tmp_path / "o.mp4"
+    with Encoder(plan_output(info, target, EncodeOptions(), rate=info.frame_rate), info) as encoder:
+        for frame in decode(info):
+            encoder.write(dataclasses.replace(frame, rgb=frame.as_rgb()))
+    after = probe(target)
+    assert (after.color, after.mastering, after.format) == (info.color, info.mastering, info.format)
+    with pytest.raises(OptionError, match="HDR video needs 10 bits"):
+        plan_output(info, tmp_path / "o.webm", EncodeOptions("vp9", pix_fmt="yuv420p"), rate=info.frame_rate)
+
+
+def test_names_that_look_like_something_else(
+    make_clip: MakeClip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_clip("clip.mp4", seconds=0.25).rename(tmp_path / "12:30 -y 'ü'.mp4")
+    monkeypatch.chdir(tmp_path)
+    info = probe("12:30 -y 'ü'.mp4")
+    with Encoder(plan_output(info, Path("-o:ut.mp4"), EncodeOptions(), rate=info.frame_rate), info) as encoder:
+        for frame in decode(info):
+            encoder.write(frame)
+    assert len(video_times(tmp_path / "-o:ut.mp4")) == 6

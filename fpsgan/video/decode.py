@@ -132,7 +132,7 @@ def _timed(info: VideoInfo, pictures: Iterator[tuple[Fraction | None, Any]], rep
 
 
 def _frame(info: VideoInfo, picture: Any, pts: Fraction, duration: Fraction) -> Frame:
-    format, color = PixelFormat.of(picture.format.name), color_of(picture)
+    format, color = PixelFormat.of(picture.format.name), color_of(picture, info.siting)
     if picture.format.name.replace("yuvj", "yuv") != format.name:
         picture = picture.reformat(format=format.name)  # unpacks without loss; see PixelFormat.of
     planes = rotate(tuple(_plane(picture, format, k) for k in range(format.planes)), format, color, info.rotation)

@@ -103,7 +103,7 @@ class Plan:
 
     @property
     def partial(self) -> Path:
-        return self.target.with_name(f".{self.target.name}.partial")
+        return self.target.absolute().with_name(f".{self.target.name}.partial")
 
     @property
     def folder(self) -> bool:
@@ -172,10 +172,10 @@ def plan_output(
         notes.append(f"{info.format.depth} bits per sample become {format.depth} in {codec}")
     if info.color.hdr and format.depth < 10:
         raise OptionError(f"{info.path}: HDR video needs 10 bits, {codec} as {format.name} has 8; use --codec hevc")
-    if any(name.startswith("DOVI") for name in info.side_data):
+    if info.dolby_vision:
         notes.append("Dolby Vision: the base layer is kept, its dynamic metadata is not")
-    if "MASTERING_DISPLAY_METADATA" in info.side_data:
-        notes.append("HDR10 mastering metadata (peak brightness of the grading display) is not carried over")
+    if info.mastering and encoder != "libx265":
+        notes.append(f"HDR10 mastering metadata is not carried over by {encoder} (--codec hevc does)")
     width, height = info.width, info.height
     if codec not in ("ffv1", "vp9", "gif", "webp", "png", "jpg"):
         width, height = (-(-size >> log2) << log2 for size, log2 in ((width, format.log2_w), (height, format.log2_h)))
@@ -246,8 +246,8 @@ def _can_copy(info: VideoInfo, stream: Stream, muxer: str) -> bool:
     """Whether ``muxer`` takes this stream as it is: tried, on its first half second."""
     with tempfile.TemporaryDirectory() as folder:
         done = run(
-            "-v", "error", "-y", "-t", "0.5", "-i", str(info.path), "-map", f"0:{stream.index}", "-c", "copy",
-            "-strict", "experimental", "-f", muxer, str(Path(folder) / "trial"),
+            "-v", "error", "-y", "-t", "0.5", "-i", str(info.path.absolute()), "-map", f"0:{stream.index}",
+            "-c", "copy", "-strict", "experimental", "-f", muxer, str(Path(folder) / "trial"),
         )  # fmt: skip
         return done.returncode == 0
 
@@ -377,6 +377,7 @@ class Encoder:
         plan = self.plan
         if plan.folder:
             found, streams = len(list(plan.partial.iterdir())), 1
+            length = Fraction(0)
         elif plan.muxer == "webp":
             return  # libavformat reads no animated WebP
         else:
@@ -385,11 +386,21 @@ class Encoder:
                     streams = len(
                         [s for s in container.streams if s.type in ("video", "audio", "subtitle", "attachment")]
                     )
-                    found = sum(1 for packet in container.demux(container.streams.video[0]) if packet.size)
+                    video = container.streams.video[0]
+                    found, first, last = 0, 0, 0
+                    for packet in container.demux(video):
+                        if packet.size:
+                            first, last = (
+                                (min(first, packet.pts), max(last, packet.pts)) if found else (packet.pts,) * 2
+                            )
+                            found += 1
+                    length = (last - first) * Fraction(video.time_base)
             except av.error.FFmpegError as error:
                 raise OutputError(f"{plan.target}: what ffmpeg wrote cannot be read back ({error.strerror})") from error
         if found != self.frames:
             raise OutputError(f"{plan.target}: {self.frames} frames were sent to ffmpeg but {found} are in its file")
+        if plan.rate and not plan.folder and abs(length - (self.frames - 1) / plan.rate) > 1 / plan.rate / 2:
+            raise OutputError(f"{plan.target}: came out {float(length):.3f} s long instead of {self.frames} frames")
         expected = 1 + len(plan.audio) + len(plan.subtitles)
         if streams != expected:
             raise OutputError(f"{plan.target}: {expected} streams were planned but {streams} are in the file")
@@ -439,17 +450,17 @@ class Encoder:
         settings["enc_time_base"] = f"{self.time_base.numerator}:{self.time_base.denominator}"
         if plan.quality is not None and quality_flag:
             settings[quality_flag] = plan.quality
+        if encoder == "libx265" and info.mastering:
+            settings["x265-params"] += f":hdr10=1:repeat-headers=1:{info.mastering}"
         if plan.codec == "prores" and (plan.format.alpha or plan.format.log2_w == 0):
             settings["profile:v"] = "4444"
-        if plan.codec == "png" and plan.format.alpha:
-            settings["pred"] = "mixed"
         if plan.format.family == "yuv" and plan.format.log2_w == 1:
             settings["chroma_sample_location"] = color.chroma_location
         streams = [video]
         if plan.audio or plan.subtitles or (not info.images and plan.muxer not in ("image2", "gif", "webp")):
             shift = -(info.origin + start)
             seek = {"ss": _seconds(start)} if start else {}
-            source = ffmpeg.input(str(info.path), itsoffset=_seconds(shift), **seek)
+            source = ffmpeg.input(str(info.path.absolute()), itsoffset=_seconds(shift), **seek)
             for number, (stream, action) in enumerate(plan.audio):
                 audio = source[str(stream.index)]
                 streams.append(_stretched(audio, plan.slowmo))

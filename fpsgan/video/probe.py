@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import re
+import struct
 from array import array
 from collections.abc import Sequence
 from fractions import Fraction
@@ -21,7 +22,8 @@ import cv2
 import numpy as np
 
 from fpsgan.errors import InputError
-from fpsgan.video.frame import Color, PixelFormat, rotated
+from fpsgan.video.ffmpeg import run
+from fpsgan.video.frame import SITING, Color, PixelFormat, rotated
 
 __all__ = ["Stream", "VideoInfo", "constant_rate", "probe"]
 
@@ -61,7 +63,8 @@ class VideoInfo:
     one), ``vfr``, ``frame_count`` (packets with a picture; hidden frames may add to it), ``start`` (first pts),
     ``duration`` (first pts to the end of the last frame), ``damage`` (what stopped the scan, "" if nothing), and
     everything about the picture. ``width`` and ``height`` are as shown, ``rotation`` (degrees counter-clockwise,
-    0, 90, 180 or 270) baked in. ``origin`` is the earliest time in the file, which players take as zero.
+    0, 90, 180 or 270) baked in; ``siting`` the chroma location before that. ``mastering``: HDR10's static metadata, in
+    x265's words, "" for none. ``origin`` is the earliest time in the file, which players take as zero.
     The header's word, which the packets may contradict: ``header_frames`` (0 = not said).
     ``images`` lists the files where the source is a folder.
     """
@@ -76,7 +79,9 @@ class VideoInfo:
     format: PixelFormat
     color: Color
     interlaced: bool
-    side_data: tuple[str, ...]
+    siting: str
+    dolby_vision: bool
+    mastering: str
     time_base: Fraction
     frame_rate: Fraction
     vfr: bool
@@ -129,7 +134,10 @@ def probe(path: str | Path, *, stream: int | None = None, image_rate: Fraction =
     rotation = int(frame.rotation) % 360 if frame.rotation % 90 == 0 else 0
     turned = rotation in (90, 270)
     try:
-        format, color = rotated(PixelFormat.of(frame.format.name), color_of(frame), rotation)
+        form, siting = PixelFormat.of(frame.format.name), "left"
+        if form.log2_w == 1 and not images:
+            siting = _siting(path, index) or ("center" if frame.format.name.startswith("yuvj") else "left")
+        format, color = rotated(form, color_of(frame, siting), rotation)
     except ValueError as error:
         raise InputError(f"{path}: {error}") from error
     return VideoInfo(
@@ -143,7 +151,9 @@ def probe(path: str | Path, *, stream: int | None = None, image_rate: Fraction =
         format=format,
         color=color,
         interlaced=bool(frame.interlaced_frame),
-        side_data=tuple(data.type.name for data in frame.side_data),
+        siting=siting,
+        dolby_vision=any(data.type.name.startswith("DOVI") for data in frame.side_data),
+        mastering=_mastering(frame),
         time_base=time_base,
         frame_rate=rate,
         vfr=vfr,
@@ -165,7 +175,8 @@ def open_container(path: Path) -> Any:
     try:
         if path.suffix.lower() == ".webp" and b"ANIM" in path.read_bytes()[:64]:
             return av.open(_animated_webp(path))
-        return av.open(str(path), metadata_errors="replace")
+        # absolute: "12:30.mp4" must not be taken for a protocol
+        return av.open(str(path.absolute()), metadata_errors="replace")
     except (av.error.FFmpegError, OSError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise InputError(f"{path}: not a video that can be read ({reason})") from error
@@ -247,17 +258,15 @@ def _usual_rate(ticks: Any, time_base: Fraction, candidates: Sequence[Any]) -> F
     return nearest if abs(nearest / rate - 1) < Fraction(1, 50) else rate.limit_denominator(1001)
 
 
-def color_of(frame: Any) -> Color:
-    """The colour description of a decoded PyAV frame."""
+def color_of(frame: Any, siting: str) -> Color:
+    """The colour description of a decoded PyAV frame whose chroma is at ``siting``."""
     full = int(frame.color_range) == 2 or frame.format.name.startswith("yuvj")
-    # H.26x, MPEG-2 and VPx put chroma left where nothing is said; JPEG in the middle. PyAV does not tell the tag.
-    location = "center" if frame.format.name.startswith("yuvj") else "left"
     return Color(
         matrix=MATRICES.get(int(frame.colorspace), "unknown"),
         primaries=PRIMARIES.get(int(frame.color_primaries), "unknown"),
         transfer=TRANSFERS.get(int(frame.color_trc), "unknown"),
         full_range=full,
-        chroma_location=location,
+        chroma_location=siting,
     )
 
 
@@ -308,6 +317,30 @@ def _first_frame(path: Path, index: int) -> Any:
         except av.error.FFmpegError as error:
             trouble = f"damaged: {error.strerror}"
     raise InputError(f"{path}: {trouble}")
+
+
+def _siting(path: Path, index: int) -> str | None:
+    """The chroma location that the stream is tagged with: ffmpeg tells it, PyAV does not."""
+    said = run("-v", "verbose", "-i", str(path.absolute())).stderr
+    found = re.search(rf"Stream #0:{index}\b.*Video:.*[ (]({'|'.join(SITING)})\)", said)
+    return found[1] if found else None
+
+
+def _mastering(frame: Any) -> str:
+    """HDR10 static metadata (SMPTE ST 2086, CTA-861.3) of a decoded frame, as x265 parameters."""
+    said = []
+    for data in frame.side_data:
+        if data.type.name == "MASTERING_DISPLAY_METADATA":
+            numbers = struct.unpack("22i", bytes(data))  # ten rationals and two flags
+            values = [Fraction(n, d or 1) for n, d in zip(numbers[0:20:2], numbers[1:20:2], strict=True)]
+            red, green, blue, white = ([round(v * 50000) for v in values[k : k + 2]] for k in (0, 2, 4, 6))
+            low, high = (round(v * 10000) for v in values[8:10])
+            points = "".join(f"{name}({x},{y})" for name, (x, y) in
+                             (("G", green), ("B", blue), ("R", red), ("WP", white)))  # fmt: skip
+            said.append(f"master-display={points}L({high},{low})")
+        elif data.type.name == "CONTENT_LIGHT_LEVEL":
+            said.append("max-cll={},{}".format(*struct.unpack("2I", bytes(data)[:8])))
+    return ":".join(said)
 
 
 def _describe(stream: Any) -> Stream:
