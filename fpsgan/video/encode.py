@@ -249,11 +249,18 @@ def _can_copy(info: VideoInfo, stream: Stream, muxer: str) -> bool:
             "-v", "error", "-y", "-t", "0.5", "-i", str(info.path.absolute()), "-map", f"0:{stream.index}",
             "-c", "copy", "-strict", "experimental", "-f", muxer, str(Path(folder) / "trial"),
         )  # fmt: skip
-        return done.returncode == 0
+        if done.returncode != 0:
+            return False
+        try:  # some muxers write what nothing can read, Vorbis in MPEG-TS for one
+            with av.open(str(Path(folder) / "trial")) as container:
+                return any(written.type == stream.kind for written in container.streams)
+        except av.error.FFmpegError:
+            return stream.kind != "audio"  # a half second without any subtitle may be no file at all
 
 
 def _try(plan: Plan, info: VideoInfo) -> None:
     """Encode two grey frames with the plan's own settings and all its streams, into a throw-away file."""
+    rate = plan.rate or info.frame_rate
     with tempfile.TemporaryDirectory() as folder:
         # a half second of the other streams is enough to see whether they go in
         trial = dataclasses.replace(plan, target=Path(folder) / f"trial{plan.target.suffix}")
@@ -264,10 +271,9 @@ def _try(plan: Plan, info: VideoInfo) -> None:
             for k in range(plan.format.planes)
         )
         frames = [
-            Frame(grey, plan.format, plan.color, k / info.frame_rate, 1 / info.frame_rate)
-            for k in range(1 if plan.muxer == "image2" else 2)
+            Frame(grey, plan.format, plan.color, k / rate, 1 / rate) for k in range(1 if plan.muxer == "image2" else 2)
         ]
-        with Encoder(trial, info, limit=max(Fraction(1, 2), 3 / info.frame_rate)) as encoder:
+        with Encoder(trial, info, limit=max(Fraction(1, 2), 3 / rate), verify=False) as encoder:
             for frame in frames:
                 encoder.write(frame)
 
@@ -277,13 +283,19 @@ class Encoder:
 
     Leaving it normally finishes, checks and renames the output; leaving it by an exception ends ffmpeg and removes
     the partial file. ``start``: source time (seconds from the file's origin) that becomes zero; ``limit``: how many
-    seconds of the source's other streams to take (None: all).
+    seconds of the source's other streams to take (None: all). ``verify``: read the file back before the rename.
     """
 
     def __init__(
-        self, plan: Plan, info: VideoInfo, *, start: Fraction = Fraction(0), limit: Fraction | None = None
+        self,
+        plan: Plan,
+        info: VideoInfo,
+        *,
+        start: Fraction = Fraction(0),
+        limit: Fraction | None = None,
+        verify: bool = True,
     ) -> None:
-        self.plan, self.info = plan, info
+        self.plan, self.info, self.verify = plan, info, verify
         self.frames = 0
         self.bytes = 0
         rate = plan.rate or info.frame_rate
@@ -359,7 +371,8 @@ class Encoder:
         if self._process.wait() != 0:
             raise self._failure()
         self._reader.join()
-        self._verify()
+        if self.verify:
+            self._verify()
         files = sorted(plan.partial.iterdir()) if plan.partial.is_dir() else [plan.partial]
         self.bytes = sum(file.stat().st_size for file in files)
         for file in files:
@@ -390,11 +403,10 @@ class Encoder:
                     found, first, last = 0, 0, 0
                     for packet in container.demux(video):
                         if packet.size:
-                            first, last = (
-                                (min(first, packet.pts), max(last, packet.pts)) if found else (packet.pts,) * 2
-                            )
+                            stamp = packet.pts if packet.pts is not None else packet.dts or 0
+                            first, last = (min(first, stamp), max(last, stamp)) if found else (stamp, stamp)
                             found += 1
-                    length = (last - first) * Fraction(video.time_base)
+                    length = (last - first) * Fraction(video.time_base or 0)
             except av.error.FFmpegError as error:
                 raise OutputError(f"{plan.target}: what ffmpeg wrote cannot be read back ({error.strerror})") from error
         if found != self.frames:
@@ -447,7 +459,9 @@ class Encoder:
             video = ffmpeg.filter([palette[1], colors], "paletteuse", new=1)
         encoder, quality_flag, _, extra = CODECS[plan.codec]
         settings: dict[str, Any] = {"c:v": encoder, **extra, "fps_mode": "passthrough"}
-        settings["enc_time_base"] = f"{self.time_base.numerator}:{self.time_base.denominator}"
+        # AVI has no timestamps, only a rate, and takes the time base for it
+        tick = self.time_base if plan.muxer != "avi" else 1 / (plan.rate or info.frame_rate)
+        settings["enc_time_base"] = f"{tick.numerator}:{tick.denominator}"
         if plan.quality is not None and quality_flag:
             settings[quality_flag] = plan.quality
         if encoder == "libx265" and info.mastering:
