@@ -229,6 +229,9 @@ def enhance(
     if plan.audio and plan.audio[0][1] == "copy":
         result.av_offset_in = _av_offset(source, info.stream)
         result.av_offset_out = _av_offset(target, None)
+        off = (result.av_offset_out or 0) - (result.av_offset_in or 0)
+        if abs(off) > 2e-3:
+            note(f"the sound lies {1000 * off:+.1f} ms against the source: {plan.muxer} as this ffmpeg writes it")
     return result
 
 

@@ -497,6 +497,10 @@ class Encoder:
             settings["strict"] = "experimental"
         if limit is not None:
             settings["t"] = _seconds(limit * plan.slowmo)
+        if plan.muxer in ("matroska", "webm") and all((s.codec, a) == ("opus", "copy") for s, a in plan.audio):
+            # Opus begins before zero by its CodecDelay, which this muxer allows for; to shift everything by it as well,
+            # as ffmpeg does by default, would put the picture late
+            settings["avoid_negative_ts"] = "disabled"
         if plan.muxer in ("mp4", "mov"):
             settings |= {"movflags": "+faststart", "video_track_timescale": self.time_base.denominator}
             settings["movie_timescale"] = 90000  # a late start is kept in this unit; ffmpeg's own is a millisecond
