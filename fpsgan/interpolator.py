@@ -251,7 +251,7 @@ class Interpolator(nn.Module):
         side0, side1 = (F.pixel_shuffle(side, 2) for side in decided.chunk(2, dim=1))
         change0, mask0, residual0 = torch.split(side0, [2, 1, 3], dim=1)
         change1, mask1, residual1 = torch.split(side1, [2, 1, 3], dim=1)
-        found = _twice(torch.cat((flow0, flow1), dim=1)) + 2.0 * torch.cat((change0, change1), dim=1)
+        found = _twice(torch.cat((flow0, flow1), dim=1)) + 8.0 * torch.cat((change0, change1), dim=1)
         nearer = torch.log((1.0 - t) / t)  # with nothing decided, the mask is 1 − t
         mask = torch.sigmoid(mask0 - mask1 + nearer)
         fine = _twice(torch.cat((found, mask, residual0 + residual1), dim=1))[..., :height, :width]

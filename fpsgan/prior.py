@@ -61,6 +61,8 @@ def _flow(small0: NDArray[np.uint8], small1: NDArray[np.uint8], factor: int) -> 
     # One object per call: DIS keeps buffers between calls and two threads must not share them.
     dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
     dis.setFinestScale(0)  # the image is small already
+    dis.setPatchSize(4)  # 8 × 8 with stride 4 is 40 % cheaper and 0.2 dB worse
+    dis.setPatchStride(2)
     flow = dis.calc(small0, small1, None) * np.float32(factor)  # type: ignore[call-overload]
     if factor != PRIOR_STRIDE:
         size = (small0.shape[1] * factor // PRIOR_STRIDE, small0.shape[0] * factor // PRIOR_STRIDE)

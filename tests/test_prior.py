@@ -23,9 +23,9 @@ def test_a_known_shift_comes_back_in_pixels_of_the_full_frame(size: tuple[int, i
     flow01, flow10 = flow_prior(frame0, frame1)
     assert flow01.shape == flow10.shape == (2, -(-height // 4), -(-width // 4))
     assert flow01.dtype == np.float32
-    assert np.median(flow01[0]) == pytest.approx(3.0, abs=0.3)
-    assert np.median(flow01[1]) == pytest.approx(2.0, abs=0.3)
-    assert np.median(flow10[0]) == pytest.approx(-3.0, abs=0.3)
+    assert np.median(flow01[0]) == pytest.approx(3.0, abs=0.5)
+    assert np.median(flow01[1]) == pytest.approx(2.0, abs=0.5)
+    assert np.median(flow10[0]) == pytest.approx(-3.0, abs=0.5)
 
 
 def test_grey_frames_give_the_flow_of_their_colour_copies() -> None:

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fpsgan import weights
 from fpsgan.interpolator import Interpolator
 from fpsgan.training.data import triplet_batches
 from fpsgan.training.losses import flow_loss, laplacian
@@ -111,7 +112,8 @@ def main() -> None:
         validate=validate if validation else None,
         validate_every_minutes=8.0,
     )
-    print(best)
+    model.load_state_dict(torch.load(best, weights_only=True)["model"])
+    print(weights.save(options.output / "interpolator.safetensors", model, {"trained": f"{options.pack}"}))
 
 
 if __name__ == "__main__":
