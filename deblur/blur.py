@@ -112,14 +112,14 @@ def sensor(image: Image, rng: Rng, *, noise: float = 0.0, jpeg: int | None = Non
 
 TILE = 160  # px, of the pieces that `blur_score` looks at
 DIRECTIONS = ((1, 0), (0, 1), (1, 1), (1, -1))
-BLURRED = 1.5  # a `blur_score` from here up is worth deblurring: see docs/deblur.md for what it keeps and lets pass
+BLURRED = 1.4  # a `blur_score` from here up is worth deblurring: see docs/deblur.md for what it keeps and lets pass
 
 
 def blur_score(frame: NDArray[Any]) -> float:
-    """How blurred a frame [H,W,3] (uint8, or float 0..1) is: 0 (pure texture), about 1.3 (sharp) to 2 (all smooth).
+    """How blurred a frame [H,W,3] (uint8, or float 0..1) is: 0 (pure texture), about 1.1 (sharp) to 2 (all smooth).
 
     Take two pixels r apart: their squared difference grows in proportion to r across sharp edges and to r² where blur
-    has made ramps of them. The score is that exponent between r = 1 and r = 2, in the direction where it is largest
+    has made ramps of them. The score is that exponent between r = 2 and r = 4 px, in the direction where it is largest
     (motion leaves the edges along its path sharp), with the noise subtracted, as the median over up to 12 tiles that
     show anything. It does not depend on brightness or contrast. A frame without content scores 0: nothing to sharpen.
     ValueError for another shape or type, or a side below 16 px.
@@ -136,7 +136,7 @@ def blur_score(frame: NDArray[Any]) -> float:
         noise = 2 * _noise_variance(gray)
         best = 0.0
         for x, y in DIRECTIONS:
-            near, far = _difference(gray, x, y) - noise, _difference(gray, 2 * x, 2 * y) - noise
+            near, far = (_difference(gray, r * x, r * y) - noise for r in (2, 4))
             if far > max(5.0, noise / 3):  # else this direction shows nothing but noise
                 best = max(best, min(float(np.log2(far / max(near, far / 4))), 2.0))
         if best:

@@ -49,6 +49,7 @@ def train(
     lr_min: float = 2e-6,
     warmup_steps: int = 200,
     weight_decay: float = 1e-4,
+    optimizer: torch.optim.Optimizer | None = None,
     grad_clip: float = 1.0,
     ema: float = 0.999,
     validate: Validate | None = None,
@@ -68,6 +69,7 @@ def train(
         max_minutes: minutes spent in this loop, validation included.
         lr, lr_min, warmup_steps: see learning_rate. The share done is that of steps if max_steps is given and
             further along than the minutes.
+        optimizer: instead of AdamW over all parameters; the rate of a group is multiplied with its "scale".
         ema: decay of the averaged weights; lower in the first steps, so that the start is forgotten.
         validate: called with the EMA model in eval mode, at intervals and at the end; its first value
             decides the best (higher is better). Without it, best.pt is the last EMA.
@@ -87,7 +89,7 @@ def train(
     decayed = [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
     plain = [p for p in model.parameters() if p.requires_grad and p.ndim <= 1]
     groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=lr)
+    optimizer = optimizer or torch.optim.AdamW(groups, lr=lr)
     step, minutes, bad, best_score = 0, 0.0, 0, -math.inf
 
     if resume and last.exists():
@@ -139,7 +141,7 @@ def train(
         done = max(minutes / max_minutes, step / max_steps if max_steps else 0.0)
         rate = learning_rate(step, done, lr=lr, lr_min=lr_min, warmup_steps=warmup_steps)
         for group in optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group.get("scale", 1.0)
         loss, scalars = loss_fn(model, batch)
         optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
