@@ -226,7 +226,7 @@ def enhance(
     result.duration_out = float(encoder.frames / rate) if rate else float(last.pts + last.duration)
     result.streams = [f"video {plan.codec} {plan.format.name}"]
     result.streams += [f"{stream.kind} {stream.index}: {action}" for stream, action in (*plan.audio, *plan.subtitles)]
-    if plan.audio and plan.audio[0][1] == "copy":
+    if plan.audio and plan.audio[0][1] == "copy" and not start:
         result.av_offset_in = _av_offset(source, info.stream)
         result.av_offset_out = _av_offset(target, None)
         off = (result.av_offset_out or 0) - (result.av_offset_in or 0)
