@@ -30,6 +30,7 @@ __all__ = ["Interpolator", "InterpolatorConfig", "Synthesis"]
 STRIDES = (4, 8, 16, 32)
 PAD_TO = 32
 MIN_SIDE = 16
+PER_PIXEL = 0.05 / 255.0  # of brightness that a pixel of motion has to explain
 
 
 @dataclass(frozen=True)
@@ -297,6 +298,8 @@ def splat(flow01: Tensor, flow10: Tensor, small0: Tensor, small1: Tensor, t: Ten
     column = torch.arange(width, device=flow01.device, dtype=torch.float32).expand(height, width)
     row = torch.arange(height, device=flow01.device, dtype=torch.float32)[:, None].expand(height, width)
     origin = torch.arange(batch, device=flow01.device).view(-1, 1, 1) * (height * width)
+    flow01 = _only_if_better(flow01, small0, small1)
+    flow10 = _only_if_better(flow10, small1, small0)
     landed = []
     for flow, back, here, there, sign, time in (
         (flow01, flow10, small0, small1, 1.0, t),
@@ -329,6 +332,17 @@ def splat(flow01: Tensor, flow10: Tensor, small0: Tensor, small1: Tensor, t: Ten
         coarse = F.interpolate(velocity, scale_factor=2.0, mode="bilinear")[..., : size[0], : size[1]]
         velocity = (level[:, :2] + 0.01 * coarse) / (level[:, 2:] + 0.01)
     return velocity, landed[0][:, 2:].clamp(max=1.0), landed[1][:, 2:].clamp(max=1.0)
+
+
+def _only_if_better(flow: Tensor, here: Tensor, there: Tensor) -> Tensor:
+    """Zero where the flow explains the frames no better than standing still, by PER_PIXEL of its length.
+
+    Where brightness changes without motion, as in animated gradients and fades, DIS finds motion all the same.
+    """
+    still = (here - there).abs().mean(dim=1, keepdim=True)
+    moved = (here - warp(there, flow / STRIDES[0])).abs().mean(dim=1, keepdim=True)
+    gain = F.avg_pool2d(still - moved, 7, 1, 3, count_include_pad=False)
+    return flow * (gain > PER_PIXEL * _length(flow).unsqueeze(1))
 
 
 def _length(flow: Tensor) -> Tensor:

@@ -101,6 +101,15 @@ def test_encodings_are_reusable_and_batches_are_independent() -> None:
     assert (single[0] - single[1]).abs().mean() > 0.01
 
 
+def test_a_prior_that_explains_less_than_standing_still_is_not_followed() -> None:
+    """A still picture that brightens: DIS finds motion in such gradients, and following it tears them apart."""
+    frame0 = tensor(moved(96, 128, 0))
+    frame1 = frame0 + 0.04
+    wrong = torch.full((1, 2, 24, 32), 12.0)
+    found = Interpolator(SMALL).requires_grad_(False)(frame0, frame1, torch.tensor([0.5]), (wrong, -wrong))
+    assert (found - (frame0 + frame1) / 2).abs().max() < 0.01
+
+
 def test_values_outside_0_to_1_pass_through() -> None:
     frame = torch.full((1, 3, 32, 32), 1.2)
     found = Interpolator(SMALL).requires_grad_(False)(frame, frame, torch.tensor([0.5]))
