@@ -74,14 +74,15 @@ def render_scene(time: float, width: int = WIDTH, height: int = HEIGHT) -> Image
     picture = cv2.warpAffine(wall, matrix, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
     fine = 4  # fractional bits of drawing positions
     centre = np.array([width * (0.15 + 0.3 * time), height * (0.68 - 0.18 * abs(np.sin(3 * time)))])
+    scaled = tuple(int(v) for v in np.rint(centre * (1 << fine)))
+    cv2.circle(picture, scaled, round(0.16 * height * (1 << fine)), (235, 225, 200), -1, cv2.LINE_AA, fine)
     for k in range(8):
-        turn = 5 * time + k * np.pi / 4
+        turn = 2 * time + k * np.pi / 4
         points = centre + 0.16 * height * np.array(
             [[0, 0], [np.cos(turn), np.sin(turn)], [np.cos(turn + 0.4), np.sin(turn + 0.4)]]
         )
         color = ((230, 60, 40), (250, 200, 60))[k % 2]
         cv2.fillPoly(picture, [np.rint(points * (1 << fine)).astype(np.int32)], color, cv2.LINE_AA, fine)
-    scaled = tuple(int(v) for v in np.rint(centre * (1 << fine)))
     cv2.circle(picture, scaled, round(0.16 * height * (1 << fine)), (40, 40, 60), 3, cv2.LINE_AA, fine)
     swing = 0.5 * np.sin(4 * time)
     card = np.array([[-70, 0], [70, 0], [70, 90], [-70, 90]]) @ np.array(
