@@ -90,7 +90,7 @@ def degrade(sharp: Photo, rng: Rng, longest: float = 31) -> tuple[Photo, Photo, 
         blurred = convolve(sharp, kernel, gamma)
     else:
         extent = 3 + (longest - 3) * rng.random() ** 1.4
-        path = shake_path(extent, rng, wander=0.0 if rng.random() < 0.35 else rng.uniform(0.05, 0.9))
+        path = shake_path(extent, rng, wander=0.0 if rng.random() < 0.55 else rng.uniform(0.05, 0.9))
         kernel = path_kernel(path)
         if kind < 0.30:
             # As many radians as move the crop's corner by up to a quarter of the path's length either way
