@@ -288,7 +288,7 @@ def doctor_command() -> None:
     print(f"fpsgan {__version__}, Python {platform.python_version()}, {platform.platform()}")
     for package in ("torch", "numpy", "opencv-python-headless", "av", "ffmpeg-python", "imageio-ffmpeg", "safetensors"):
         print(f"  {package} {importlib.metadata.version(package)}")
-    print(f"ffmpeg {ffmpeg_version()} at {ffmpeg_path()}")
+    print(f"ffmpeg {ffmpeg_version()} at {ffmpeg_path()}, with")
     available = encoders()
     for codec, (encoder, *_) in CODECS.items():
         print(f"  {codec}: {'yes' if encoder in available else f'no ({encoder} is not in this build)'}")

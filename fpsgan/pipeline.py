@@ -152,13 +152,12 @@ def enhance(
     options: Options | None = None,
     on_progress: Callable[[Progress], None] | None = None,
     on_note: Callable[[str], None] | None = None,
-    max_frames: int | None = None,
 ) -> Result:
     """Make a sharper, smoother video of ``source`` and put it, whole and verified, at ``target``.
 
     ``on_progress`` is called for every output frame, ``on_note`` for everything the user should know as it happens.
-    ``max_frames`` stops after so many source frames. Raises a FpsganError (see errors.py) and leaves no file under
-    the target's name in that case; a KeyboardInterrupt does the same.
+    Raises a FpsganError (see errors.py) and leaves no file under the target's name in that case; a KeyboardInterrupt
+    does the same.
     """
     options = options or Options()
     options.check()
@@ -191,22 +190,20 @@ def enhance(
     if rate is not None:
         network = weights.load(options.weights, expect="interpolator")
         interpolator = InterpolatorRunner(network, device, dtype, options.tile)  # type: ignore[arg-type]
-    total = _expected_frames(info, options, step, max_frames)
+    total = _expected_frames(info, options, step)
 
     began = time.perf_counter()
     frames = _counted(decode(info, start=options.start, end=options.end, conceal=options.conceal, report=note), result)
-    related = _relate(_first(frames, max_frames), SceneDetector(options.scene_threshold, options.dedup), result)
+    related = _relate(frames, SceneDetector(options.scene_threshold, options.dedup), result)
     sharpened = _sharpen(prefetch(related, 4), sharpener, options, result)
     if rate is None:
-        outputs = _unscheduled(sharpened, start)
+        outputs = _unscheduled(sharpened, start, result)
     else:
         gap = max(Fraction(1, 4), FREEZE / info.frame_rate)
         jobs = prefetch(_prepare(schedule(sharpened, step, longest_gap=gap)), 2)
         outputs = _interpolate(jobs, interpolator, rate, slowmo, start, result)
     limit = options.end - start if options.end is not None else None
-    if max_frames is not None:
-        limit = max_frames / info.frame_rate
-    stage = prefetch(outputs, 4)
+    stage = prefetch(outputs, 2)  # float pictures are large
     try:
         with Encoder(plan, info, start=start, limit=limit) as encoder:
             for frame in stage:
@@ -243,17 +240,18 @@ def estimate(source: str | Path, target: str | Path, *, options: Options | None 
     check_target(source, target, overwrite=options.overwrite)
     info = probe(source, stream=options.stream, image_rate=options.image_rate)
     rate, step = _output_rate(info, options)
-    total = _expected_frames(info, options, step, None)
+    total = _expected_frames(info, options, step)
     with tempfile.TemporaryDirectory() as folder:
         trial = Path(folder) / f"trial{target.suffix}"
         ticks: list[float] = []
-        result = enhance(
-            source, trial, options=options, max_frames=PREVIEW, on_progress=lambda _: ticks.append(time.perf_counter())
-        )
+        first = max(options.start or Fraction(0), info.start - info.origin)
+        preview = first + PREVIEW / info.frame_rate
+        some = dataclasses.replace(options, end=min(preview, options.end or preview))
+        result = enhance(source, trial, options=some, on_progress=lambda _: ticks.append(time.perf_counter()))
     # the first output pays for warming up
     steady = (ticks[-1] - ticks[0]) / (len(ticks) - 1) if len(ticks) > 1 else result.seconds
     return Estimate(
-        frames_in=info.frame_count,
+        frames_in=max(1, round(total * step * info.frame_rate)),
         frames_out=total,
         fps_out=_rate_text(rate or info.frame_rate, rate is None and info.vfr),
         seconds=steady * total,
@@ -316,13 +314,6 @@ def _counted(frames: Iterator[Frame], result: Result) -> Iterator[Frame]:
         yield frame
     if first is None:
         raise InputError(f"{result.source}: no frame between --start and --end")
-
-
-def _first(frames: Iterator[T], count: int | None) -> Iterator[T]:
-    for number, frame in enumerate(frames, 1):
-        yield frame
-        if number == count:
-            return
 
 
 def _relate(frames: Iterable[Frame], detector: SceneDetector, result: Result) -> Iterator[tuple[Frame, Relation]]:
@@ -419,9 +410,10 @@ def _alpha_between(
     return [np.rint(np.clip(alpha.mean(2), 0, 1) * top).astype(frame0.format.dtype) for alpha in moved]
 
 
-def _unscheduled(frames: Iterable[tuple[Frame, Relation]], start: Fraction) -> Iterator[Frame]:
+def _unscheduled(frames: Iterable[tuple[Frame, Relation]], start: Fraction, result: Result) -> Iterator[Frame]:
     """No interpolation: every frame at its own time."""
     for frame, _ in frames:
+        result.untouched += frame.rgb is None
         yield dataclasses.replace(frame, pts=frame.pts - start)
 
 
@@ -438,12 +430,10 @@ def _output_rate(info: VideoInfo, options: Options) -> tuple[Fraction | None, Fr
     return target_rate(info.frame_rate, fps=options.fps, multi=multi, slowmo=options.slowmo)
 
 
-def _expected_frames(info: VideoInfo, options: Options, step: Fraction, max_frames: int | None) -> int:
+def _expected_frames(info: VideoInfo, options: Options, step: Fraction) -> int:
     begin = options.start or Fraction(0)
     end = info.start - info.origin + info.duration
     length = min(end, options.end or end) - max(begin, info.start - info.origin)
-    if max_frames is not None:
-        length = min(length, max_frames / info.frame_rate)
     return max(1, round(length / step))
 
 
@@ -477,9 +467,11 @@ def _av_offset(path: Path, stream: int | None) -> float | None:
 
 def peak_rss() -> int:
     """Largest resident memory of this process so far, in bytes; 0 where the system does not tell (Windows)."""
+    status = Path("/proc/self/status")
+    if status.exists():  # Linux: its ru_maxrss would carry over the peak of whatever started us
+        return 1024 * int(status.read_text().split("VmHWM:")[1].split()[0])
     if sys.platform == "win32":
         return 0
     import resource
 
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # macOS counts in bytes

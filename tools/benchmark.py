@@ -51,6 +51,7 @@ from fpsgan.demo import render_scene, write_clip
 from fpsgan.pipeline import Options, Result, enhance
 from fpsgan.runtime import pick_device, pick_dtype
 from fpsgan.video.ffmpeg import ffmpeg_path, ffmpeg_version
+from fpsgan.video.probe import probe
 
 Picture = NDArray[np.float32]
 
@@ -134,8 +135,9 @@ def measure(contestant: Contestant, clip: Path, rate: Fraction, frames: int) -> 
             runner = RifeRunner(contestant.rife, pick_device(), contestant.half)
             stack.enter_context(patch.object(pipeline, "InterpolatorRunner", lambda *_: runner))
             stack.enter_context(patch.object(pipeline, "flow_prior", lambda *_: ()))
-        enhance(clip, target, options=options, max_frames=WARM_UP)
-        result: Result = enhance(clip, target, options=options, max_frames=frames)
+        source_rate = probe(clip).frame_rate
+        enhance(clip, target, options=dataclasses.replace(options, end=WARM_UP / source_rate))
+        result: Result = enhance(clip, target, options=dataclasses.replace(options, end=frames / source_rate))
     return Run(
         contestant.name,
         result.seconds,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from typing import Any
@@ -35,12 +36,20 @@ def decode(
     ``report`` instead, and the frames that cannot be decoded are left out (their time stays).
     """
     frames = _timed(info, _pictures(info, start, conceal, report), report)
+    held: Frame | None = None  # a frame is shown until the next one, whatever its packet says, and not beyond the end
     for frame in frames:
+        if held is not None:
+            until = frame.pts if end is None else min(frame.pts, end)
+            yield dataclasses.replace(held, duration=until - held.pts)
+            held = None
         if end is not None and frame.pts >= end:
             frames.close()
             return
         if start is None or frame.pts >= start:
-            yield frame
+            held = frame
+    if held is not None:
+        until = held.pts + held.duration if end is None else min(held.pts + held.duration, end)
+        yield dataclasses.replace(held, duration=until - held.pts)
 
 
 def _pictures(

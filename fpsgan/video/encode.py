@@ -495,6 +495,8 @@ class Encoder:
             settings["map_metadata"] = 1
             settings["map_metadata:s:v:0"] = f"1:s:{info.stream}"
             settings["strict"] = "experimental"
+            if start:  # -ss seeks to a keyframe of the video: leave out the sound from there to the start
+                settings["copypriorss"] = 0
         if limit is not None:
             settings["t"] = _seconds(limit * plan.slowmo)
         if plan.muxer in ("matroska", "webm") and all((s.codec, a) == ("opus", "copy") for s, a in plan.audio):
