@@ -200,10 +200,10 @@ def enhance(
         outputs = _unscheduled(sharpened, start, result)
     else:
         gap = max(Fraction(1, 4), FREEZE / info.frame_rate)
-        jobs = prefetch(_prepare(schedule(sharpened, step, longest_gap=gap)), 2)
+        jobs = prefetch(_prepare(schedule(sharpened, step, longest_gap=gap)), 1)
         outputs = _interpolate(jobs, interpolator, rate, slowmo, start, result)
     limit = options.end - start if options.end is not None else None
-    stage = prefetch(outputs, 2)  # float pictures are large
+    stage = prefetch(outputs, 1)  # float pictures are large: one ahead keeps everybody busy
     try:
         with Encoder(plan, info, start=start, limit=limit) as encoder:
             for frame in stage:
