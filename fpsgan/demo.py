@@ -25,7 +25,7 @@ Image = NDArray[np.uint8]
 WIDTH, HEIGHT = 640, 360
 SOURCE_RATE, TARGET_RATE = 15, 60
 SECONDS = 2
-EXPOSURE = Fraction(1, 50)  # how long each frame's shutter is open
+EXPOSURE = Fraction(1, 25)  # how long the shutter is open, in seconds, where the clip is blurred
 
 
 def make_demo(folder: Path, *, on_progress: Callable[[Progress], None] | None = None) -> tuple[Result, dict[str, Path]]:
