@@ -3,8 +3,11 @@
 import ctypes
 import os
 import sys
+import threading
+import time
 
 M_ARENA_MAX = -8  # malloc.h
+TRIM_EVERY = 5.0  # seconds
 
 
 def run() -> None:
@@ -12,8 +15,9 @@ def run() -> None:
     and torch aborts if Python takes such threads down."""
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
         # glibc gives each thread a heap of its own, and pictures that one thread makes and another drops leave holes in
-        # all of them. Two heaps lower the peak by 3 % at no cost in speed; BENCHMARKS.md has what growth remains.
+        # all of them, which over a long video grow. Two heaps, and giving their holes back now and then, keep it flat.
         libc.mallopt(M_ARENA_MAX, 2)
+        threading.Thread(target=_trim, args=(libc,), daemon=True).start()
     try:
         from fpsgan.cli import main  # takes seconds: Ctrl-C must end that quietly too
 
@@ -26,6 +30,12 @@ def run() -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
+
+
+def _trim(libc: ctypes.CDLL) -> None:
+    while True:
+        time.sleep(TRIM_EVERY)
+        libc.malloc_trim(0)
 
 
 if __name__ == "__main__":
