@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import av
 import torch
@@ -30,6 +30,11 @@ from fpsgan.video.encode import CODECS, EncodeOptions
 from fpsgan.video.ffmpeg import encoders, ffmpeg_path, ffmpeg_version
 from fpsgan.video.probe import VideoInfo, probe
 
+if TYPE_CHECKING:  # training needs packages of its own, and seconds to load them
+    from fpsgan.training.build import Progress as BuildProgress
+    from fpsgan.training.build import Summary as BuildSummary
+    from fpsgan.training.train import Progress as TrainProgress
+
 T = TypeVar("T")
 
 app = typer.Typer(
@@ -41,6 +46,8 @@ app = typer.Typer(
 )
 weights_app = typer.Typer(help="The weights that come with fpsGAN.", no_args_is_help=True)
 app.add_typer(weights_app, name="weights")
+dataset_app = typer.Typer(help="Training data from your own footage.", no_args_is_help=True)
+app.add_typer(dataset_app, name="dataset")
 
 NTSC = {"23.976": 24, "23.98": 24, "29.97": 30, "47.952": 48, "59.94": 60, "119.88": 120}
 
@@ -258,6 +265,111 @@ def _run(given: dict[str, Any], *, interpolate: bool) -> None:
         )
 
 
+@dataset_app.command("build")
+def dataset_build_command(
+    footage: Annotated[list[Path], typer.Argument(help="Videos, and folders that are searched for videos.")],
+    output: Annotated[Path, _option("-o", "--output", help="Folder for the data set.")],
+    min_fps: Annotated[
+        str | None, _option("--min-fps", help="Leave out footage with fewer new pictures a second (48).")
+    ] = None,
+    length: Annotated[int | None, _option("--length", help="Frames of a sequence (13).")] = None,
+    tile: Annotated[int | None, _option("--tile", help="Side of a tile, px (320); smaller pictures: whole.")] = None,
+    tiles: Annotated[int | None, _option("--tiles", help="Tiles of the same frames, at most (2).")] = None,
+    per_source: Annotated[
+        int | None, _option("--per-source", help="Sequences of one video, at most (500); 0: no limit.")
+    ] = None,
+    max_blur: Annotated[
+        float | None, _option("--max-blur", help="Blur score from which a tile is left out (1.75); 2: none is.")
+    ] = None,
+    val: Annotated[float | None, _option("--val", help="Share of the videos to validate on (0.1).")] = None,
+    test: Annotated[float | None, _option("--test", help="Share of the videos to test on (0.05).")] = None,
+    licence: Annotated[str | None, _option("--licence", help="Of what no SOURCES.tsv beside it lists.")] = None,
+    lossless: Annotated[bool, _option("--lossless", help="PNG instead of JPEG: five times as large.")] = False,
+    pack_size: Annotated[float | None, _option("--pack-size", help="MiB that a pack may have (512).")] = None,
+    seed: Annotated[int | None, _option("--seed", help="Of tiles, scales and split (0).")] = None,
+    overwrite: Overwrite = False,
+    json: Json = False,
+) -> None:
+    """Make a training set from high frame rate footage: cut, cleaned, measured, split by source.
+
+    Stopped and started again, it goes on. Exit code 3: done, but some files could not be read.
+    """
+    from fpsgan.training.build import BuildOptions, build
+
+    given = {
+        "length": length, "tile": tile, "tiles": tiles, "per_source": per_source, "max_blur": max_blur, "val": val,
+        "test": test, "licence": licence, "pack_size": pack_size, "seed": seed,
+        "min_fps": None if min_fps is None else parse_rate(min_fps),
+    }  # fmt: skip
+    options = BuildOptions(lossless=lossless, **{k: v for k, v in given.items() if v is not None})  # type: ignore[arg-type]
+    meter = _BuildMeter()
+    try:
+        summary = build(footage, output, options=options, overwrite=overwrite, on_progress=meter, on_note=_say)
+    except KeyboardInterrupt:
+        _say("\nstopped; the same command goes on behind the last finished video")
+        sys.exit(130)
+    meter.end()
+    _print_json(summary) if json else print(_build_text(summary))
+    if summary.unreadable:
+        raise typer.Exit(3)
+
+
+@app.command("train")
+def train_command(
+    network: Annotated[str, typer.Argument(help="interpolator or deblur.")],
+    output: Annotated[Path, _option("-o", "--output", help="Folder of the run: weights, checkpoint, log, events.")],
+    config: Annotated[Path | None, _option("--config", help="A TOML file; the flags below overrule it.")] = None,
+    data: Annotated[list[Path] | None, _option("--data", help="A data set (fpsgan dataset build); repeatable.")] = None,
+    photos: Annotated[list[Path] | None, _option("--photos", help="Photos or folders of them; repeatable.")] = None,
+    animations: Annotated[
+        list[Path] | None, _option("--animations", help="Lottie files or folders of them; repeatable.")
+    ] = None,
+    fine_tune: Annotated[str | None, _option("--fine-tune", help="Start from these weights: a name or a file.")] = None,
+    steps: Annotated[int | None, _option("--steps", help="Length of the run in steps.")] = None,
+    max_minutes: Annotated[
+        float | None, _option("--max-minutes", help="Length in minutes; with --steps, when to interrupt.")
+    ] = None,
+    resume: Annotated[bool, _option("--resume", help="Go on with the run in the output folder.")] = False,
+    batch: Annotated[int | None, _option("--batch", help="Samples per step and process.")] = None,
+    crop: Annotated[int | None, _option("--crop", help="Side of a sample, px.")] = None,
+    lr: Annotated[float | None, _option("--lr", help="Highest learning rate.")] = None,
+    adversarial: Annotated[
+        float | None, _option("--adversarial", help="Share of the run, at its end, against a discriminator.")
+    ] = None,
+    seed: Annotated[int | None, _option("--seed", help="Of samples and weights.")] = None,
+    workers: Annotated[int | None, _option("--workers", help="Processes that make samples.", panel="Machine")] = None,
+    precision: Annotated[
+        str | None, _option("--precision", help="32-true, bf16-mixed, 16-mixed.", panel="Machine")
+    ] = None,
+    device: Annotated[str | None, _option("--device", help="auto, cpu, cuda, mps.", panel="Machine")] = None,
+    json: Json = False,
+) -> None:
+    """Train a network on your own footage. Several processes: torchrun --nproc-per-node N -m fpsgan train …"""
+    from fpsgan.training.config import load_config
+    from fpsgan.training.train import train
+
+    flags = {
+        "network": network, "data": data, "photos": photos, "animations": animations, "fine_tune": fine_tune,
+        "steps": steps, "max_minutes": max_minutes, "batch": batch, "crop": crop, "lr": lr, "adversarial": adversarial,
+        "seed": seed, "workers": workers, "precision": precision, "device": device,
+    }  # fmt: skip
+    meter = _TrainMeter()
+    trained = train(load_config(config, flags), output, resume=resume, on_progress=meter, on_note=_say)
+    meter.end()
+    if int(os.environ.get("RANK", 0)):
+        return
+    if json:
+        _print_json(trained)
+        return
+    figures = ", ".join(f"{name} {value:.3f}" for name, value in trained.validation.items())
+    _say(
+        f"{trained.steps} steps, {trained.samples} samples, {trained.minutes:.1f} minutes; {figures or 'not validated'}"
+    )
+    for path in (trained.weights, trained.gan_weights):
+        if path is not None:
+            print(path)
+
+
 @app.command("probe")
 def probe_command(
     source: Annotated[Path, typer.Argument(help="A video, a GIF, or a folder of images.")],
@@ -343,6 +455,52 @@ class _Meter:
             print(file=sys.stderr)
 
 
+class _TrainMeter:
+    """One line on standard error: how far, how fast, how good."""
+
+    def __init__(self) -> None:
+        self.last = 0.0
+        self.live = sys.stderr.isatty()
+
+    def __call__(self, now: TrainProgress) -> None:
+        if time.monotonic() - self.last < (0.5 if self.live else 20) and now.done < 1:
+            return
+        self.last = time.monotonic()
+        scalars = {**now.scalars, **{f"validation {name}": value for name, value in now.validation.items()}}
+        figures = " ".join(f"{name} {value:.4g}" for name, value in scalars.items() if name not in ("lr", "grad_norm"))
+        text = (
+            f"step {now.step} ({100 * now.done:.0f} %), {now.samples_per_second:.1f} samples/s, "
+            f"waited {100 * now.waited:.0f} %, {_clock(now.eta)} left: {figures}"
+        )
+        print(f"\r{text}\033[K" if self.live else text, end="" if self.live else "\n", file=sys.stderr, flush=True)
+
+    def end(self) -> None:
+        if self.live and self.last:
+            print(file=sys.stderr)
+
+
+class _BuildMeter:
+    """One line on standard error: which video, how far."""
+
+    def __init__(self) -> None:
+        self.last = time.monotonic()
+        self.live = sys.stderr.isatty()
+
+    def __call__(self, now: BuildProgress) -> None:
+        if time.monotonic() - self.last < (0.2 if self.live else 10) or now.stage == "done":
+            return
+        self.last = time.monotonic()
+        text = (
+            f"{100 * now.done:.0f} %, {_clock(now.eta)} left, {now.sequences} sequences; "
+            f"{now.number}/{now.total} {now.source}: {'looking through' if now.stage == 'look' else 'cutting out'}"
+        )
+        print(f"\r{text}\033[K" if self.live else text, end="" if self.live else "\n", file=sys.stderr, flush=True)
+
+    def end(self) -> None:
+        if self.live:
+            print(file=sys.stderr)
+
+
 def _say(text: str) -> None:
     print(f"\r\033[K{text}" if sys.stderr.isatty() else text, file=sys.stderr, flush=True)
 
@@ -365,6 +523,28 @@ def _result_text(result: Result) -> str:
     if result.av_offset_in is not None and result.av_offset_out is not None:
         parts.append(f"sound off by {1000 * (result.av_offset_out - result.av_offset_in):+.2f} ms against the source")
     return ", ".join([*parts, _size_text(result.size), f"took {_clock(result.seconds)}"])
+
+
+def _build_text(summary: BuildSummary) -> str:
+    from fpsgan.training.build import REASONS
+
+    lines = [f"{'':>10}{'sources':>9}{'sequences':>11}{'frames':>9}{'minutes':>9}"]
+    lines += [
+        f"{split:>10}{summary.sources[split]:>9}{summary.sequences[split]:>11}{summary.frames[split]:>9}"
+        f"{60 * summary.hours[split]:>9.1f}"
+        for split in summary.sources
+    ]
+    lines.append("sequences by motion, px per frame: " + ", ".join(f"{k}: {n}" for k, n in summary.motion.items() if n))
+    lines += [f"left out: {spent:.1f} s, {REASONS[reason]}" for reason, spent in summary.rejected.items() if spent]
+    if summary.refused:
+        unreadable = f", {len(summary.unreadable)} of them unreadable" if summary.unreadable else ""
+        lines.append(f"left out: {len(summary.refused)} videos as a whole{unreadable} (the reasons: summary.json)")
+    lines += [f"note: {note}" for note in summary.notes]
+    lines.append(
+        f"{summary.output}: {_size_text(summary.bytes)} in {summary.packs} pack{'s' * (summary.packs > 1)}; "
+        "look at contact.jpg in it before you train"
+    )
+    return "\n".join(lines)
 
 
 def _estimate_text(expected: Estimate) -> str:

@@ -5,12 +5,13 @@ FpsganError                every error that is the user's to read: one line, no 
 ├── OutputError            the target cannot be written, or its container cannot hold what is asked
 ├── OptionError            a value or a combination of options that makes no sense
 ├── SetupError             ffmpeg, an encoder, a device or a package is missing on this machine
+├── TrainingError          training cannot go on: its numbers are not finite
 └── WeightsError           weights that are unknown, damaged or made for another network
 """
 
 from __future__ import annotations
 
-__all__ = ["FpsganError", "InputError", "OptionError", "OutputError", "SetupError", "WeightsError"]
+__all__ = ["FpsganError", "InputError", "OptionError", "OutputError", "SetupError", "TrainingError", "WeightsError"]
 
 
 class FpsganError(Exception):
@@ -31,6 +32,10 @@ class OptionError(FpsganError):
 
 class SetupError(FpsganError):
     """Something this machine lacks: ffmpeg, an encoder, a device, a package."""
+
+
+class TrainingError(FpsganError):
+    """Training cannot go on."""
 
 
 class WeightsError(FpsganError):

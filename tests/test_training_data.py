@@ -1,149 +1,377 @@
-"""Training samples: exact flow is exact, and stays so through packing and augmentation."""
+"""Training samples: pure functions of their number, and frames, time and flows belong together."""
 
 from __future__ import annotations
 
+import json
+import pickle
+from fractions import Fraction
 from pathlib import Path
 
-import av
 import cv2
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
-from torch import Tensor
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader
 
-from fpsgan.interpolator import Synthesis
-from fpsgan.training.data import Sample, _augment, pack, photo_samples, triplet_batches, video_samples
-from fpsgan.training.losses import flow_loss, laplacian
-from fpsgan.training.metrics import psnr
+from fpsgan.errors import InputError
+from fpsgan.training import data
+from fpsgan.training.data import (
+    BLOCK,
+    SHELF,
+    ClipTriplets,
+    Mixture,
+    Photos,
+    Recent,
+    files_below,
+    finish,
+    in_frame,
+    privileged_flow,
+    triplet,
+)
+from fpsgan.training.lottie import Animations
+from fpsgan.training.manifest import Clip
+from fpsgan.training.scenes import Scenes
 from fpsgan.warp import warp
+
+Image = NDArray[np.uint8]
+KEYS = {"frame0", "truth", "frame1", "t", "flow01", "flow10", "flow_t0", "flow_t1", "visible"}
+VELOCITY = (3.0, -1.5)  # px per frame, of `pan`
+
+
+def texture(side: int, seed: int = 0) -> Image:
+    """Structure of every size, for the flow to hold on to."""
+    rng, total = np.random.default_rng(seed), np.zeros((side, side, 3), np.float32)
+    for sigma in (2, 6, 18):
+        noise = cv2.GaussianBlur(rng.normal(0, 1, total.shape).astype(np.float32), (0, 0), sigma)
+        total += noise / noise.std()
+    return cv2.normalize(total, None, 0, 255, cv2.NORM_MINMAX).astype(np.uint8)
+
+
+def pan(count: int, height: int = 160, width: int = 176, velocity: tuple[float, float] = VELOCITY) -> list[Image]:
+    """Frames of a texture that moves by `velocity` (x, y) px a frame."""
+    big, start = texture(320), 80
+    matrices = [np.float32([[1, 0, velocity[0] * n - start], [0, 1, velocity[1] * n - start]]) for n in range(count)]
+    return [cv2.warpAffine(big, m, (width, height), flags=cv2.INTER_CUBIC) for m in matrices]
+
+
+def packed(folder: Path, frames: list[Image], name: str = "pan") -> Clip:
+    """A clip of these frames in a lossless pack."""
+    codes = [cv2.imencode(".png", frame[..., ::-1])[1].tobytes() for frame in frames]
+    (folder / f"{name}.bin").write_bytes(b"".join(codes))
+    offsets = tuple(int(n) for n in np.cumsum([0, *map(len, codes)]))
+    height, width = frames[0].shape[:2]
+    place = {"pack": f"{name}.bin", "offsets": offsets, "root": folder}
+    return Clip(name, name, "train", len(frames), width, height, rate=Fraction(60), **place)
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Clip:
+    return packed(tmp_path_factory.mktemp("clips"), pan(10))
 
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    folder, rng = tmp_path_factory.mktemp("photos"), np.random.default_rng(0)
-    paths = [folder / f"{i}.png" for i in range(3)]
-    for path in paths:
-        noise = rng.integers(0, 256, (400, 420, 3), np.uint8)
-        picture = cv2.normalize(cv2.GaussianBlur(noise, (0, 0), 4), None, 0, 255, cv2.NORM_MINMAX)
-        cv2.imwrite(str(path), picture)
-    return paths
+    folder = tmp_path_factory.mktemp("photos")
+    for seed in range(3):
+        cv2.imwrite(str(folder / f"{seed}.png"), texture(200, seed))
+    return sorted(folder.iterdir())
 
 
-def samples(photos: list[Path], count: int, size: int = 128) -> list[Sample]:
-    source = photo_samples(photos, np.random.default_rng(1), size)
-    return [next(source) for _ in range(count)]
+@pytest.fixture(scope="module")
+def animation(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A turning square: the smallest thing that rlottie moves."""
+    turn = {"a": 1, "k": [{"t": 0, "s": [0], "e": [180]}, {"t": 30, "s": [180]}]}
+    place = {"p": {"k": [50, 50]}, "a": {"k": [0, 0]}, "s": {"k": [100, 100]}, "o": {"k": 100}}
+    shape = [
+        {"ty": "rc", "p": {"k": [0, 0]}, "s": {"k": [60, 30]}, "r": {"k": 0}},
+        {"ty": "fl", "c": {"k": [1, 0, 0, 1]}},
+    ]
+    group = [{"ty": "gr", "it": [*shape, {"ty": "tr", **place, "p": {"k": [0, 0]}, "r": {"k": 0}}]}]
+    layer = {"ty": 4, "ip": 0, "op": 30, "st": 0, "ks": {**place, "r": turn}, "shapes": group}
+    path = tmp_path_factory.mktemp("lottie") / "turn.json"
+    path.write_text(json.dumps({"v": "5.5", "fr": 30, "ip": 0, "op": 30, "w": 100, "h": 100, "layers": [layer]}))
+    return path
 
 
-def errors(sample: Sample) -> Tensor:
-    """Grey-level error of frame0 and of frame1, warped by the exact flow, against the truth: [2,S,S]."""
-    frames = torch.from_numpy(sample.frames.copy()).permute(0, 3, 1, 2).float()
-    flows = F.interpolate(torch.from_numpy(sample.exact.astype(np.float32)), scale_factor=4.0, mode="bilinear")
-    return (warp(frames[[0, 2]], flows) - frames[1]).abs().mean(dim=1)
+@pytest.fixture(scope="module")
+def mixture(clip: Clip, photos: list[Path], animation: Path) -> Mixture:
+    return Mixture([ClipTriplets([clip], 96), Scenes(photos, 96), Animations([animation], 96)], [2, 1, 1], seed=5)
 
 
-def pan(t: float, velocity: tuple[float, float], size: int = 128) -> Sample:
-    """A texture that moves by velocity (x, y) from frame0 to frame1, with everything known about it."""
-    noise = np.random.default_rng(4).integers(0, 256, (size + 80, size + 80, 3), np.uint8)
-    picture = cv2.normalize(cv2.GaussianBlur(noise, (0, 0), 3), None, 0, 255, cv2.NORM_MINMAX)
-    motion = np.array(velocity, np.float32)
-    frames = []
-    for time in (0.0, t, 1.0):
-        x, y = motion * time - 40
-        frames.append(cv2.warpAffine(picture, np.float32([[1, 0, x], [0, 1, y]]), (size, size), flags=cv2.INTER_CUBIC))
-    flows = np.ones((2, 2, size // 4, size // 4), np.float32) * motion[:, None, None]
-    prior = flows * np.array([1, -1], np.float32)[:, None, None, None]
-    exact = flows * np.array([-t, 1 - t], np.float32)[:, None, None, None]
-    return Sample(np.stack(frames), t, prior, exact)
+def equal(one: data.Sample, other: data.Sample) -> bool:
+    return one.keys() == other.keys() and all(np.array_equal(one[k], other[k], equal_nan=k != "frame0") for k in one)
 
 
-def test_exact_flow_of_the_renderer_maps_frames_onto_the_truth(photos: list[Path]) -> None:
-    for sample in samples(photos, 6):
-        assert errors(sample).amin(dim=0).median() < 2.0  # what one frame hides, the other mostly shows
-        assert np.isfinite(sample.prior).all() and 0.0 < sample.t < 1.0
+# --- numbers and batches -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("t", [0.25, 0.5])
-def test_augmentation_keeps_frames_time_and_flows_together(t: float) -> None:
-    rng, sample, moved = np.random.default_rng(2), pan(t, (6.0, -3.0)), set()
-    assert errors(sample)[:, 16:-16, 16:-16].mean() < 1.0
-    for _ in range(60):
-        new = _augment(sample, 96, rng)
-        assert new.frames.shape == (3, 96, 96, 3) and new.prior.shape == (2, 2, 24, 24)
-        assert errors(new)[:, 40:-40, 40:-40].mean() < 1.0
-        velocity = new.exact[1] - new.exact[0]
-        assert np.allclose(new.prior[0], velocity, atol=1e-4) and np.allclose(new.prior[1], -velocity, atol=1e-4)
-        assert np.allclose(new.exact[0], -new.t * velocity, atol=1e-4)
-        moved.add((round(float(np.abs(velocity[0]).mean())), round(float(np.abs(velocity[1]).mean()))))
-    assert {(6, 3), (3, 6)} <= moved
-    assert (len(moved) > 4) == (t == 0.5)  # opposite shifts: at any other time that is no straight motion
+def test_a_sample_depends_on_seed_and_number_only(mixture: Mixture) -> None:
+    numbers = [0, 1, 2, 9, BLOCK - 1, BLOCK, 10**12]
+    first = {n: mixture[n] for n in numbers}
+    copy = pickle.loads(pickle.dumps(mixture))  # as a worker process gets it
+    assert all(not source.photos._read.kept for source in copy.sources if isinstance(source, Scenes))
+    for n in reversed(numbers):
+        assert equal(copy[n], first[n])
+    assert not any(equal(first[a], first[b]) for a in numbers for b in numbers if a < b)
+    assert not equal(Mixture(mixture.sources, [2, 1, 1], seed=6)[0], first[0])
 
 
-def test_packs_come_back_as_batches(photos: list[Path], tmp_path: Path) -> None:
-    assert pack(iter(samples(photos, 3)), 5, tmp_path / "pack", size=128) == 3
-    batches = triplet_batches([tmp_path / "pack"], [1.0], 4, 64, np.random.default_rng(0), drop_prior=0.5)
-    seen = [next(batches) for _ in range(12)]
-    assert {("flow01" in batch) for batch in seen} == {True, False}
-    for batch in seen:
-        assert batch["truth"].shape == batch["frame0"].shape == (4, 3, 64, 64)
-        assert batch["flow_t0"].shape == (4, 2, 16, 16)
-        assert batch["truth"].min() >= 0.0 and batch["truth"].max() <= 1.0
-        assert ((batch["t"] > 0) & (batch["t"] < 1)).all()
+def test_samples_of_all_sources_collate(mixture: Mixture) -> None:
+    loader = DataLoader(mixture, batch_sampler=[list(range(12))])  # type: ignore[arg-type]
+    (batch,) = loader
+    assert batch.keys() == KEYS
+    for key in ("frame0", "truth", "frame1"):
+        assert batch[key].shape == (12, 3, 96, 96) and batch[key].dtype == torch.uint8
+    for key in ("flow01", "flow10", "flow_t0", "flow_t1", "visible"):
+        assert batch[key].shape == (12, 2, 24, 24) and batch[key].dtype == torch.float32
+    assert batch["t"].shape == (12,) and batch["t"].dtype == torch.float32
+    assert ((batch["t"] > 0) & (batch["t"] < 1)).all()
+    assert batch["flow01"].isfinite().all() and batch["flow10"].isfinite().all()
 
 
-def test_cuts_and_held_frames_never_enter_a_triplet(tmp_path: Path) -> None:
-    """A clip of two scenes, each panning 2 px a frame, with a cut at frame 20 and every third frame held."""
-    rng = np.random.default_rng(3)
-    scenes = [cv2.GaussianBlur(rng.integers(0, 256, (320, 480, 3), np.uint8), (0, 0), s) for s in (5, 9)]
-    scenes = [cv2.normalize(s, None, 0, 255, cv2.NORM_MINMAX) for s in scenes]
-    path = tmp_path / "clip.mp4"
+def test_shares_are_kept() -> None:
+    class Constant:
+        def __init__(self, value: int) -> None:
+            self.value = value
 
-    def write(held: bool) -> None:
-        with av.open(str(path), "w") as container:
-            stream = container.add_stream("libx264", rate=30)
-            stream.width, stream.height, stream.pix_fmt = 320, 288, "yuv420p"
-            stream.options = {"crf": "10"}
-            for index in range(40):
-                x = 2 * (index - index % 2 if held else index)
-                picture = np.ascontiguousarray(scenes[index >= 20][:288, x : x + 320])
-                for packet in stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")):
-                    container.mux(packet)
-            for packet in stream.encode():
-                container.mux(packet)
+        def sample(self, rng: np.random.Generator, index: int = 0) -> data.Sample:
+            return {"value": np.array(self.value), "index": np.array(index)}
 
-    write(held=False)
-    found = list(video_samples(path, 80, np.random.default_rng(0), 128))
-    assert len(found) > 20
-    for sample in found:
-        ends = [F.avg_pool2d(torch.from_numpy(f).permute(2, 0, 1).float(), 32) for f in sample.frames[[0, 2]]]
-        assert (ends[0] - ends[1]).abs().mean() < 40.0
-        # a pan is linear motion: the prior says how far, t says how much of it
-        shift = np.median(sample.prior[0][0]) * sample.t
-        truth = torch.from_numpy(sample.frames[1]).permute(2, 0, 1)[None].float()
-        start = torch.from_numpy(sample.frames[0]).permute(2, 0, 1)[None].float()
-        flow = torch.zeros(1, 2, 128, 128)
-        flow[:, 0] = -float(shift)
-        assert (warp(start, flow) - truth)[..., 24:-24].abs().mean() < 4.0
-    write(held=True)
-    assert not list(video_samples(path, 80, np.random.default_rng(0), 128))
+    mixture = Mixture([Constant(0), Constant(1), Constant(2)], [6, 3, 0], length=2000)
+    counts = np.bincount([int(mixture[n]["value"]) for n in range(2000)], minlength=3)
+    assert counts[2] == 0 and abs(counts[0] - 1333) < 80
+    assert mixture[7]["index"] == 7 and len(mixture) == 2000
+    with pytest.raises(IndexError):
+        mixture[2000]
+    for shares in ([1, 1], [1, -1, 1], [0, 0, 0], [1, float("nan"), 1]):
+        with pytest.raises(ValueError, match="for 3 sources"):
+            Mixture(mixture.sources, shares)
 
 
-def test_losses_are_zero_where_nothing_is_wrong_and_ignore_unknown_flow() -> None:
-    image = torch.rand(1, 3, 64, 64)
-    both = torch.cat((image, 1.0 - image))
-    same, other = laplacian(both, image.expand(2, -1, -1, -1)).tolist()
-    assert same < 0.05 < 0.5 < other
-    flow = torch.zeros(1, 2, 64, 64)
-    levels = [(torch.zeros(1, 2, 2 * 2**i, 2 * 2**i),) * 2 for i in range(4)]
-    result = Synthesis(image, flow, flow, image[:, :1], levels)
-    off, unknown = torch.full((1, 2, 16, 16), 3.0), torch.full((1, 2, 16, 16), torch.nan)
-    assert flow_loss(result, off, off) == pytest.approx((18**0.5 + 0.01) ** 0.5 - 0.1, rel=1e-4)
-    assert flow_loss(result, unknown, unknown) == 0.0
+# --- real clips ----------------------------------------------------------------------------------------------
 
 
-def test_psnr() -> None:
-    black = np.zeros((4, 4, 3), np.uint8)
-    assert psnr(black, black + 255) == pytest.approx(0.0)
-    assert psnr(black, black + 1) == pytest.approx(48.13, abs=0.01)
-    with pytest.raises(ValueError, match="uint8"):
-        psnr(black, black.astype(np.float32))  # type: ignore[arg-type]
+def typical(flow: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The flow (x, y) that most of a crop has."""
+    return np.nanmedian(flow.reshape(2, -1), axis=1)
+
+
+def rebuilt(sample: data.Sample, end: str, flow: str) -> float:
+    """How far, of 255, frame `end` moved by its typical flow is from the truth: the median of what both show."""
+    x, y = (float(v) for v in typical(sample[flow]))
+    side = sample[end].shape[-1]
+    field = torch.tensor([x, y])[None, :, None, None].expand(1, 2, side, side)
+    moved = warp(torch.from_numpy(sample[end]).float()[None], field)[0].numpy()
+    rows, columns = (slice(max(0, int(-v) + 1), side - max(0, int(v) + 1)) for v in (y, x))
+    return float(np.median(np.abs(moved - sample["truth"])[:, rows, columns], axis=(1, 2)).max())
+
+
+def test_every_augmentation_keeps_frames_time_and_flows_together(clip: Clip) -> None:
+    """A pan is known everywhere: flow01 = V, flow_t0 = −t·V and flow_t1 = (1 − t)·V, whatever was done to it."""
+    source = ClipTriplets([clip], 128)
+    times, speeds, found = set(), set(), 0
+    for seed in range(80):
+        sample = source.sample(np.random.default_rng(seed))
+        t, motion = float(sample["t"]), typical(sample["flow01"])
+        tolerance = 0.4 + 0.04 * np.hypot(*motion)
+        assert (sample["visible"] == 1).all()
+        if np.abs(typical(sample["flow10"]) + motion).max() > tolerance:
+            continue  # too fast for DIS, in so small a picture
+        found += 1
+        for end, flow, expected in (("frame0", "flow_t0", -t), ("frame1", "flow_t1", 1 - t)):
+            if np.isfinite(sample[flow]).mean() > 0.3:  # too fast for the search with the truth
+                assert np.abs(typical(sample[flow]) - expected * motion).max() < tolerance
+                assert rebuilt(sample, end, flow) < 9
+                times.add(round(t, 4))
+                speeds.add(round(float(np.hypot(*motion))))
+    assert found >= 64 and len(times) >= 8 and len(speeds) >= 10
+    allowed = {Fraction(part, gap) for gap in range(2, 9) for part in range(1, gap)}
+    assert all(any(abs(t - fraction) < 1e-4 for fraction in allowed) for t in times)
+
+
+@pytest.mark.parametrize("when", [(1, 2), (1, 4), (3, 4), (2, 4)])
+def test_motion_without_zoom_is_that_of_the_clip_and_of_shifts(when: tuple[int, int]) -> None:
+    part, gap = when
+    frames = pan(gap + 1)
+    motions, times = [], set()
+    for seed in range(24):
+        rng = np.random.default_rng(seed)
+        sample = triplet([frames[0], frames[part], frames[gap]], when, 96, rng, zoom=False, privileged=True)
+        motion, t = typical(sample["flow_t1"]) - typical(sample["flow_t0"]), float(sample["t"])
+        motions.append(sorted(np.abs(motion)))
+        times.add(t)
+    expected = sorted(abs(v) * gap for v in VELOCITY)
+    natural = [np.allclose(motion, expected, atol=0.6) for motion in motions]
+    # at any other time than ½ opposite shifts would not be one straight motion
+    assert all(natural) if 2 * part != gap else 0.5 < np.mean(natural) < 1
+    assert times == {part / gap, 1 - part / gap}
+
+
+def test_time_is_exact_to_the_last_bit(tmp_path: Path) -> None:
+    """Frame n is uniformly 20 + 10·n: from the three values follows t."""
+    source = ClipTriplets([packed(tmp_path, [np.full((96, 96, 3), 20 + 10 * n, np.uint8) for n in range(9)])], 96)
+    seen = set()
+    for seed in range(80):
+        sample = source.sample(np.random.default_rng(seed))
+        first, truth, last = (float(np.median(sample[key])) for key in ("frame0", "truth", "frame1"))
+        t = float(sample["t"])
+        assert (truth - first) / (last - first) == pytest.approx(t, abs=0.13)
+        seen.add(t)
+    assert (
+        seen <= {float(np.float32(part / gap)) for gap in (2, 3, 4, 6, 8) for part in range(1, gap)} and len(seen) > 8
+    )
+
+
+def test_gaps_stay_within_the_limit_and_the_clip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clip = packed(tmp_path, pan(6, 96, 96))
+    reads: list[int] = []
+    real = Clip.read
+
+    def read(self: Clip, index: int) -> Image:
+        reads.append(index)
+        return real(self, index)
+
+    monkeypatch.setattr(Clip, "read", read)
+    for limit, most in ((2, 2), (4, 4), (8, 4)):  # six frames: at most five apart, of GAPS that is four
+        source, spans = ClipTriplets([clip], 96, max_gap=limit, privileged=False), []
+        for seed in range(40):
+            reads.clear()
+            source.sample(np.random.default_rng(seed))
+            first, middle, last = reads
+            assert 0 <= first < middle < last < 6
+            spans.append(last - first)
+        assert max(spans) == most
+    with pytest.raises(ValueError, match="max_gap 1"):
+        ClipTriplets([clip], 96, max_gap=1)
+
+
+def test_zoom_is_an_enlarged_crop() -> None:
+    picture = texture(64)
+    whole = cv2.resize(picture, (128, 128), interpolation=cv2.INTER_CUBIC)
+    part = data._window(picture, 2.0, 24, 40, 48, 56)
+    assert np.abs(part.astype(int) - whole[24:72, 40:96]).max() <= 3  # OpenCV's two ways round differently
+    assert np.array_equal(data._window(picture, 1.0, 8, 4, 48, 52), picture[8:56, 4:56])
+
+
+def test_flow_is_unknown_without_the_privileged_search(clip: Clip) -> None:
+    sample = ClipTriplets([clip], 96, privileged=False).sample(np.random.default_rng(0))
+    assert np.isnan(sample["flow_t0"]).all() and np.isnan(sample["flow_t1"]).all()
+    assert (sample["visible"] == 1).all() and np.isfinite(sample["flow01"]).all()
+
+
+def test_privileged_flow_knows_where_it_is_wrong() -> None:
+    frames = pan(3, 128, 128)
+    frames[2] = frames[2].copy()
+    frames[2][32:96, 32:96] = 255 - texture(64, 9)  # something new, in frame1 only
+    flows = privileged_flow(frames)
+    assert flows.shape == (2, 2, 32, 32) and flows.dtype == np.float32
+    inner = np.s_[:, 4:-4, 4:-4]
+    assert np.abs(flows[0][inner] - np.array((-3.0, 1.5))[:, None, None]).max() < 0.5
+    assert np.isnan(flows[1, :, 12:20, 12:20]).mean() > 0.8
+    assert np.array_equal(np.isnan(flows[1, 0]), np.isnan(flows[1, 1]))
+
+
+def test_the_prior_sees_more_than_the_crop(monkeypatch: pytest.MonkeyPatch) -> None:
+    shapes = []
+    real = data.flow_prior
+    monkeypatch.setattr(data, "flow_prior", lambda a, b: shapes.append(a.shape[:2]) or real(a, b))
+    for seed in range(12):
+        rng = np.random.default_rng(seed)
+        triplet(pan(3, 224, 224, (0.5, 0)), (1, 3), 96, rng, zoom=False, privileged=False)
+        # 32 px on each side, less where the picture ends, rounded to whole pixels of the flow
+        assert all(96 + 32 <= side <= 160 and side % 4 == 0 for side in shapes[-1])
+        triplet(pan(3, 96, 96), (1, 3), 96, rng, zoom=False, privileged=False)
+        assert shapes[-1] == (96, 96)
+    assert (160, 160) in shapes
+
+
+# --- the last steps ------------------------------------------------------------------------------------------
+
+
+def test_the_truth_is_never_degraded() -> None:
+    still = texture(96)
+    same, touched = 0, 0
+    for seed in range(120):
+        sample = finish([still] * 3, 0.25, (16, 16), 64, np.random.default_rng(seed))
+        crop = still[16:80, 16:80].transpose(2, 0, 1)
+        ratio = np.median(np.sort(sample["truth"].reshape(3, -1).mean(1)) / np.sort(crop.reshape(3, -1).mean(1)))
+        exact = sorted(plane.tobytes() for plane in sample["truth"]) == sorted(plane.tobytes() for plane in crop)
+        assert exact or 0.55 < ratio < 1.35
+        if exact:  # no exposure drawn: then it is the crop itself, with its channels in some order
+            same += 1
+            touched += not np.array_equal(sample["frame0"], sample["truth"])
+        else:  # exposed: every value of the crop is still mapped to one value
+            for plane in sample["truth"]:
+                assert (
+                    min(len({(a, b) for a, b in zip(c.flat, plane.flat, strict=True)}) - len(set(c.flat)) for c in crop)
+                    == 0
+                )
+    assert 60 < same < 110 and 0.15 * same < touched < 0.6 * same
+
+
+def test_flow_ends_in_the_frame_or_not() -> None:
+    flow = np.zeros((2, 4, 4), np.float32)  # of a crop of 16 px; the middles lie at 1.5, 5.5, 9.5, 13.5
+    assert in_frame(flow, 16).all()
+    flow[0] = 2.0
+    assert in_frame(flow, 16).tolist() == [[True, True, True, False]] * 4
+    flow[0], flow[1] = 0.0, -2.0
+    assert in_frame(np.stack((flow, flow)), 16)[1].tolist() == [[False] * 4, *[[True] * 4] * 3]
+
+
+# --- files ---------------------------------------------------------------------------------------------------
+
+
+def test_photos_are_decoded_once_and_few_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for n in range(SHELF + 12):
+        cv2.imwrite(str(tmp_path / f"{n:03}.png"), np.full((8, 8, 3), n, np.uint8))
+    decoded: list[Path] = []
+    real = data.read_photo
+    monkeypatch.setattr(data, "read_photo", lambda path: decoded.append(path) or real(path))
+    photos, rng = Photos([tmp_path]), np.random.default_rng(0)
+    first = {int(photos.pick(rng, index)[0, 0, 0]) for index in range(600)}
+    assert len(decoded) == len(set(decoded)) == len(first) <= SHELF
+    second = {int(photos.pick(rng, BLOCK + index)[0, 0, 0]) for index in range(600)}
+    assert first != second and len(photos._read.kept) == SHELF
+    assert {int(photos.pick(rng, index)[0, 0, 0]) for index in range(600)} == first  # whatever came between
+
+
+def test_photos_are_upright_rgb_of_bounded_size(tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "a.png"), np.full((10, 20, 3), (1, 2, 3), np.uint8))
+    assert Photos([tmp_path / "a.png"]).pick(np.random.default_rng(0))[0, 0].tolist() == [3, 2, 1]
+    cv2.imwrite(str(tmp_path / "b.png"), np.zeros((1500, 3000, 3), np.uint8))
+    height, width = data.read_photo(tmp_path / "b.png").shape[:2]
+    assert height * width <= 2.01 * 2**20 and width / height == pytest.approx(2, abs=0.01)
+
+
+def test_recent_forgets_what_was_not_used_longest() -> None:
+    made: list[int] = []
+    recent = Recent(lambda key: made.append(key) or -key, 2)
+    assert [recent(key) for key in (1, 2, 1, 3, 1, 2)] == [-1, -2, -1, -3, -1, -2]
+    assert made == [1, 2, 3, 2]
+
+
+def test_errors_are_one_line_that_helps(tmp_path: Path, clip: Clip) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "broken.jpg").write_bytes(b"no picture")
+    (tmp_path / "nothing.jpg").write_bytes(b"")
+    short = packed(tmp_path, pan(2, 96, 96), "short")
+    cases = [
+        (lambda: ClipTriplets([clip], 256), r"1 of 1 clips are smaller than the crop of 256 px \(pan: 176×160\)"),
+        (lambda: ClipTriplets([clip, short], 96), r"1 of 2 clips are too short \(short: 2 frames, 3 are needed\)"),
+        (lambda: ClipTriplets([], 96), "no clips"),
+        (lambda: Photos([tmp_path / "empty"]), r"empty: no pictures in this folder"),
+        (lambda: Photos([tmp_path / "missing"]), r"missing: no such file or folder"),
+        (lambda: files_below([], (".png",), "pictures"), "no pictures given"),
+        (
+            lambda: Photos([tmp_path / "broken.jpg"]).pick(np.random.default_rng(0)),
+            r"broken\.jpg: not a readable picture",
+        ),
+        (lambda: Photos([tmp_path / "nothing.jpg"]).pick(np.random.default_rng(0)), r"nothing\.jpg: not a readable"),
+    ]
+    for call, message in cases:
+        with pytest.raises(InputError, match=message) as caught:
+            call()
+        assert "\n" not in str(caught.value)
+    with pytest.raises(ValueError, match="crop 100: a multiple of 8"):
+        ClipTriplets([clip], 100)

