@@ -11,7 +11,8 @@ both. Windows of frames in which nothing changes are passed over.
 Columns: plain RGB PSNR in dB of the frames rounded to uint8 (one rebuilt without error counts 60), SSIM, VMAF (where
 an ffmpeg here has it), flicker (see fpsgan.training.metrics), and seconds per frame in the clips' own sizes, everything
 included. Means over the frames of a clip, then over clips. --time instead takes single 720p pairs, in fp32 and bf16:
-median seconds for the frame at ½ and for all three quarters, and peak memory of a process that does nothing else.
+median seconds for the frame at ½ and for all three quarters, on the clock and of the CPU (which other work on the
+machine hardly changes), and peak memory of a process that does nothing else.
 
 Methods: those of fpsgan.training.peers, and RIFE HDv3, which knows only the middle: quarters are middles of middles.
 A peer that is not installed is left out. None of them is a dependency.
@@ -260,6 +261,8 @@ def compare(args: argparse.Namespace) -> dict[str, dict[str, dict[str, dict[str,
             name: {**values, "seconds": seconds[name]} for name, values in figures.items()
         }
         print(path.name, {k: round(v["psnr"], 2) for k, v in figures.items()}, file=sys.stderr, flush=True)
+        if args.json:  # after every clip: a long run is not lost
+            write(args, results)
         if args.sheet:
             rows.append(strip(path.stem, windows, made))
             sheet = np.concatenate(rows)
@@ -312,26 +315,38 @@ def time_pairs(args: argparse.Namespace) -> dict[str, dict[str, float]]:
     """Method → seconds and memory for a 720p pair; they take turns, after a round unmeasured. Prints a table."""
     chosen = [method for method in methods(args.weights, args.peers, True) if method.kind not in ("hold", "blend")]
     built = build(chosen)
-    taken: dict[str, list[tuple[float, float]]] = {name: [] for name in built}
+    taken: dict[str, list[list[float]]] = {name: [] for name in built}
     frame0, frame1 = pair()
     for _ in range(args.time + 1):
         for name, between in built.items():
-            clock = [time.perf_counter()]
+            spent = []
             for times in ([0.5], [0.25, 0.5, 0.75]):
-                between(frame0.copy(), frame1.copy(), times)  # copies: what was kept of the last pair is of no use
-                clock.append(time.perf_counter())
-            taken[name].append((clock[1] - clock[0], clock[2] - clock[1]))
+                images = frame0.copy(), frame1.copy()  # copies: what was kept of the last pair is of no use
+                began, busy = time.perf_counter(), time.process_time()
+                between(*images, times)
+                spent += [time.perf_counter() - began, time.process_time() - busy]
+            taken[name].append(spent)
     results = {}
-    print("| 720p pair | seconds, t = ½ | t = ¼, ½, ¾ | peak memory |", "|---|---|---|---|", sep="\n")
+    print(
+        "| 720p pair | t = ½: seconds | of CPU | t = ¼, ½, ¾: seconds | of CPU | peak memory |",
+        "|---" * 6 + "|",
+        sep="\n",
+    )
     for method in chosen:
         if method.name not in built:
             continue
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
             memory = pool.submit(peak_memory, method, args.threads).result()
-        one, three = (float(np.median(values)) for values in zip(*taken[method.name][1:], strict=True))
-        results[method.name] = {"seconds": one, "seconds_of_three": three, "peak_memory": memory}
-        print(f"| {method.name} | {one:.3f} | {three:.3f} | {memory / 2**20:.0f} MiB |", flush=True)
+        spent = [float(np.median(values)) for values in zip(*taken[method.name][1:], strict=True)]
+        results[method.name] = {"seconds": spent[0], "cpu_seconds": spent[1], "peak_memory": memory}
+        results[method.name] |= {"seconds_of_three": spent[2], "cpu_seconds_of_three": spent[3]}
+        cells = " | ".join(f"{value:.3f}" for value in spent)
+        print(f"| {method.name} | {cells} | {memory / 2**20:.0f} MiB |", flush=True)
     return results
+
+
+def write(args: argparse.Namespace, results: dict[str, Any]) -> None:
+    args.json.write_text(json.dumps({"threads": args.threads, "results": results}, indent=1) + "\n")
 
 
 def main() -> None:
@@ -356,7 +371,7 @@ def main() -> None:
     except FpsganError as error:
         raise SystemExit(f"compare_peers: {error}") from error
     if args.json:
-        args.json.write_text(json.dumps({"threads": args.threads, "results": results}, indent=1) + "\n")
+        write(args, results)
 
 
 if __name__ == "__main__":
