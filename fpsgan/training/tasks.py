@@ -112,14 +112,16 @@ def _image(tensor: Tensor) -> Image:
 
 
 def _scores(found: list[Image], truth: list[Image], before: list[Image]) -> dict[str, float]:
-    """Means over pictures; `gain` is in dB over what there was before (the blend, the blurred picture)."""
+    """Means over pictures; `gain` is in dB over what there was before (the blend, the blurred picture), where that was
+    not right already."""
     figures = [
         (min(60.0, psnr(a, b)), ssim(a, b), min(60.0, psnr(c, b))) for a, b, c in zip(found, truth, before, strict=True)
     ]
     if not figures:
         return {}
-    score, likeness, input_score = (float(value) for value in np.mean(figures, axis=0))
-    return {"psnr": score, "ssim": likeness, "gain": score - input_score}
+    score, likeness, _ = (float(value) for value in np.mean(figures, axis=0))
+    gains = [after - input_score for after, _, input_score in figures if input_score < 60]
+    return {"psnr": score, "ssim": likeness, "gain": float(np.mean(gains)) if gains else 0.0}
 
 
 class InterpolatorTask:
