@@ -29,6 +29,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "interpolator": {
         "lr": 8e-4,
         "grad_clip": 10.0,
+        "precision": "bf16-mixed",
         "losses": {"laplacian": 1.0, "flow": 0.1},
         "shares": {"clips": 6.0, "photos": 2.5, "animations": 1.5},
     },

@@ -148,7 +148,8 @@ class InterpolatorTask:
     def network(self) -> nn.Module:
         if self.config.fine_tune:
             return weights.load(self.config.fine_tune, expect="interpolator").requires_grad_(True)
-        return Interpolator(InterpolatorConfig(**self.config.model))
+        network = Interpolator(InterpolatorConfig(**self.config.model))
+        return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
     def dataset(self) -> Dataset[dict[str, NDArray[np.generic]]]:
         return Mixture(list(self.sources.values()), _shares(self.config, self.sources), self.config.seed)
