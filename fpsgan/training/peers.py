@@ -119,11 +119,11 @@ def minterpolate(windows: Iterable[Window]) -> Iterator[list[Image]]:
     windows ahead, in a thread of its own. The colours go in unsubsampled. SetupError if ffmpeg fails.
     """
     for _, run in groupby(windows, key=lambda window: window.run):
-        first = next(run)
-        yield from _run_minterpolate(first, run)
+        yield from _run_minterpolate(run)
 
 
-def _run_minterpolate(first: Window, rest: Iterator[Window]) -> Iterator[list[Image]]:
+def _run_minterpolate(run: Iterator[Window]) -> Iterator[list[Image]]:
+    first = next(run)
     step = len(first.hidden) + 1
     height, width = first.frame0.shape[:2]
     raw = ["-f", "rawvideo", "-pix_fmt", "rgb24"]
@@ -136,7 +136,7 @@ def _run_minterpolate(first: Window, rest: Iterator[Window]) -> Iterator[list[Im
         assert process.stdin is not None
         try:
             process.stdin.write(first.frame0.tobytes() * (REPEATS + 1))
-            for window in chain((first,), rest):
+            for window in chain((first,), run):
                 last = window.frame1.tobytes()
                 process.stdin.write(last)
                 fed.put(True)

@@ -21,11 +21,11 @@ from typing import Any
 
 import cv2
 import torch
-from deblur.discriminator import DoubleScale
-from deblur.losses import Perceptual, gan_losses, gradient_penalty
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from deblur.discriminator import DoubleScale
+from deblur.losses import Perceptual, gan_losses, gradient_penalty
 from fpsgan import weights
 from fpsgan.errors import OptionError, OutputError, SetupError, TrainingError
 from fpsgan.runtime import pick_device
@@ -227,7 +227,7 @@ class _Run:
     def _share(self, step: int, minutes: float) -> float:
         return step / self.config.steps if self.config.steps else minutes / (self.config.max_minutes or 1)
 
-    def _loader(self) -> DataLoader[Batch]:
+    def _loader(self) -> DataLoader[Any]:
         workers = self.config.workers
         more: dict[str, Any] = {}
         if workers:
@@ -309,8 +309,8 @@ class _Run:
             path = self.output / f"bad-batch{self.fabric.global_rank or ''}.pt"
             _write({key: value.cpu() for key, value in batch.items()}, path)
             raise TrainingError(
-                f"{self.bad} steps in a row with a loss or gradient that is not finite, at step {self.step}; the batch is "
-                f"in {path}. A lower lr, or --precision 32-true, is the usual cure"
+                f"{self.bad} steps in a row with a loss or gradient that is not finite, at step {self.step}; the batch "
+                f"is in {path}. A lower lr, or --precision 32-true, is the usual cure"
             )
         return scalars
 
@@ -423,7 +423,8 @@ class _Run:
         """Go on from a checkpoint. OptionError if it is of another configuration or cannot be read."""
         try:
             state = torch.load(path, map_location=self.fabric.device, weights_only=True)
-            before = TrainConfig(**{key: tuple(v) if isinstance(v, list) else v for key, v in state["config"].items()})
+            fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in state["config"].items()}
+            before = TrainConfig(**fields)
         except Exception as error:  # torch raises what it likes for a damaged file
             raise OptionError(
                 f"{path}: not a checkpoint of this version ({' '.join(str(error).split())[:200]})"
@@ -449,9 +450,9 @@ class _Run:
             self.events.close()
 
     def result(self) -> Trained:
-        paths = [path if path.exists() else None for path in (self._weights(""), self._weights("-gan"))]
+        best, gan = (path if path.exists() else None for path in (self._weights(""), self._weights("-gan")))
         samples = self.step * self.config.batch * self.fabric.world_size
-        return Trained(*paths, self.step, samples, self.minutes, self.skipped, self.validation, self.finished())
+        return Trained(best, gan, self.step, samples, self.minutes, self.skipped, self.validation, self.finished())
 
 
 class _Steps:
