@@ -20,7 +20,7 @@ import sys
 import tempfile
 import threading
 import types
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from itertools import chain, groupby
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -112,7 +112,7 @@ def rife(device: torch.device) -> Between:
     return between
 
 
-def minterpolate(windows: Iterable[Window]) -> Iterator[list[Image]]:
+def minterpolate(windows: Iterable[Window]) -> Generator[list[Image], None, None]:
     """The hidden frames of every window as ffmpeg's minterpolate fills them in, one ffmpeg for each run of windows.
 
     All windows hide the same number of frames, at equal distances. Streams: keeps a few frames only, and reads the
@@ -122,7 +122,7 @@ def minterpolate(windows: Iterable[Window]) -> Iterator[list[Image]]:
         yield from _run_minterpolate(run)
 
 
-def _run_minterpolate(run: Iterator[Window]) -> Iterator[list[Image]]:
+def _run_minterpolate(run: Iterator[Window]) -> Generator[list[Image], None, None]:
     first = next(run)
     step = len(first.hidden) + 1
     height, width = first.frame0.shape[:2]
