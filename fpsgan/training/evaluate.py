@@ -373,7 +373,7 @@ def _photo(number: int, name: str, path: Path) -> list[_Case]:
 
 
 def _shaken(seed: int, path: Path) -> Iterator[tuple[int, Image, Image]]:
-    """A photo along six paths, in linear light, every other one with 1 % of noise; seeded by its place in the folder."""
+    """A photo along six paths, in linear light, every other one with 1 % of noise. Seeded by its place in the list."""
     sharp = read_photo(path)
     for number, (extent, wander) in enumerate(zip(EXTENTS, WANDER, strict=True)):
         rng = np.random.default_rng([seed, number])
@@ -467,11 +467,9 @@ class _Run:
                 steady = {m: flicker((window.frame0, *images, window.frame1), truths) for m, images in made.items()}
                 for k, truth in enumerate(window.hidden if made else ()):
                     now = {method: images[k] for method, images in made.items()}
+                    at = name, take.name, window.number + 1 + k
                     new = {
-                        method: self._score(
-                            name, take.name, window.number + 1 + k, method, image, truth, steady[method]
-                        )
-                        for method, image in now.items()
+                        method: self._score(*at, method, image, truth, steady[method]) for method, image in now.items()
                     }
                     judges.add(now, truth, new)
                     given = blend(window.frame0, window.frame1, [window.times[k]])[0]
