@@ -416,6 +416,38 @@ def evaluate_command(
     _print_json(result) if json else print(table(result))
 
 
+@app.command("report")
+def report_command(
+    source: Annotated[Path, typer.Argument(help="A video, a GIF, or a folder of images.", show_default=False)],
+    output: Annotated[
+        Path | None, _option("-o", "--output", help="The page; by default CLIP-report.html here.")
+    ] = None,
+    weights: Weights = Options.weights,  # type: ignore[assignment]
+    start: Start = None,
+    end: End = None,
+    overwrite: Overwrite = False,
+    device: Device = "auto",
+    half: Half = None,
+    json: Json = False,
+) -> None:
+    """Tell how well a clip interpolates: hide every other frame, rebuild it, compare; one HTML page to look at."""
+    from fpsgan.training.report import report
+
+    meter = _Meter()
+    result = report(
+        source, output or Path(f"{source.stem}-report.html"), weights=weights, overwrite=overwrite, device=device,
+        start=None if start is None else parse_time(start), end=None if end is None else parse_time(end), half=half,
+        on_progress=meter, on_note=_say,
+    )  # fmt: skip
+    meter.end()
+    if json:
+        _print_json(result)
+        return
+    for name, figures in result.methods.items():
+        print(f"{name:>14} {figures['psnr']:6.2f} dB")
+    print(result.page)
+
+
 @app.command("probe")
 def probe_command(
     source: Annotated[Path, typer.Argument(help="A video, a GIF, or a folder of images.")],

@@ -233,10 +233,16 @@ def _markdown(rows: Sequence[Sequence[str]]) -> str:
 # --- what is interpolated ------------------------------------------------------------------------------------
 
 
-def video(info: VideoInfo, on_note: Callable[[str], None] = lambda text: None) -> Iterator[tuple[int, Fraction, Image]]:
-    """(shot, pts in seconds, RGB) of every frame. Streams. InputError at a damaged place."""
+def video(
+    info: VideoInfo,
+    on_note: Callable[[str], None] = lambda text: None,
+    *,
+    start: Fraction | None = None,
+    end: Fraction | None = None,
+) -> Iterator[tuple[int, Fraction, Image]]:
+    """(shot, pts in seconds, RGB) of every frame with start ≤ pts < end. Streams. InputError at a damaged place."""
     detector, shot = SceneDetector(), 0
-    for frame in decode(info, report=on_note):
+    for frame in decode(info, start=start, end=end, report=on_note):
         shot += detector.relate(frame.luma) is Relation.CUT
         yield shot, frame.pts, np.clip(np.rint(frame.as_rgb() * 255), 0, 255).astype(np.uint8)
 
