@@ -107,6 +107,7 @@ def same(one: Path, other: Path) -> bool:
         ({"fine_tune": "interpolator-base"}, "fine_tune"),
         ({"network": "deblur", "animations": ["a.json"], "model": {}}, "animations: only the interpolator"),
         ({"holds": "yes"}, "holds: true or false is needed"),
+        ({"freeze": 0.5}, "freeze: only the deblurring network"),
     ],
 )
 def test_what_cannot_be_meant_is_said_in_one_line(tmp_path: Path, flags: dict[str, Any], said: str) -> None:
@@ -369,6 +370,26 @@ def test_deblur_trains_on_photos_and_footage(data: Path, photos: Path, tmp_path:
     assert result.weights is not None
     assert weights.metadata(result.weights)["architecture"] == "deblur"
     assert "gain" in result.validation
+
+
+def test_a_frozen_backbone_stays_and_then_learns(photos: Path, tmp_path: Path) -> None:
+    """Two of four steps without it; the rest of the network learns from the first."""
+    flags = {
+        "network": "deblur", "photos": [str(photos)], "crop": 64, "batch": 2, "workers": 0, "steps": 4, "freeze": 0.5,
+        "model": {"num_filters": 8}, "device": "cpu", "precision": "32-true", "weight_decay": 0.0,
+    }  # fmt: skip
+    states = []
+    given = load_config(None, flags)
+    run = training._Run(given, tmp_path, training._fabric(given), print)
+    loader = iter(run._loader())
+    for _ in range(4):
+        states.append({name: value.clone() for name, value in run.network.named_parameters()})
+        run._step(next(loader))
+        run.step += 1
+    states.append(dict(run.network.named_parameters()))
+    for step in range(4):
+        moved = {n.startswith("fpn.enc") for n in states[0] if not torch.equal(states[step][n], states[step + 1][n])}
+        assert moved == ({False} if step < 2 else {False, True})
 
 
 @pytest.mark.parametrize(

@@ -55,6 +55,7 @@ class Task(Protocol):
     methods: Sequence[str]  # of the network that the loss calls, besides forward
     inputs: Sequence[str]  # of the batch: what the network must not get if it is not finite
     judged: int  # channels that the discriminator sees
+    backbone: str  # what the names of the parameters begin with that `freeze` is about
 
     def __init__(self, config: TrainConfig, note: Callable[[str], None]) -> None: ...
     def network(self) -> nn.Module:
@@ -128,6 +129,7 @@ class InterpolatorTask:
     methods: Sequence[str] = ("synthesize",)
     inputs: Sequence[str] = ("t", "flow01", "flow10")
     judged = 9  # the frame and, as its condition, the two that it lies between
+    backbone = ""
 
     def __init__(self, config: TrainConfig, note: Callable[[str], None]) -> None:
         self.config = config
@@ -206,6 +208,7 @@ class DeblurTask:
     methods: Sequence[str] = ()
     inputs: Sequence[str] = ()
     judged = 3
+    backbone = "fpn.enc"
 
     def __init__(self, config: TrainConfig, note: Callable[[str], None]) -> None:
         self.config = config

@@ -134,7 +134,8 @@ def _fabric(config: TrainConfig) -> Fabric:
         accelerator=device.type,
         devices=local if world > 1 else one,
         num_nodes=world // local,
-        strategy="ddp" if world > 1 else "auto",
+        # a frozen backbone has no gradients for DDP to wait for
+        strategy="auto" if world == 1 else "ddp_find_unused_parameters_true" if config.freeze else "ddp",
         precision=config.precision,  # type: ignore[arg-type]
     )
     fabric.launch()
@@ -155,6 +156,9 @@ class _Run:
         self.model, self.optimizer = fabric.setup(network, optimizer)
         for name in self.task.methods:
             self.model.mark_forward_method(name)
+        self.frozen = [
+            p for name, p in network.named_parameters() if config.freeze and name.startswith(self.task.backbone)
+        ]
         self.critic: DoubleScale | None = None  # the discriminator, from the adversarial stage on
         self.critic_since = 0
         self.perceptual = _perceptual(config, fabric.device)
@@ -249,6 +253,8 @@ class _Run:
             group["lr"] = rate * group.get("scale", 1.0)
         if not self._in_all(all(bool(batch[name].isfinite().all()) for name in self.task.inputs)):
             return self._skip([], batch, {"loss": math.nan, "lr": rate})
+        for parameter in self.frozen:
+            parameter.requires_grad_(self.done >= config.freeze)
         # The norms' statistics: a bad batch must not stay in them
         kept = [buffer.clone() for buffer in self.network.buffers()]
         output = self.task.loss(self.model, batch, self.step)
