@@ -6,6 +6,7 @@ import dataclasses
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -443,6 +444,19 @@ def test_the_command_line_says_what_is_wrong(tmp_path: Path) -> None:
     assert done.stderr.startswith(f"fpsgan: {tmp_path}")
     assert done.stderr.count("\n") == 1
     assert issubclass(OptionError, FpsganError)
+
+
+def test_a_worker_that_cannot_read_is_one_line_too(data: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "data"
+    shutil.copytree(data, broken)
+    for pack in broken.glob("[0-4].bin"):
+        pack.write_bytes(b"short")
+    flags = ("--data", broken, "--crop", "64", "--batch", "2", "--steps", "5", "--workers", "1", "--device", "cpu")
+    command = [sys.executable, "-m", "fpsgan", "train", "interpolator", "-o", tmp_path / "run", *flags]
+    done = subprocess.run([*map(str, command)], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "not a readable picture; build the data set again" in done.stderr
+    assert done.stderr.count("\n") == 1
 
 
 def test_ctrl_c_saves(data: Path, tmp_path: Path) -> None:

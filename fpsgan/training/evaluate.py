@@ -142,7 +142,7 @@ def evaluate(
     folders of them; for both, data sets (folders with a manifest), of which `split` is taken: by default test where
     there is one, else val. peers: of interpolators, see `PEERS`; None is all that are quick and always there. every:
     how many frames apart the frames are that stay, 2 for half the rate, 8 for X-TEST. limit: images of a clip and set
-    at most, from its start; 0 is all. vmaf: None is where an ffmpeg here has libvmaf. output: a folder that gets
+    at most, from its start, rounded up to whole gaps between frames that stay; 0 is all. vmaf: None is where an ffmpeg here has libvmaf. output: a folder that gets
     table.md, results.json and, of every clip and set, the image that the first network did worst on, as a picture:
     input and truth above, result and 4 times its error below. half: see `runtime.pick_dtype`.
 
@@ -173,9 +173,9 @@ def evaluate(
         methods = {**dict.fromkeys(others, "peer"), **methods}
         takes = [take for place in paths for take in _takes(place, split, on_note)]
         _no_twins((take.group, take.name) for take in takes)
-        run.total = sum(run.expected(take, step) for take in takes for step in every)
+        run.total = sum(run.expected(take, step) for take in takes for step in set(every))
         between = fillers(others, names, where, dtype)
-        for step in every:
+        for step in dict.fromkeys(every):
             for take in takes:
                 run.interpolate(take, step, between, names[0])
     else:

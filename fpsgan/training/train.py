@@ -27,7 +27,7 @@ from torch.utils.data import DataLoader
 from deblur.discriminator import DoubleScale
 from deblur.losses import Perceptual, gan_losses, gradient_penalty
 from fpsgan import weights
-from fpsgan.errors import OptionError, OutputError, SetupError, TrainingError
+from fpsgan.errors import FpsganError, OptionError, OutputError, SetupError, TrainingError
 from fpsgan.runtime import pick_device
 from fpsgan.training.config import TrainConfig, differences
 from fpsgan.training.muon import Muon
@@ -166,6 +166,7 @@ class _Run:
         self.minutes = 0.0
         self.best = -math.inf
         self.validation: dict[str, float] = {}
+        self.batches: Iterator[Batch] | None = None
         self.events: Any = None
         self.lines: list[str] = []
 
@@ -197,13 +198,13 @@ class _Run:
             return
         if self.fabric.global_rank == 0:
             self.events = SummaryWriter(str(self.output), purge_step=self.step)
-        loader = iter(self._loader())
+        self.batches = iter(self._loader())
         clock = time.perf_counter()
         saved = validated = begun = self.minutes
         start, waited = self.step, 0.0
         while not self.finished() and not self._interrupted():
             before = time.perf_counter()
-            batch = {key: value.to(self.fabric.device, non_blocking=True) for key, value in next(loader).items()}
+            batch = {key: value.to(self.fabric.device, non_blocking=True) for key, value in self._next().items()}
             waited += time.perf_counter() - before
             if self.adversarial and self.critic is None:
                 self._begin_adversarial()
@@ -227,6 +228,15 @@ class _Run:
                 on_progress(Progress(self.step, self.done, rate, waited / seconds, left, scalars, self.validation))
         self._validate()
         self.save()
+
+    def _next(self) -> Batch:
+        """The next batch. What a worker raises brings its traceback as text: only the message is for people."""
+        assert self.batches is not None
+        try:
+            return next(self.batches)
+        except FpsganError as error:
+            kind, said = type(error), str(error).strip().splitlines()[-1]
+        raise kind(said.removeprefix(f"{kind.__module__}.{kind.__name__}: "))
 
     def _share(self, step: int, minutes: float) -> float:
         return step / self.config.steps if self.config.steps else minutes / (self.config.max_minutes or 1)
@@ -452,6 +462,7 @@ class _Run:
             self.critic_since = state["critic_since"]
 
     def close(self) -> None:
+        self.batches = None  # ends the workers
         if self.events is not None:
             self.events.close()
 
