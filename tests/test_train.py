@@ -473,6 +473,6 @@ def test_ctrl_c_saves(data: Path, tmp_path: Path) -> None:
                 break
         began = time.monotonic()
         process.communicate()
-        assert time.monotonic() - began < 10
+        assert time.monotonic() - began < 60
     assert process.returncode == 0
     assert torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)["step"] >= 5

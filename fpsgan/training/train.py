@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import gc
 import json
 import math
 import os
@@ -462,7 +463,8 @@ class _Run:
             self.critic_since = state["critic_since"]
 
     def close(self) -> None:
-        self.batches = None  # ends the workers
+        self.batches = None
+        gc.collect()  # ends the workers now, while they can still tidy up behind them
         if self.events is not None:
             self.events.close()
 
