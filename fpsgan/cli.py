@@ -33,6 +33,7 @@ from fpsgan.video.probe import VideoInfo, probe
 if TYPE_CHECKING:  # training needs packages of its own, and seconds to load them
     from fpsgan.training.build import Progress as BuildProgress
     from fpsgan.training.build import Summary as BuildSummary
+    from fpsgan.training.evaluate import Progress as EvaluateProgress
     from fpsgan.training.train import Progress as TrainProgress
 
 T = TypeVar("T")
@@ -370,6 +371,83 @@ def train_command(
             print(path)
 
 
+@app.command("evaluate")
+def evaluate_command(
+    places: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="DATA…",
+            help="Videos, animations, folders of them, data sets; photos for deblurring.",
+            show_default=False,
+        ),
+    ],
+    weights: Annotated[
+        list[str], _option("--weights", help="Networks to score, all of one kind; repeatable: a name or a file.")
+    ] = ["interpolator-base"],  # noqa: B006 (typer copies it)
+    peer: Annotated[
+        list[str] | None,
+        _option("--peer", help="Compare with hold, blend, minterpolate, dis (these are usual), rife; repeatable."),
+    ] = None,
+    every: Annotated[
+        list[int] | None,
+        _option("--every", help="Keep every so-many-th frame, rebuild the others; repeatable (2 and 4)."),
+    ] = None,
+    split: Annotated[str | None, _option("--split", help="Of data sets: train, val or test (test, else val).")] = None,
+    limit: Annotated[int, _option("--limit", help="Images of a clip at most, from its start; 0: all.")] = 0,
+    vmaf: Annotated[
+        bool | None, _option("--vmaf/--no-vmaf", help="VMAF; by default where an ffmpeg here has libvmaf.")
+    ] = None,
+    output: Annotated[
+        Path | None, _option("-o", "--output", help="Folder for table.md, results.json and pictures of the worst.")
+    ] = None,
+    device: Device = "auto",
+    half: Half = None,
+    json: Json = False,
+) -> None:
+    """Score networks on footage: hide frames and rebuild them, or blur pictures and sharpen them."""
+    from fpsgan.training.evaluate import evaluate, table
+
+    meter = _Meter()
+    result = evaluate(
+        places, weights=weights, peers=peer or None, every=every or (2, 4), split=split, limit=limit, vmaf=vmaf,
+        output=output, device=device, half=half, on_progress=meter, on_note=_say,
+    )  # fmt: skip
+    meter.end()
+    _print_json(result) if json else print(table(result))
+
+
+@app.command("report")
+def report_command(
+    source: Annotated[Path, typer.Argument(help="A video, a GIF, or a folder of images.", show_default=False)],
+    output: Annotated[
+        Path | None, _option("-o", "--output", help="The page; by default CLIP-report.html here.")
+    ] = None,
+    weights: Weights = Options.weights,  # type: ignore[assignment]
+    start: Start = None,
+    end: End = None,
+    overwrite: Overwrite = False,
+    device: Device = "auto",
+    half: Half = None,
+    json: Json = False,
+) -> None:
+    """Tell how well a clip interpolates: hide every other frame, rebuild it, compare; one HTML page to look at."""
+    from fpsgan.training.report import report
+
+    meter = _Meter()
+    result = report(
+        source, output or Path(f"{source.stem}-report.html"), weights=weights, overwrite=overwrite, device=device,
+        start=None if start is None else parse_time(start), end=None if end is None else parse_time(end), half=half,
+        on_progress=meter, on_note=_say,
+    )  # fmt: skip
+    meter.end()
+    if json:
+        _print_json(result)
+        return
+    for name, figures in result.methods.items():
+        print(f"{name:>14} {figures['psnr']:6.2f} dB")
+    print(result.page)
+
+
 @app.command("probe")
 def probe_command(
     source: Annotated[Path, typer.Argument(help="A video, a GIF, or a folder of images.")],
@@ -443,7 +521,7 @@ class _Meter:
         self.last = 0.0
         self.live = sys.stderr.isatty()
 
-    def __call__(self, now: Progress) -> None:
+    def __call__(self, now: Progress | EvaluateProgress) -> None:
         if time.monotonic() - self.last < (0.2 if self.live else 10) and now.done < now.total:
             return
         self.last = time.monotonic()

@@ -55,6 +55,7 @@ class Task(Protocol):
     methods: Sequence[str]  # of the network that the loss calls, besides forward
     inputs: Sequence[str]  # of the batch: what the network must not get if it is not finite
     judged: int  # channels that the discriminator sees
+    backbone: str  # what the names of the parameters begin with that `freeze` is about
 
     def __init__(self, config: TrainConfig, note: Callable[[str], None]) -> None: ...
     def network(self) -> nn.Module:
@@ -127,9 +128,10 @@ def _scores(found: list[Image], truth: list[Image], before: list[Image]) -> dict
 class InterpolatorTask:
     """Frames dropped from footage, rendered scenes and animations, found again."""
 
-    methods = ("synthesize",)
-    inputs = ("t", "flow01", "flow10")
+    methods: Sequence[str] = ("synthesize",)
+    inputs: Sequence[str] = ("t", "flow01", "flow10")
     judged = 9  # the frame and, as its condition, the two that it lies between
+    backbone = ""
 
     def __init__(self, config: TrainConfig, note: Callable[[str], None]) -> None:
         self.config = config
@@ -186,7 +188,10 @@ class InterpolatorTask:
     def validate(self, network: nn.Module) -> tuple[dict[str, float], dict[str, Image]]:
         """PSNR, SSIM and gain over the blend, of the middle one of three consecutive frames."""
         device = next(network.parameters()).device
-        found, truths, blends, pictures = [], [], [], {}
+        found: list[Image] = []
+        truths: list[Image] = []
+        blends: list[Image] = []
+        pictures: dict[str, Image] = {}
         for clip in self.judged_by:
             image0, truth, image1 = (_middle(clip.read(clip.count // 2 + i)) for i in (-1, 0, 1))
             prior = tuple(torch.from_numpy(flow)[None].to(device) for flow in flow_prior(image0, image1))
@@ -203,9 +208,10 @@ class InterpolatorTask:
 class DeblurTask:
     """Sharp footage averaged over an exposure, photos shaken on purpose, and real pairs, made sharp again."""
 
-    methods = ()
-    inputs = ()
+    methods: Sequence[str] = ()
+    inputs: Sequence[str] = ()
     judged = 3
+    backbone = "fpn.enc"
 
     def __init__(self, config: TrainConfig, note: Callable[[str], None]) -> None:
         self.config = config
@@ -268,7 +274,10 @@ class DeblurTask:
     def validate(self, network: nn.Module) -> tuple[dict[str, float], dict[str, Image]]:
         """PSNR, SSIM and gain over the input, on blur of full variety."""
         device = next(network.parameters()).device
-        found, truths, inputs, pictures = [], [], [], {}
+        found: list[Image] = []
+        truths: list[Image] = []
+        inputs: list[Image] = []
+        pictures: dict[str, Image] = {}
         for number, sample in enumerate(self.judged_by):
             blurred, sharp = (np.ascontiguousarray(sample[name].transpose(1, 2, 0)) for name in ("blurred", "sharp"))
             found.append(_image(network(_tensor(blurred.astype(np.uint8), device))))
