@@ -50,9 +50,7 @@ def mobilenet_v2(norm: Norm = nn.BatchNorm2d) -> list[nn.Module]:
 
     H and W are multiples of 32.
     """
-    features: list[nn.Module] = [
-        nn.Sequential(nn.Conv2d(3, 32, 3, 2, 1, bias=False), norm(32), nn.ReLU6(inplace=True))
-    ]
+    features: list[nn.Module] = [nn.Sequential(nn.Conv2d(3, 32, 3, 2, 1, bias=False), norm(32), nn.ReLU6(inplace=True))]
     channels = 32
     for expand, width, repeats, stride in (
         (1, 16, 1, 1),

@@ -77,9 +77,7 @@ def _conv3(inputs: int, outputs: int, config: DeblurConfig, *, bias: bool = True
 
 
 def _conv_norm_relu(inputs: int, outputs: int, config: DeblurConfig) -> nn.Sequential:
-    return nn.Sequential(
-        _conv3(inputs, outputs, config), _norm(config)(outputs, affine=False), nn.ReLU(inplace=True)
-    )
+    return nn.Sequential(_conv3(inputs, outputs, config), _norm(config)(outputs, affine=False), nn.ReLU(inplace=True))
 
 
 def _up(x: Tensor, factor: int) -> Tensor:
@@ -112,8 +110,8 @@ class Pyramid(nn.Module):
         for level, stage in enumerate((self.enc0, self.enc1, self.enc2, self.enc3, self.enc4), 1):
             x = stage(x)
             rows, columns = ((side >> level) - kept for side, kept in zip(sides, x.shape[2:], strict=True))
-            # Inception's loses its border; mirroring restores it, more of it below and right. The paper mirrors what the
-            # laterals make of the maps, which is the same: they are 1×1 and without bias.
+            # Inception's loses its border; mirroring restores it, more of it below and right. The authors mirror what
+            # the laterals make of the maps, which is the same: they are 1×1 and without bias.
             aligned = x
             if rows or columns:
                 aligned = F.pad(x, (columns // 2, -(-columns // 2), rows // 2, -(-rows // 2)), mode="reflect")

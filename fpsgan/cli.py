@@ -436,6 +436,19 @@ def weights_verify() -> None:
         print(f"{name}: {weights.verify(name)} ok")
 
 
+@weights_app.command("convert")
+def weights_convert(
+    checkpoint: Annotated[Path, typer.Argument(help="fpn_inception.h5, fpn_mobilenet.h5, or one trained like them.")],
+    output: Annotated[Path, _option("-o", "--output", help="The .safetensors file to write.")],
+    norm: Annotated[
+        str, _option("--norm", help="Statistics to run with: instance (each picture's own, as the authors) or running.")
+    ] = "instance",
+    overwrite: Overwrite = False,
+) -> None:
+    """Make weights for --deblur-weights of a published DeblurGAN-v2 checkpoint."""
+    print(weights.convert(checkpoint, output, norm=norm, overwrite=overwrite))
+
+
 class _Meter:
     """One line on standard error that follows the work; on a terminal it is rewritten in place."""
 
