@@ -11,6 +11,7 @@ import itertools
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 MOBILENET_CHANNELS = (16, 24, 32, 64, 160)  # of the maps at 1/2 … 1/32
 INCEPTION_CHANNELS = (32, 64, 192, 1088, 2080)
@@ -109,12 +110,10 @@ class ResidualBranches(Branches):
     def __init__(self, channels: int, joined: int, scale: float, *paths: nn.Module) -> None:
         super().__init__(*paths)
         self.conv2d = nn.Conv2d(joined, channels, 1)
-        self.relu = nn.ReLU(inplace=True)
         self.scale = scale
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.relu(self.conv2d(super().forward(x)) * self.scale + x)
-        return y
+        return F.relu(self.conv2d(super().forward(x)) * self.scale + x)
 
 
 def inception_resnet_v2(norm: Norm = nn.BatchNorm2d) -> list[nn.Module]:

@@ -170,13 +170,9 @@ class Deblur(nn.Module):
         H and W are any from 16 up: the image is mirrored outwards to a multiple of 32 and cropped afterwards.
         ValueError for another shape or an integer type.
         """
-        if x.ndim != 4 or x.shape[1] != 3 or min(x.shape[2:]) < MINIMUM:
-            raise ValueError(f"need an image [B,3,H,W] with H, W ≥ {MINIMUM}, not {list(x.shape)}")
-        if not x.is_floating_point():
-            raise ValueError(f"need floating-point values 0..1, not {x.dtype}")
+        outer, top, left = mirrored(x, self.config)
         height, width = x.shape[2:]
-        x, top, left = mirrored(x, self.config)
-        x = x * 2 - 1
+        x = outer * 2 - 1
         y = (self.residual(x) + x).clamp(-1, 1)
         return (y[..., top : top + height, left : left + width] + 1) / 2
 
@@ -193,7 +189,12 @@ def mirrored(x: Tensor, config: DeblurConfig) -> tuple[Tensor, int, int]:
     """(the image mirrored outwards to sides that the network takes, rows added above, columns added on the left).
 
     Half is added on each side: a reflection must be shorter than the side itself, so small images take several.
+    ValueError for another shape, a side below 16 px or an integer type.
     """
+    if x.ndim != 4 or x.shape[1] != 3 or min(x.shape[2:]) < MINIMUM:
+        raise ValueError(f"need an image [B,3,H,W] with H, W ≥ {MINIMUM}, not {list(x.shape)}")
+    if not x.is_floating_point():
+        raise ValueError(f"need floating-point values 0..1, not {x.dtype}")
     # the deepest map needs two rows to be mirrored (Inception), or more than one value to have statistics
     least = 128 if config.backbone == "inception" else 64 if config.norm == "instance" else MULTIPLE
     height, width = x.shape[2:]

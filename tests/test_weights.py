@@ -53,7 +53,7 @@ def test_a_published_checkpoint_becomes_a_weights_file(tmp_path: Path) -> None:
         weights.convert(tmp_path / "fpn.h5", path)
     with pytest.raises(InputError, match="no such file"):
         weights.convert(tmp_path / "none.h5", tmp_path / "v.safetensors")
-    with pytest.raises(WeightsError, match="not a checkpoint"):
+    with pytest.raises(WeightsError, match="no state dict"):
         weights.convert(path, tmp_path / "v.safetensors")
     with pytest.raises(OptionError, match="--norm"):
         weights.convert(tmp_path / "fpn.h5", tmp_path / "v.safetensors", norm="batch")
