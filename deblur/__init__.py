@@ -3,7 +3,7 @@
 Needs torch, numpy and cv2.
 """
 
-from deblur.blur import BLURRED, blur_score
+from deblur.blur import BLURRED, blur_score, blur_strength, steady_score
 from deblur.fpn import PUBLISHED, Deblur, DeblurConfig
 
-__all__ = ["BLURRED", "PUBLISHED", "Deblur", "DeblurConfig", "blur_score"]
+__all__ = ["BLURRED", "PUBLISHED", "Deblur", "DeblurConfig", "blur_score", "blur_strength", "steady_score"]

@@ -163,7 +163,8 @@ class DeblurRunner(_Runner):
         """``strength``: 0 returns the picture, 1 the network's result, between them the mixture.
 
         What the network changes is added to the picture as it came: values outside 0..1 stay, and a precision of the
-        network that is lower than the picture's concerns the change alone.
+        network that is lower than the picture's concerns the change alone. The mean of each channel stays the same, by
+        a factor on all (black stays black): a sharpened frame among untouched ones has their colour.
         """
         height, width = picture.shape[:2]
 
@@ -172,7 +173,10 @@ class DeblurRunner(_Runner):
             result = blend_tiles(
                 height, width, self.tile, (1, 3), lambda rows, columns: self.network(whole[:, :, rows, columns])
             )
-            return _picture((whole + strength * (result - whole.clamp(0, 1)))[0])
+            change = result - whole.clamp(0, 1)
+            level, drift = (part.mean((2, 3), keepdim=True) for part in (result, change))
+            change -= result * (drift / level.clamp(min=1 / 255))
+            return _picture((whole + strength * change)[0])
 
         return self._within_memory(run, height, width)
 
