@@ -28,6 +28,7 @@ from fpsgan.photo import deblur_photos, is_photo
 from fpsgan.pipeline import Estimate, Options, Progress, Result, enhance, estimate, peak_rss
 from fpsgan.runtime import pick_device, pick_dtype
 from fpsgan.scene import SCENE_THRESHOLD
+from fpsgan.stream import StreamReport, stream
 from fpsgan.video.encode import CODECS, EncodeOptions
 from fpsgan.video.ffmpeg import encoders, ffmpeg_path, ffmpeg_version
 from fpsgan.video.probe import IMAGE_SUFFIXES, VideoInfo, image_files, probe
@@ -439,6 +440,52 @@ def train_command(
             print(path)
 
 
+@app.command("stream")
+def stream_command(
+    source: Annotated[str, typer.Argument(help="- (a pipe), /dev/video0, rtsp://…, or a file, played at its speed.")],
+    output: Annotated[str, _option("-o", "--output", help="- (a pipe: YUV4MPEG), udp://…, rtsp://…, or a file.")],
+    deblur: DeblurMode = "auto",
+    deblur_strength: Strength = 1.0,
+    fps: Fps = None,
+    multi: Multi = None,
+    max_delay: Annotated[float, _option("--max-delay", help="Seconds; what would take longer is left out.")] = 0.5,
+    weights: Weights = Options.weights,  # type: ignore[assignment]
+    deblur_weights: DeblurWeights = Options.deblur_weights,  # type: ignore[assignment]
+    device: Device = "auto",
+    half: Half = None,
+    json: Json = False,
+) -> None:
+    """Near live: enhance a camera, a pipe or a network stream while it runs. Everything it says goes to standard error.
+
+    fpsgan stream /dev/video0 -o - | mpv -
+    """
+    options = Options(
+        deblur=deblur, deblur_strength=deblur_strength, weights=weights, deblur_weights=deblur_weights, device=device,
+        half=half, fps=None if fps is None else parse_rate(fps), multi=None if multi is None else parse_rate(multi),
+    )  # fmt: skip
+    live = sys.stderr.isatty()
+
+    def tell(now: StreamReport) -> None:
+        if live:
+            print(f"\r{_stream_text(now)}\033[K", end="", file=sys.stderr, flush=True)
+
+    report = stream(source, output, options=options, max_delay=max_delay, on_report=tell)
+    if json:
+        print(_json_text(report), file=sys.stderr)
+    else:
+        _say(f"{_stream_text(report)}; {report.ended}")
+
+
+def _stream_text(now: StreamReport) -> str:
+    left_out = {"not deblurred": now.not_deblurred, "held": now.held, "dropped": now.dropped}
+    return (
+        f"{now.frames_in} frames in, {now.frames_out} out ({now.generated} generated, {now.deblurred} deblurred), "
+        f"{now.rate:.1f} of {now.fps:.4g} frames/s, latency {1000 * now.latency:.0f} ms "
+        f"(95 %: {1000 * now.latency_p95:.0f}, longest {1000 * now.latency_max:.0f}), for want of time: "
+        + ", ".join(f"{count} {what}" for what, count in left_out.items())
+    )
+
+
 @app.command("probe")
 def probe_command(
     source: Annotated[Path, typer.Argument(help="A video, a GIF, or a folder of images.")],
@@ -588,7 +635,11 @@ def _say(text: str) -> None:
 
 
 def _print_json(record: Any) -> None:
-    print(json.dumps(dataclasses.asdict(record), indent=2, default=str))
+    print(_json_text(record))
+
+
+def _json_text(record: Any) -> str:
+    return json.dumps(dataclasses.asdict(record), indent=2, default=str)
 
 
 def _result_text(result: Result) -> str:
