@@ -157,7 +157,7 @@ def blur_strength(score: float) -> float:
 def steady_score(before: float | None, score: float) -> float:
     """The score to go by after that of the last frame of the scene, as this function gave it (None: there is none).
 
-    Noise moves the score of a scene that stands still by some 0.02 (0.08 at most, in six clips): a tenth of a small
+    Noise moves the score of a scene by some 0.02 from frame to frame (0.08 at most, in six clips): a tenth of a small
     difference is followed. A frame that really is as much as 0.2 more, or less, blurred gets its own score at once.
     """
     if before is None:

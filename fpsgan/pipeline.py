@@ -264,8 +264,11 @@ def estimate(source: str | Path, target: str | Path, *, options: Options | None 
     )
 
 
-def prefetch(items: Iterator[T], depth: int) -> Generator[T, None, None]:
-    """Run ``items`` in a thread, at most ``depth`` ahead. Its errors come out here; closing this closes it too."""
+def prefetch(items: Iterator[T], depth: int, tick: float | None = None) -> Generator[T, None, None]:
+    """Run ``items`` in a thread, at most ``depth`` ahead. Its errors come out here; closing this closes it too.
+
+    With ``tick``, a None comes out whenever nothing else has for so many seconds.
+    """
     ready: queue.Queue[tuple[bool, Any]] = queue.Queue(depth)
     stop = threading.Event()
 
@@ -294,8 +297,11 @@ def prefetch(items: Iterator[T], depth: int) -> Generator[T, None, None]:
     try:
         while True:
             try:
-                more, item = ready.get(timeout=0.2)  # a wait without end would not let Ctrl-C through on Windows
+                # a wait without end would not let Ctrl-C through on Windows
+                more, item = ready.get(timeout=tick or 0.2)
             except queue.Empty:
+                if tick:
+                    yield None  # type: ignore[misc]
                 continue
             if more:
                 yield item

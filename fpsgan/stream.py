@@ -2,7 +2,8 @@
 
 The stages of ``pipeline`` run in threads of their own, here too. What they cannot do in time is left out, the dearest
 first: a frame that is late is not deblurred, one that is later is shown again instead of an interpolated one, and only
-what is later than the bound is dropped. Time itself never is: every output frame has its moment, at a constant rate.
+what is later than the bound is dropped. Time itself never is: every output frame has its moment, at a constant rate,
+and where that is up with nothing ready, the last picture is shown again.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from fractions import Fraction
 from typing import Any, BinaryIO
 
@@ -50,7 +51,8 @@ from fpsgan.video.probe import color_of
 __all__ = ["StreamReport", "stream"]
 
 WAITING = 2  # seconds of frames that may lie between the reader and the first stage: it must not block a camera
-FIRST_PAUSE, LONGEST_PAUSE = 2.0, 64.0  # seconds without deblurring after it was too slow; doubled each time
+FIRST_PAUSE, LONGEST_PAUSE = 2.0, 64.0  # seconds that a stage rests after it was too slow; doubled each time
+TICK = 0.01  # seconds after which the writer looks whether a moment's time is up
 KEPT = 20_000  # latencies, for the percentile
 # How a target that is no file is spoken to, by its scheme.
 MUXERS = {"udp": "mpegts", "tcp": "mpegts", "srt": "mpegts", "rtsp": "rtsp", "rtmp": "flv"}
@@ -60,7 +62,7 @@ MUXERS = {"udp": "mpegts", "tcp": "mpegts", "srt": "mpegts", "rtsp": "rtsp", "rt
 class StreamReport:
     """How it went. Latency in seconds, from the arrival of a moment to the writing of the frame that shows it; ``rate``
     is in output frames per second of wall time, ``fps`` the one asked for. ``not_deblurred`` and ``held`` count frames
-    and outputs for which there was no time, ``dropped`` source frames."""
+    and outputs for which there was no time, ``dropped`` source frames; of the ``generated``, some came too late."""
 
     width: int = 0
     height: int = 0
@@ -80,6 +82,20 @@ class StreamReport:
     ended: str = ""
 
 
+class _Rest:
+    """Lets a stage that was too slow rest for a while: going on and off with every frame would flicker."""
+
+    def __init__(self) -> None:
+        self.pause, self.until = FIRST_PAUSE, 0.0
+
+    def needed(self, late: bool) -> bool:
+        now = time.monotonic()
+        if late and now >= self.until:
+            self.until = now + self.pause
+            self.pause = min(2 * self.pause, LONGEST_PAUSE)
+        return now < self.until
+
+
 class _Clock:
     """When each source frame arrived, and what that says about being late."""
 
@@ -87,7 +103,7 @@ class _Clock:
         self.max_delay, self.report = max_delay, report
         self.arrivals: deque[tuple[Fraction, float]] = deque()
         self.lock = threading.Lock()
-        self.pause, self.rest_until = FIRST_PAUSE, 0.0
+        self.deblurring, self.generating = _Rest(), _Rest()
 
     def arrived(self, pts: Fraction) -> None:
         with self.lock:
@@ -115,22 +131,19 @@ class _Clock:
                 yield frame
 
     def too_late_to_deblur(self, frame: Frame) -> bool:
-        """From a quarter of the delay on, and then for a while: going on and off with every frame would flicker."""
-        now = time.monotonic()
-        late = self.lag(frame.pts) > self.max_delay / 4
-        if now >= self.rest_until and late:
-            self.rest_until = now + self.pause
-            self.pause = min(2 * self.pause, LONGEST_PAUSE)
-        resting = now < self.rest_until
+        """From a quarter of the delay on, and then for a while."""
+        resting = self.deblurring.needed(self.lag(frame.pts) > self.max_delay / 4)
         self.report.not_deblurred += resting
         return resting
 
     def hold_late(self, spans: Iterable[Span]) -> Iterator[Span]:
-        """From half of the delay on, nothing is generated."""
+        """From half of the delay on, nothing is generated; from all of it on (one pair is too slow), for a while."""
         for span in spans:
-            if span.frame1 is not None and self.lag(span.frame1.pts) > self.max_delay / 2:
-                self.report.held += sum(bool(t) for t in span.times)
-                span = Span(span.frame0, None, (Fraction(0),) * len(span.times))
+            if span.frame1 is not None:
+                lag = self.lag(span.frame1.pts)
+                if self.generating.needed(lag > self.max_delay) or lag > self.max_delay / 2:
+                    self.report.held += sum(bool(t) for t in span.times)
+                    span = Span(span.frame0, None, (Fraction(0),) * len(span.times))
             yield span
 
 
@@ -192,10 +205,10 @@ def stream(
     gap = max(Fraction(1, 4), FREEZE / incoming)
     spans = clock.hold_late(schedule(sharpened, step, longest_gap=gap))
     outputs = _interpolate(prefetch(_prepare(spans), 1), interpolator, rate, Fraction(1), Fraction(0), result)
-    stage = prefetch(outputs, 1)
+    stage: Generator[Frame | None, None, None] = prefetch(outputs, 1, TICK)
     try:
         with _Writer(target, first, rate, sar) as writer:
-            _write(stage, writer, clock, report, result, on_report)
+            _write(stage, writer, clock, rate, result, on_report)
         report.ended = "the source ended"
     except BrokenPipeError:
         report.ended = "the reader of the output went away"
@@ -218,25 +231,39 @@ def _warm_up(sharpener: DeblurRunner | None, interpolator: InterpolatorRunner, h
 
 
 def _write(
-    stage: Iterable[Frame],
+    stage: Iterable[Frame | None],
     writer: _Writer,
     clock: _Clock,
-    report: StreamReport,
+    rate: Fraction,
     result: Result,
     on_report: Callable[[StreamReport], None] | None,
 ) -> None:
+    """Every output at its moment's turn; where a moment's time is up and its frame is not here, the last one again."""
+    report = clock.report
     latencies: deque[float] = deque(maxlen=KEPT)
     began = told = time.monotonic()
+    first: Fraction | None = None
+    shown: Frame | None = None
     for frame in stage:
-        writer.write(frame)
-        latencies.append(clock.lag(frame.pts))
-        clock.forget(frame.pts - 1)
-        now = time.monotonic()
-        report.frames_out += 1
-        report.latency_max = max(report.latency_max, latencies[-1])
+        if frame is not None:
+            first = frame.pts if first is None else first
+            if (frame.pts - first) * rate < report.frames_out:
+                continue  # its moment is over
+            shown = frame
+        if shown is None or first is None:
+            continue
+        while frame is not None or clock.lag(first + report.frames_out / rate) > clock.max_delay:
+            writer.write(shown)
+            latencies.append(clock.lag(first + report.frames_out / rate))
+            clock.forget(first + report.frames_out / rate - 1)
+            report.held += frame is None
+            report.frames_out += 1
+            report.latency_max = max(report.latency_max, latencies[-1])
+            frame = None
         report.generated, report.deblurred = result.generated, result.deblurred
+        now = time.monotonic()
         report.seconds = now - began
-        if now - told >= 1 or report.frames_out == 1:
+        if now - told >= 1:
             told = now
             _sum_up(report, latencies)
             if on_report is not None:
