@@ -440,6 +440,30 @@ def train_command(
             print(path)
 
 
+@app.command("probe")
+def probe_command(
+    source: Annotated[Path, typer.Argument(help="A video, a GIF, or a folder of images.")],
+    stream: StreamIndex = None,
+    json: Json = False,
+) -> None:
+    """Tell what a file really is: rate, variable timing, rotation, colour, other streams, damage."""
+    info = probe(source, stream=stream)
+    _print_json(info) if json else print(_probe_text(info))
+
+
+@app.command("demo")
+def demo_command(
+    output: Annotated[Path, _option("-o", "--output", help="Folder for the results.")] = Path("demo"),
+) -> None:
+    """Render a short choppy, blurred clip with sound, enhance it, and show before and after."""
+    meter = _Meter()
+    result, files = _interruptible(lambda: make_demo(output, on_progress=meter))
+    meter.end()
+    _say(_result_text(result))
+    for what, path in files.items():
+        print(f"{what}: {path}")
+
+
 @app.command("stream")
 def stream_command(
     source: Annotated[str, typer.Argument(help="- (a pipe), /dev/video0, rtsp://…, or a file, played at its speed.")],
@@ -484,30 +508,6 @@ def _stream_text(now: StreamReport) -> str:
         f"(95 %: {1000 * now.latency_p95:.0f}, longest {1000 * now.latency_max:.0f}), for want of time: "
         + ", ".join(f"{count} {what}" for what, count in left_out.items())
     )
-
-
-@app.command("probe")
-def probe_command(
-    source: Annotated[Path, typer.Argument(help="A video, a GIF, or a folder of images.")],
-    stream: StreamIndex = None,
-    json: Json = False,
-) -> None:
-    """Tell what a file really is: rate, variable timing, rotation, colour, other streams, damage."""
-    info = probe(source, stream=stream)
-    _print_json(info) if json else print(_probe_text(info))
-
-
-@app.command("demo")
-def demo_command(
-    output: Annotated[Path, _option("-o", "--output", help="Folder for the results.")] = Path("demo"),
-) -> None:
-    """Render a short choppy, blurred clip with sound, enhance it, and show before and after."""
-    meter = _Meter()
-    result, files = _interruptible(lambda: make_demo(output, on_progress=meter))
-    meter.end()
-    _say(_result_text(result))
-    for what, path in files.items():
-        print(f"{what}: {path}")
 
 
 @app.command("doctor")
