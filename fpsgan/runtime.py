@@ -14,6 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from deblur.fast import FastDeblur
+from deblur.fpn import Deblur
 from fpsgan.errors import OptionError, SetupError
 from fpsgan.interpolator import Interpolator
 from fpsgan.prior import PRIOR_STRIDE
@@ -149,18 +151,32 @@ def _picture(tensor: Tensor) -> Picture:
 class DeblurRunner(_Runner):
     """Pictures [H, W, 3] in, sharper pictures of the same size out."""
 
+    def __init__(self, network: nn.Module, device: torch.device, dtype: torch.dtype, tile: int = 0) -> None:
+        if isinstance(network, Deblur) and network.config.norm == "running":
+            network = FastDeblur(network)
+        else:
+            dtype = torch.float32  # statistics of a whole picture need it
+        super().__init__(network, device, dtype, tile)
+
     @torch.inference_mode()
     def sharpen(self, picture: Picture, strength: float = 1.0) -> Picture:
-        """``strength``: 0 returns the picture, 1 the network's result, between them the mixture."""
+        """``strength``: 0 returns the picture, 1 the network's result, between them the mixture.
+
+        What the network changes is added to the picture as it came: values outside 0..1 stay, and a precision of the
+        network that is lower than the picture's concerns the change alone. The mean of each channel stays the same, by
+        a factor on all (black stays black): a sharpened frame among untouched ones has their colour.
+        """
         height, width = picture.shape[:2]
 
         def run() -> Picture:
-            whole = self._tensor(picture)
+            whole = self._tensor(picture).float()
             result = blend_tiles(
-                height, width, self.tile, (1, 3),
-                lambda rows, columns: self.network(whole[:, :, rows, columns].to(self.dtype)),
-            )  # fmt: skip
-            return _picture(torch.lerp(whole.float(), result, strength)[0])
+                height, width, self.tile, (1, 3), lambda rows, columns: self.network(whole[:, :, rows, columns])
+            )
+            change = result - whole.clamp(0, 1)
+            level, drift = (part.mean((2, 3), keepdim=True) for part in (result, change))
+            change -= result * (drift / level.clamp(min=1 / 255))
+            return _picture((whole + strength * change)[0])
 
         return self._within_memory(run, height, width)
 
