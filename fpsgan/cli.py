@@ -96,6 +96,9 @@ Scene = Annotated[
     float, _option("--scene-threshold", help="Likeness below which a frame begins a new scene; 0: no cuts.")
 ]
 Dedup = Annotated[str, _option("--dedup", help="Re-space repeated drawings of animation: auto, on or off.")]
+ConfidenceMap = Annotated[
+    Path | None, _option("--confidence-map", help="Folder for a PNG per generated frame: black where it is a guess.")
+]
 Weights = Annotated[str, _option("--weights", help="Interpolator weights: a shipped name or a .safetensors file.")]
 DeblurWeights = Annotated[str, _option("--deblur-weights", help="Deblurring weights, likewise.")]
 Device = Annotated[str, _option("--device", help="auto, cpu, cuda, cuda:1, mps, xpu.", panel="Machine")]
@@ -145,6 +148,7 @@ def enhance_command(
     end: End = None,
     scene_threshold: Scene = SCENE_THRESHOLD,
     dedup: Dedup = "auto",
+    confidence_map: ConfidenceMap = None,
     weights: Weights = Options.weights,  # type: ignore[assignment]
     deblur_weights: DeblurWeights = Options.deblur_weights,  # type: ignore[assignment]
     device: Device = "auto",
@@ -177,6 +181,7 @@ def interpolate_command(
     end: End = None,
     scene_threshold: Scene = SCENE_THRESHOLD,
     dedup: Dedup = "auto",
+    confidence_map: ConfidenceMap = None,
     weights: Weights = Options.weights,  # type: ignore[assignment]
     device: Device = "auto",
     half: Half = None,

@@ -200,7 +200,7 @@ class Interpolator(nn.Module):
         Raises:
             ValueError: frames of different or too small sizes, or a prior of another size.
         """
-        fine, _ = self._decide(frame0, frame1, t, prior, features0, features1)
+        fine, _ = self.decide(frame0, frame1, t, prior, features0, features1)
         return compose(frame0, frame1, fine)
 
     def synthesize(
@@ -213,21 +213,24 @@ class Interpolator(nn.Module):
         features1: list[Tensor] | None = None,
     ) -> Synthesis:
         """forward with the flows and the mask, for training and inspection."""
-        fine, levels = self._decide(frame0, frame1, t, prior, features0, features1)
+        fine, levels = self.decide(frame0, frame1, t, prior, features0, features1)
         height, width = frame0.shape[-2:]
         flow0, flow1, mask, _ = torch.split(twice(fine)[..., :height, :width], [2, 2, 1, 3], dim=1)
         return Synthesis(compose(frame0, frame1, fine), flow0, flow1, mask, levels)
 
-    def _decide(
+    def decide(
         self,
         frame0: Tensor,
         frame1: Tensor,
         t: Tensor,
-        prior: tuple[Tensor, Tensor] | None,
-        features0: list[Tensor] | None,
-        features1: list[Tensor] | None,
+        prior: tuple[Tensor, Tensor] | None = None,
+        features0: list[Tensor] | None = None,
+        features1: list[Tensor] | None = None,
     ) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
-        """What `compose` makes the frame of, [B,8,h,w] at 1/2, padded; and the flows of every level, coarsest first."""
+        """All of forward but its last step: what `fpsgan.warp.compose` makes the frame of.
+
+        [B,8,h,w] fp32 at 1/2, padded: flow_t0, flow_t1, mask, residual; and the flows of every level, coarsest first.
+        """
         height, width = frame0.shape[-2:]
         if frame0.shape != frame1.shape or min(height, width) < MIN_SIDE:
             raise ValueError(

@@ -25,10 +25,10 @@ from numpy.typing import NDArray
 
 from deblur.blur import blur_score, blur_strength, steady_score
 from fpsgan import weights
-from fpsgan.errors import InputError, OptionError
+from fpsgan.errors import InputError, OptionError, OutputError
 from fpsgan.prior import flow_prior
 from fpsgan.runtime import DeblurRunner, InterpolatorRunner, pick_device, pick_dtype
-from fpsgan.scene import SCENE_THRESHOLD, SceneDetector, stillness
+from fpsgan.scene import SCENE_THRESHOLD, Light, OverlayFinder, SceneDetector, light_change, stillness
 from fpsgan.timeline import Relation, Span, schedule, target_rate
 from fpsgan.video.decode import decode
 from fpsgan.video.encode import EncodeOptions, Encoder, check_target, plan_output
@@ -52,6 +52,8 @@ class Options:
     ``interpolate``/``deblur`` switch the stages (deblur: "auto" touches blurred frames only, each by
     as much as it is blurred, "on" all, "off" none).
     With none of ``fps``, ``multi`` and ``slowmo``, sources up to 30 fps are doubled and faster ones keep their rate.
+    ``confidence_map``: a folder that receives a grey PNG for every generated frame, named by its number in the output:
+    white where it can be believed, black where it is a guess (see fpsgan.confidence).
     """
 
     interpolate: bool = True
@@ -74,6 +76,7 @@ class Options:
     image_rate: Fraction = Fraction(24)
     conceal: bool = False
     overwrite: bool = False
+    confidence_map: Path | None = None
 
     def check(self) -> None:
         """Raise OptionError for values, or combinations, that make no sense."""
@@ -146,6 +149,8 @@ class Job(NamedTuple):
     picture0: Picture | None
     picture1: Picture | None
     prior: tuple[Picture, Picture] | None
+    light: Light | None = None
+    overlay: NDArray[np.uint8] | None = None
 
 
 def enhance(
@@ -193,6 +198,11 @@ def enhance(
     if rate is not None:
         network = weights.load(options.weights, expect="interpolator")
         interpolator = InterpolatorRunner(network, device, dtype, options.tile)  # type: ignore[arg-type]
+    if options.confidence_map is not None:
+        try:
+            options.confidence_map.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(f"{options.confidence_map}: cannot make this folder ({error.strerror})") from error
     total = _expected_frames(info, options, step)
 
     began = time.perf_counter()
@@ -204,7 +214,7 @@ def enhance(
     else:
         gap = max(Fraction(1, 4), FREEZE / info.frame_rate)
         jobs = prefetch(_prepare(schedule(sharpened, step, longest_gap=gap)), 1)
-        outputs = _interpolate(jobs, interpolator, rate, slowmo, start, result)
+        outputs = _interpolate(jobs, interpolator, rate, slowmo, start, result, options.confidence_map)
     limit = options.end - start if options.end is not None else None
     stage = prefetch(outputs, 1)  # float pictures are large: one ahead keeps everybody busy
     try:
@@ -249,7 +259,7 @@ def estimate(source: str | Path, target: str | Path, *, options: Options | None 
         ticks: list[float] = []
         first = max(options.start or Fraction(0), info.start - info.origin)
         preview = first + PREVIEW / info.frame_rate
-        some = dataclasses.replace(options, end=min(preview, options.end or preview))
+        some = dataclasses.replace(options, end=min(preview, options.end or preview), confidence_map=None)
         result = enhance(source, trial, options=some, on_progress=lambda _: ticks.append(time.perf_counter()))
     # the first output pays for warming up
     steady = (ticks[-1] - ticks[0]) / (len(ticks) - 1) if len(ticks) > 1 else result.seconds
@@ -380,15 +390,40 @@ def _grey(frame: Frame) -> NDArray[np.uint8]:
 def _prepare(spans: Iterable[Span]) -> Iterator[Job]:
     """Colour conversion and flow, in a thread of their own: OpenCV works there while the network works elsewhere."""
     kept: tuple[Frame, Picture] | None = None
+    overlays = OverlayFinder()
     for span in spans:
         frame0, frame1 = span.frame0, span.frame1
         if frame1 is None:
+            overlays.forget()
             yield Job(span, None, None, None)
             continue
         assert isinstance(frame0, Frame) and isinstance(frame1, Frame)
         picture0 = kept[1] if kept is not None and kept[0] is frame0 else frame0.as_rgb()
         kept = (frame1, frame1.as_rgb())
-        yield Job(span, picture0, kept[1], flow_prior(frame0.luma, frame1.luma))
+        luma0, luma1 = frame0.luma, frame1.luma
+        overlay = overlays.find(luma0, luma1)
+        light = light_change(luma0, luma1)
+        if light is not None:
+            luma0, luma1 = (_relit(luma, light, t) for luma, t in ((luma0, 0.0), (luma1, 1.0)))
+        yield Job(span, picture0, kept[1], flow_prior(luma0, luma1), light, overlay)
+
+
+def _relit(luma: NDArray[np.uint8], light: Light, t: float) -> NDArray[np.uint8]:
+    """A grey picture of time t in the light that motion is sought in."""
+    picture = light.move(luma.astype(np.float32) / np.float32(255), t, light.best)
+    return np.clip(np.rint(picture * 255), 0, 255).astype(np.uint8)
+
+
+def _keep_still(
+    picture: Picture, picture0: Picture, picture1: Picture, t: float, overlay: NDArray[np.uint8]
+) -> Picture:
+    """The picture with the overlay, which does not move, as both frames have it."""
+    rows, columns = np.nonzero(overlay)
+    opacity = overlay[rows, columns, None] * np.float32(1 / 255)
+    still = picture0[rows, columns] * np.float32(1 - t) + picture1[rows, columns] * np.float32(t)
+    picture = picture.copy()
+    picture[rows, columns] += opacity * (still - picture[rows, columns])
+    return picture
 
 
 def _interpolate(
@@ -398,21 +433,31 @@ def _interpolate(
     slowmo: Fraction,
     start: Fraction,
     result: Result,
+    maps: Path | None = None,
 ) -> Iterator[Frame]:
     """Output frames with their output times: source frames themselves where t = 0, the network's elsewhere."""
     first: Fraction | None = None
     number = 0
-    for (frame0, frame1, times), picture0, picture1, prior in jobs:
+    for (frame0, frame1, times), picture0, picture1, prior, light, overlay in jobs:
         assert isinstance(frame0, Frame)
         first = (frame0.pts - start) * slowmo if first is None else first
         between: Iterator[Picture] = iter(())
         opacity: Iterator[NDArray[np.generic] | None] = iter(())
         moving = [float(t) for t in times if t]
+        sure: list[Picture] | None = None if maps is None else []
         if moving:
             assert runner is not None and isinstance(frame1, Frame)
             assert picture0 is not None and picture1 is not None and prior is not None
             began = time.perf_counter()
-            between = iter(runner.between(picture0, picture1, moving, prior))
+            lit0, lit1 = picture0, picture1
+            if light is not None:
+                lit0, lit1 = light.move(picture0, 0.0, light.best), light.move(picture1, 1.0, light.best)
+            made = runner.between(lit0, lit1, moving, prior, sure)
+            if light is not None:
+                made = [light.move(picture, light.best, t) for picture, t in zip(made, moving, strict=True)]
+            if overlay is not None:
+                made = [_keep_still(p, picture0, picture1, t, overlay) for p, t in zip(made, moving, strict=True)]
+            between = iter(made)
             if frame0.format.alpha:
                 opacity = iter(_alpha_between(frame0, frame1, moving, prior, runner))
             result.network_seconds += time.perf_counter() - began
@@ -422,11 +467,18 @@ def _interpolate(
                 alpha = next(opacity, None)
                 planes = frame0.planes if alpha is None else (*frame0.planes[:-1], alpha)
                 frame = dataclasses.replace(frame0, planes=planes, rgb=next(between))
+                if maps is not None and sure:
+                    _write_map(maps / f"{number:06}.png", sure.pop(0))
                 result.generated += 1
             elif frame0.rgb is None:
                 result.untouched += 1
             yield dataclasses.replace(frame, pts=first + number / rate, duration=1 / rate)
             number += 1
+
+
+def _write_map(path: Path, sure: Picture) -> None:
+    if not cv2.imwrite(str(path), np.rint(255 * sure).astype(np.uint8)):
+        raise OutputError(f"{path}: cannot be written")
 
 
 def _alpha_between(

@@ -16,9 +16,11 @@ from torch import Tensor, nn
 
 from deblur.fast import FastDeblur
 from deblur.fpn import Deblur
+from fpsgan.confidence import confidence, enlarged, fall_back
 from fpsgan.errors import OptionError, SetupError
 from fpsgan.interpolator import Interpolator
 from fpsgan.prior import PRIOR_STRIDE
+from fpsgan.warp import compose
 
 __all__ = ["DeblurRunner", "InterpolatorRunner", "pick_device", "pick_dtype"]
 
@@ -116,9 +118,9 @@ def tile_spans(size: int, tile: int) -> list[tuple[int, int]]:
 def blend_tiles(
     height: int, width: int, tile: int, channels: Sequence[int], run: Callable[[slice, slice], Tensor]
 ) -> Tensor:
-    """Put a picture together from ``run(rows, columns)`` → [B,3,h,w] over overlapping tiles, weighted by linear ramps.
+    """Put a picture together from ``run(rows, columns)`` → [B,C,h,w] over overlapping tiles, weighted by linear ramps.
 
-    ``channels``: (B, 3). Returns [B,3,height,width] float32.
+    ``channels``: (B, C). Returns [B,C,height,width] float32.
     """
     total: Tensor | None = None
     weights: Tensor | None = None
@@ -196,9 +198,15 @@ class InterpolatorRunner(_Runner):
         frame1: Picture,
         times: Sequence[float],
         prior: tuple[NDArray[np.float32], NDArray[np.float32]],
+        sure: list[Picture] | None = None,
     ) -> list[Picture]:
-        """The pictures at ``times``, each in (0, 1), between two pictures [H, W, 3]; ``prior`` from ``flow_prior``."""
+        """The pictures at ``times``, each in (0, 1), between two pictures [H, W, 3]; ``prior`` from ``flow_prior``.
+
+        Where fpsgan.confidence finds a picture to be a guess it is the mixture of both. A list ``sure`` receives the
+        confidence of each, [H, W, 1], 0 (a guess) to 1.
+        """
         height, width = frame0.shape[:2]
+        channels = 3 if sure is None else 4
 
         def run() -> list[Picture]:
             whole = not self.tile or self.tile >= max(height, width)
@@ -214,19 +222,25 @@ class InterpolatorRunner(_Runner):
                 def tile(rows: slice, columns: slice, t: Tensor = t) -> Tensor:
                     small = (_quarter(rows), _quarter(columns))
                     alike = len(t), -1, -1, -1
-                    result: Tensor = self.interpolator(
-                        tensor0[:, :, rows, columns].expand(alike),
-                        tensor1[:, :, rows, columns].expand(alike),
+                    part0, part1 = (tensor[:, :, rows, columns].expand(alike) for tensor in (tensor0, tensor1))
+                    fine, _ = self.interpolator.decide(
+                        part0,
+                        part1,
                         t,
                         (flow01[:, :, *small].expand(alike), flow10[:, :, *small].expand(alike)),
                         features0 and [feature.expand(alike) for feature in features0],
                         features1 and [feature.expand(alike) for feature in features1],
                     )
-                    return result
+                    half = fine[..., : -(-part0.shape[-2] // 2), : -(-part0.shape[-1] // 2)]
+                    believed = confidence(part0, part1, half[:, :2], half[:, 2:4], half[:, 4:5])
+                    frame = fall_back(compose(part0, part1, fine), part0, part1, t, believed)
+                    return frame if sure is None else torch.cat((frame, enlarged(believed, frame)), dim=1)
 
-                done = blend_tiles(height, width, self.tile, (len(t), 3), tile)
+                done = blend_tiles(height, width, self.tile, (len(t), channels), tile)
                 results += [_picture(picture) for picture in done]
-            return results
+            if sure is not None:
+                sure[:] = [picture[..., 3:] for picture in results]
+            return [picture[..., :3] for picture in results]
 
         return self._within_memory(run, height, width)
 

@@ -19,7 +19,7 @@ import fpsgan
 LAYERS = (
     ("fpsgan.errors", "deblur"),
     ("fpsgan.timeline", "fpsgan.video", "fpsgan.prior", "fpsgan.warp"),
-    ("fpsgan.scene", "fpsgan.interpolator"),
+    ("fpsgan.scene", "fpsgan.interpolator", "fpsgan.confidence"),
     ("fpsgan.weights", "fpsgan.runtime"),
     ("fpsgan.pipeline", "fpsgan.training"),
     ("fpsgan.demo", "fpsgan.photo", "fpsgan.stream"),

@@ -10,6 +10,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
+import cv2
 import numpy as np
 import pytest
 from conftest import MakeClip, audio_packets, audio_start, ffmpeg, raw_planes, video_times
@@ -35,7 +36,7 @@ def blend(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     asked: list[float] = []
 
     def between(
-        self: object, frame0: np.ndarray, frame1: np.ndarray, times: list[float], prior: object
+        self: object, frame0: np.ndarray, frame1: np.ndarray, times: list[float], prior: object, sure: object = None
     ) -> list[np.ndarray]:
         asked.extend(times)
         return [(1 - t) * frame0 + t * frame1 for t in times]
@@ -225,6 +226,30 @@ def test_the_network_follows_a_moving_edge(make_clip: MakeClip, tmp_path: Path) 
     places = [middle(frame[0]) for frame in raw_planes(tmp_path / "o.mkv")][:11]
     steps = np.diff(places)
     assert np.abs(steps - 4).max() < 1.0, places
+
+
+def test_a_fade_is_even_and_a_logo_stands_still(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).normal(0, 1, (96, 400)).astype(np.float32)
+    wall = np.clip(128 + cv2.GaussianBlur(noise, (0, 0), 2) * 400, 0, 255)
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for k in range(9):
+        frame = (wall[:, 8 * k : 8 * k + 128] * 0.85 ** max(0, k - 5)).astype(np.uint8)
+        cv2.rectangle(frame, (10, 10), (40, 25), 20, -1)
+        cv2.putText(frame, "TV", (12, 24), cv2.FONT_HERSHEY_SIMPLEX, 0.5, 240, 2, cv2.LINE_AA)
+        assert cv2.imwrite(str(folder / f"{k}.png"), frame)
+    maps = tmp_path / "maps"
+    options = Options(**OFF, multi=rate("2"), scene_threshold=0.0, confidence_map=maps)
+    result = enhance(folder, tmp_path / "out", options=options)
+    made = [cv2.imread(str(path), cv2.IMREAD_GRAYSCALE).astype(float) for path in sorted((tmp_path / "out").iterdir())]
+    assert result.generated == 8
+    assert len(made) == 18
+    for k in range(8):
+        middle = (made[2 * k] + made[2 * k + 2]) / 2
+        assert abs(made[2 * k + 1].mean() - middle.mean()) < 1.5  # also where it fades
+        if k >= 3:  # the logo has stood still for three pairs
+            assert np.abs(made[2 * k + 1] - middle)[11:25, 11:40].max() <= 3
+    assert sorted(path.name for path in maps.iterdir()) == [f"{2 * k + 1:06}.png" for k in range(8)]
 
 
 @pytest.mark.parametrize("ticks", [90000, 15360, 1000])

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+from itertools import pairwise
+
 import cv2
 import numpy as np
 import pytest
 
 from fpsgan.demo import render_scene
 from fpsgan.errors import OptionError
-from fpsgan.scene import SceneDetector
+from fpsgan.scene import Light, OverlayFinder, SceneDetector, light_change
 from fpsgan.timeline import Relation
 
 
@@ -66,3 +68,68 @@ def test_repeats_are_seen_through_compression() -> None:
 def test_senseless_settings_are_refused(options: dict) -> None:
     with pytest.raises(OptionError):
         SceneDetector(**options)
+
+
+def labelled(frame: np.ndarray, opacity: float = 1.0) -> np.ndarray:
+    label = frame.copy()
+    cv2.rectangle(label, (20, 20), (120, 50), 20, -1)
+    cv2.putText(label, "LIVE 12", (24, 44), cv2.FONT_HERSHEY_SIMPLEX, 0.8, 240, 2, cv2.LINE_AA)
+    return cv2.addWeighted(label, opacity, frame, 1 - opacity, 0)
+
+
+def found(frames: list[np.ndarray]) -> np.ndarray | None:
+    finder = OverlayFinder()
+    return [finder.find(*pair) for pair in pairwise(frames)][-1]
+
+
+def fine(seed: int) -> np.ndarray:
+    noise = np.random.default_rng(seed).normal(0, 1, (240, 640)).astype(np.float32)
+    return np.clip(128 + cv2.GaussianBlur(noise, (0, 0), 2) * 400, 0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize("step", [3, 8, 20])
+def test_an_overlay_on_a_moving_picture_is_found_where_it_is(step: int) -> None:
+    mask = found([labelled(fine(1)[:, step * k : step * k + 320]) for k in range(6)])
+    assert mask is not None
+    inside = np.zeros(mask.shape, bool)
+    inside[20:51, 20:121] = True
+    assert (mask[24:46, 26:114] > 0).mean() > 0.9
+    assert (mask[~cv2.dilate(inside.astype(np.uint8), np.ones((9, 9))).astype(bool)] > 0).mean() < 0.01
+
+
+def test_what_moves_or_rests_with_its_surroundings_is_no_overlay() -> None:
+    scene = labelled(fine(1))
+    pan = [scene[:, 4 * k : 4 * k + 320] for k in range(6)]
+    resting = [cv2.circle(scene[:, :320].copy(), (40 + 30 * k, 120), 12, 255, -1) for k in range(6)]
+    carried = found(pan)
+    assert carried is None or (carried[20:51, :100] > 0).mean() < 0.02
+    assert found(resting) is None
+
+
+def test_an_overlay_is_not_carried_into_another_scene() -> None:
+    finder = OverlayFinder()
+    frames = [labelled(fine(1)[:, 5 * k : 5 * k + 320]) for k in range(6)]
+    masks = [finder.find(*pair) for pair in pairwise(frames)]
+    assert masks[1] is None and masks[2] is not None  # it has to last
+    finder.forget()
+    assert finder.find(*frames[-2:]) is None
+
+
+@pytest.mark.parametrize(("gain", "offset"), [(0.8, 0.0), (1.25, 0.0), (0.5, 127.5)])
+def test_a_fade_is_told_from_motion(gain: float, offset: float) -> None:
+    frame0, moved = (np.clip(texture(1)[:, x : x + 320] * 0.7, 0, 255).astype(np.uint8) for x in (0, 6))
+    light = light_change(frame0, np.rint(moved * gain + offset).astype(np.uint8))
+    assert light is not None
+    assert light == pytest.approx((gain, offset / 255), abs=0.05)
+    assert light_change(frame0, moved) is None
+    assert light_change(frame0, texture(2)[:, :320]) is None
+    assert light_change(frame0, np.zeros_like(frame0)) is None
+
+
+def test_light_moves_linearly_with_time() -> None:
+    light = Light(0.5, 0.25)
+    picture = np.linspace(0, 1, 12, dtype=np.float32).reshape(2, 2, 3)
+    assert light.best == 0
+    assert np.allclose(light.move(picture, 0, 1), 0.5 * picture + 0.25)
+    assert np.allclose(light.move(picture, 0, 0.5), 0.75 * picture + 0.125)
+    assert np.allclose(light.move(light.move(picture, 0, 1), 1, 0.5), 0.75 * picture + 0.125, atol=1e-6)

