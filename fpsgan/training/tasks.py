@@ -257,7 +257,7 @@ class DeblurTask:
         blurred, sharp = (batch[name].float() / 255 for name in ("blurred", "sharp"))
         output = model(blurred.contiguous(memory_format=torch.channels_last)).float()
         left, before = (self._error(image - sharp) for image in (output, blurred))
-        loss = (left / (before + 0.02)).mean()
+        loss = (left / (before + 0.05)).mean()
         shaken = _psnr(blurred, sharp) < 60
         gain = (_psnr(output.detach(), sharp) - _psnr(blurred, sharp))[shaken]
         return Output(loss, {"gain": float(gain.mean()) if len(gain) else 0.0}, sharp, output)
