@@ -23,16 +23,20 @@ import typer
 from fpsgan import __version__, weights
 from fpsgan.demo import make_demo
 from fpsgan.errors import FpsganError, OptionError
+from fpsgan.photo import compare as write_sheets
+from fpsgan.photo import deblur_photos, is_photo
 from fpsgan.pipeline import Estimate, Options, Progress, Result, enhance, estimate, peak_rss
 from fpsgan.runtime import pick_device, pick_dtype
 from fpsgan.scene import SCENE_THRESHOLD
+from fpsgan.stream import StreamReport, stream
 from fpsgan.video.encode import CODECS, EncodeOptions
 from fpsgan.video.ffmpeg import encoders, ffmpeg_path, ffmpeg_version
-from fpsgan.video.probe import VideoInfo, probe
+from fpsgan.video.probe import IMAGE_SUFFIXES, VideoInfo, image_files, probe
 
 if TYPE_CHECKING:  # training needs packages of its own, and seconds to load them
     from fpsgan.training.build import Progress as BuildProgress
     from fpsgan.training.build import Summary as BuildSummary
+    from fpsgan.training.evaluate import Progress as EvaluateProgress
     from fpsgan.training.train import Progress as TrainProgress
 
 T = TypeVar("T")
@@ -199,7 +203,7 @@ def interpolate_command(
 
 @app.command("deblur")
 def deblur_command(
-    sources: Annotated[list[Path] | None, typer.Argument(help="Videos, photos, or a folder of images.")] = None,
+    sources: Annotated[list[Path] | None, typer.Argument(help="Videos, photos, or folders of photos.")] = None,
     input: SourceOption = None,
     output: Target = None,
     deblur: DeblurMode = "auto",
@@ -220,17 +224,84 @@ def deblur_command(
     dry_run: DryRun = False,
     json: Json = False,
     benchmark: Benchmark = False,
+    compare: Annotated[
+        str | None,
+        _option(
+            "--compare", help="Photos: sheets, beside each other the photo and what these weights (a,b) make of it."
+        ),
+    ] = None,
+    truth: Annotated[
+        Path | None, _option("--truth", help="With --compare: a folder of the sharp photos; scores.")
+    ] = None,
 ) -> None:
-    """Sharpen a video, a photo or a folder of images; every frame keeps its time. Several inputs go into a folder."""
+    """Sharpen videos and photos; frames keep their times, photos their profile, EXIF and transparency.
+
+    Several inputs go into a folder. A folder of photos into a folder: each photo by itself, under its own name.
+    """
     given = dict(locals())
-    sources = given.pop("sources") or []
-    if len(sources) < 2:
-        _run({**given, "source": sources[0] if sources else None}, interpolate=False)
-        return
-    if output is None or not output.is_dir():
+    sources, compare, truth = (given.pop(name) for name in ("sources", "compare", "truth"))
+    sources = sources or ([input] if input else [])
+    if len(sources) > 1 and (output is None or not output.is_dir()):
         raise OptionError(f"several inputs go into a folder: {output} is none; make it, and name it with -o")
+    into = output if output is not None and (output.is_dir() or not output.suffix) else None
+    if compare is not None and into is None:
+        raise OptionError(f"--compare puts sheets into a folder: {output} is none; name one with -o")
+    pairs: list[tuple[Path, Path | None]] = []
     for source in sources:
-        _run({**given, "source": source, "output": output / source.name}, interpolate=False)
+        if into is not None and source.is_dir():
+            pairs += [(path, into / path.name) for path in image_files(source)]
+        elif into is not None and (len(sources) > 1 or is_photo(source)):
+            pairs.append((source, into / source.name))
+        else:
+            pairs.append((source, output))
+    photos = [
+        (source, target)
+        for source, target in pairs
+        if target is not None and target.suffix.lower() in IMAGE_SUFFIXES and is_photo(source)
+    ]
+    if photos:
+        _photos(photos, given, compare, truth)
+    for source, target in pairs:
+        if (source, target) not in photos:
+            _run({**given, "source": source, "output": target}, interpolate=False)
+    if not pairs:
+        _run({**given, "source": None}, interpolate=False)
+
+
+def _photos(photos: list[tuple[Path, Path]], given: dict[str, Any], compare: str | None, truth: Path | None) -> None:
+    if given["dry_run"]:
+        raise OptionError("--dry-run is for videos: a photo is done in a second or two")
+    names = ("deblur", "deblur_strength", "deblur_weights", "device", "half", "tile", "overwrite")
+    options = Options(**{name: given[name] for name in names})
+    sources, targets = [source for source, _ in photos], [target for _, target in photos]
+    if compare is None:
+        results = _interruptible(lambda: deblur_photos(sources, targets, options))
+        if given["json"]:
+            print(json.dumps([dataclasses.asdict(result) for result in results], indent=2))
+        for result in results:
+            _say(f"{result.target}: blur {result.score:.2f}, sharpened {100 * result.strength:.0f} %")
+        return
+    records = _interruptible(lambda: write_sheets(sources, targets[0].parent, compare.split(","), options, truth))
+    if given["json"]:
+        print(json.dumps(records, indent=2))
+    elif truth is not None:
+        print(_scores_text(records))
+
+
+def _scores_text(records: list[dict[str, Any]]) -> str:
+    """PSNR and SSIM as a table: a row for each picture and one for their mean, a column for each of the weights."""
+    names = list(dict.fromkeys(record["weights"] for record in records))
+    pictures = list(dict.fromkeys(record["picture"] for record in records))
+    found = {(record["picture"], record["weights"]): record for record in records}
+    for name in names:
+        for score in ("psnr", "ssim"):
+            mean = sum(found[picture, name][score] for picture in pictures) / len(pictures)
+            found.setdefault(("mean", name), {})[score] = mean
+    lines = [f"| | {' | '.join(names)} |", "|" + "---|" * (len(names) + 1)]
+    for picture in [*pictures, "mean"]:
+        cells = [f"{found[picture, name]['psnr']:.2f} dB, {found[picture, name]['ssim']:.4f}" for name in names]
+        lines.append(f"| {picture} | {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def _run(given: dict[str, Any], *, interpolate: bool) -> None:
@@ -375,6 +446,83 @@ def train_command(
             print(path)
 
 
+@app.command("evaluate")
+def evaluate_command(
+    places: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="DATA…",
+            help="Videos, animations, folders of them, data sets; photos for deblurring.",
+            show_default=False,
+        ),
+    ],
+    weights: Annotated[
+        list[str], _option("--weights", help="Networks to score, all of one kind; repeatable: a name or a file.")
+    ] = ["interpolator-base"],  # noqa: B006 (typer copies it)
+    peer: Annotated[
+        list[str] | None,
+        _option("--peer", help="Compare with hold, blend, minterpolate, dis (these are usual), rife; repeatable."),
+    ] = None,
+    every: Annotated[
+        list[int] | None,
+        _option("--every", help="Keep every so-many-th frame, rebuild the others; repeatable (2 and 4)."),
+    ] = None,
+    split: Annotated[str | None, _option("--split", help="Of data sets: train, val or test (test, else val).")] = None,
+    limit: Annotated[int, _option("--limit", help="Images of a clip at most, from its start; 0: all.")] = 0,
+    vmaf: Annotated[
+        bool | None, _option("--vmaf/--no-vmaf", help="VMAF; by default where an ffmpeg here has libvmaf.")
+    ] = None,
+    output: Annotated[
+        Path | None, _option("-o", "--output", help="Folder for table.md, results.json and pictures of the worst.")
+    ] = None,
+    device: Device = "auto",
+    half: Half = None,
+    json: Json = False,
+) -> None:
+    """Score networks on footage: hide frames and rebuild them, or blur pictures and sharpen them."""
+    from fpsgan.training.evaluate import evaluate, table
+
+    meter = _Meter()
+    result = evaluate(
+        places, weights=weights, peers=peer or None, every=every or (2, 4), split=split, limit=limit, vmaf=vmaf,
+        output=output, device=device, half=half, on_progress=meter, on_note=_say,
+    )  # fmt: skip
+    meter.end()
+    _print_json(result) if json else print(table(result))
+
+
+@app.command("report")
+def report_command(
+    source: Annotated[Path, typer.Argument(help="A video, a GIF, or a folder of images.", show_default=False)],
+    output: Annotated[
+        Path | None, _option("-o", "--output", help="The page; by default CLIP-report.html here.")
+    ] = None,
+    weights: Weights = Options.weights,  # type: ignore[assignment]
+    start: Start = None,
+    end: End = None,
+    overwrite: Overwrite = False,
+    device: Device = "auto",
+    half: Half = None,
+    json: Json = False,
+) -> None:
+    """Tell how well a clip interpolates: hide every other frame, rebuild it, compare; one HTML page to look at."""
+    from fpsgan.training.report import report
+
+    meter = _Meter()
+    result = report(
+        source, output or Path(f"{source.stem}-report.html"), weights=weights, overwrite=overwrite, device=device,
+        start=None if start is None else parse_time(start), end=None if end is None else parse_time(end), half=half,
+        on_progress=meter, on_note=_say,
+    )  # fmt: skip
+    meter.end()
+    if json:
+        _print_json(result)
+        return
+    for name, figures in result.methods.items():
+        print(f"{name:>14} {figures['psnr']:6.2f} dB")
+    print(result.page)
+
+
 @app.command("probe")
 def probe_command(
     source: Annotated[Path, typer.Argument(help="A video, a GIF, or a folder of images.")],
@@ -397,6 +545,52 @@ def demo_command(
     _say(_result_text(result))
     for what, path in files.items():
         print(f"{what}: {path}")
+
+
+@app.command("stream")
+def stream_command(
+    source: Annotated[str, typer.Argument(help="- (a pipe), /dev/video0, rtsp://…, or a file, played at its speed.")],
+    output: Annotated[str, _option("-o", "--output", help="- (a pipe: YUV4MPEG), udp://…, rtsp://…, or a file.")],
+    deblur: DeblurMode = "auto",
+    deblur_strength: Strength = 1.0,
+    fps: Fps = None,
+    multi: Multi = None,
+    max_delay: Annotated[float, _option("--max-delay", help="Seconds; what would take longer is left out.")] = 0.5,
+    weights: Weights = Options.weights,  # type: ignore[assignment]
+    deblur_weights: DeblurWeights = Options.deblur_weights,  # type: ignore[assignment]
+    device: Device = "auto",
+    half: Half = None,
+    json: Json = False,
+) -> None:
+    """Near live: enhance a camera, a pipe or a network stream while it runs. Everything it says goes to standard error.
+
+    fpsgan stream /dev/video0 -o - | mpv -
+    """
+    options = Options(
+        deblur=deblur, deblur_strength=deblur_strength, weights=weights, deblur_weights=deblur_weights, device=device,
+        half=half, fps=None if fps is None else parse_rate(fps), multi=None if multi is None else parse_rate(multi),
+    )  # fmt: skip
+    live = sys.stderr.isatty()
+
+    def tell(now: StreamReport) -> None:
+        if live:
+            print(f"\r{_stream_text(now)}\033[K", end="", file=sys.stderr, flush=True)
+
+    report = stream(source, output, options=options, max_delay=max_delay, on_report=tell)
+    if json:
+        print(_json_text(report), file=sys.stderr)
+    else:
+        _say(f"{_stream_text(report)}; {report.ended}")
+
+
+def _stream_text(now: StreamReport) -> str:
+    left_out = {"not deblurred": now.not_deblurred, "held": now.held, "dropped": now.dropped}
+    return (
+        f"{now.frames_in} frames in, {now.frames_out} out ({now.generated} generated, {now.deblurred} deblurred), "
+        f"{now.rate:.1f} of {now.fps:.4g} frames/s, latency {1000 * now.latency:.0f} ms "
+        f"(95 %: {1000 * now.latency_p95:.0f}, longest {1000 * now.latency_max:.0f}), for want of time: "
+        + ", ".join(f"{count} {what}" for what, count in left_out.items())
+    )
 
 
 @app.command("doctor")
@@ -441,6 +635,19 @@ def weights_verify() -> None:
         print(f"{name}: {weights.verify(name)} ok")
 
 
+@weights_app.command("convert")
+def weights_convert(
+    checkpoint: Annotated[Path, typer.Argument(help="fpn_inception.h5, fpn_mobilenet.h5, or one trained like them.")],
+    output: Annotated[Path, _option("-o", "--output", help="The .safetensors file to write.")],
+    norm: Annotated[
+        str, _option("--norm", help="Statistics to run with: instance (each picture's own, as the authors) or running.")
+    ] = "instance",
+    overwrite: Overwrite = False,
+) -> None:
+    """Make weights for --deblur-weights of a published DeblurGAN-v2 checkpoint."""
+    print(weights.convert(checkpoint, output, norm=norm, overwrite=overwrite))
+
+
 class _Meter:
     """One line on standard error that follows the work; on a terminal it is rewritten in place."""
 
@@ -448,7 +655,7 @@ class _Meter:
         self.last = 0.0
         self.live = sys.stderr.isatty()
 
-    def __call__(self, now: Progress) -> None:
+    def __call__(self, now: Progress | EvaluateProgress) -> None:
         if time.monotonic() - self.last < (0.2 if self.live else 10) and now.done < now.total:
             return
         self.last = time.monotonic()
@@ -511,7 +718,11 @@ def _say(text: str) -> None:
 
 
 def _print_json(record: Any) -> None:
-    print(json.dumps(dataclasses.asdict(record), indent=2, default=str))
+    print(_json_text(record))
+
+
+def _json_text(record: Any) -> str:
+    return json.dumps(dataclasses.asdict(record), indent=2, default=str)
 
 
 def _result_text(result: Result) -> str:

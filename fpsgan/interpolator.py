@@ -1,10 +1,10 @@
 """The interpolator: a feature pyramid that starts at a flow prior and refines it, from coarse to fine.
 
 Two frames and a time t in, the frame at time t out. A bottom-up encoder, shared by both frames and run once per
-frame, gives features at 1/4 … 1/32. The top-down half refines the two intermediate flows, with the features
-warped by the flow so far, and ends in a blend mask and a residual at half resolution; two full-resolution warps
-make the frame. With all its heads at zero, as they are initialised, the network returns the flow prior's result
-(fpsgan.prior): training starts there, not from noise.
+frame, gives features at 1/8 … 1/32. The top-down half refines the two intermediate flows, with the features warped by
+the flow so far, and ends at 1/4, on the warped frames themselves, in a flow, a blend mask and a residual for half
+resolution; two full-resolution warps make the frame. With all its heads at zero, as they are initialised, the network
+returns the flow prior's result (fpsgan.prior): training starts there, not from noise.
 
 The pyramid follows DeblurGAN-v2 (Kupyn et al. 2019) and FPN (Lin et al. 2017), the warped laterals PWC-Net (Sun et
 al. 2018) and IFRNet (Kong et al. 2022), the forward splatting of flow Softmax Splatting (Niklaus and Liu 2020).
@@ -21,31 +21,38 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
-from fpsgan.warp import warp
+from fpsgan.warp import compose, halve, pad, twice, warp
 
 __all__ = ["Interpolator", "InterpolatorConfig", "Synthesis"]
 
-STRIDES = (4, 8, 16, 32)
-PAD_TO = 32
+FINEST = 4  # px of the frame per pixel of the finest level; each coarser one has twice as many
 MIN_SIDE = 16
+MATCHED = 8  # channels of the features that are compared between the frames
 PER_PIXEL = 0.05 / 255.0  # of brightness that a pixel of motion has to explain
 
 
 @dataclass(frozen=True)
 class InterpolatorConfig:
-    """Widths of the network, finest level (1/4) first; multiples of 8 suit CPU kernels. JSON-able by asdict."""
+    """Widths of the network, finer levels first; multiples of 16 suit CPU kernels. JSON-able by asdict."""
 
-    stem: int = 16  # channels of the encoder at 1/2
-    encoder: tuple[int, ...] = (16, 32, 48, 64)  # channels per frame at 1/4, 1/8, 1/16, 1/32
-    decoder: tuple[int, ...] = (24, 40, 56, 64)  # channels per half at the same levels
-    blocks: tuple[int, ...] = (3, 3, 3, 2)  # residual blocks per level
+    encoder: tuple[int, ...] = (32, 48, 64)  # channels per frame at 1/8, 1/16, 1/32
+    decoder: tuple[int, ...] = (24, 32, 48, 64)  # channels per half at 1/4, 1/8, 1/16, 1/32
+    blocks: tuple[int, ...] = (3, 3, 3, 2)  # residual blocks per level of the decoder
     handed_down: int = 16  # channels per half that a level gives to the next finer one
 
     def __post_init__(self) -> None:
         for name in ("encoder", "decoder", "blocks"):  # JSON has lists where this has tuples
             object.__setattr__(self, name, tuple(getattr(self, name)))
+        if not len(self.encoder) + 1 == len(self.decoder) == len(self.blocks) >= 2:
+            raise ValueError(
+                f"encoder {self.encoder}, decoder {self.decoder}, blocks {self.blocks}: decoder and blocks have one "
+                "level each more than encoder, two at least"
+            )
+        if min(self.encoder) < MATCHED or min(self.decoder + self.blocks) < 1 or self.handed_down < 1:
+            raise ValueError(f"encoder widths are at least {MATCHED}, all others at least 1")
 
 
 class Synthesis(NamedTuple):
@@ -70,23 +77,47 @@ class MirrorConv(nn.Module):
         self.shared = nn.Conv2d(2 * inputs, outputs, kernel, padding=kernel // 2)
         self.inputs = inputs
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, 2·inputs, h, w] to [B, 2·outputs, h, w]."""
+    def both(self) -> tuple[Tensor, Tensor]:
+        """Weight and bias of the one convolution."""
         weight, bias = self.shared.weight, self.shared.bias
         assert bias is not None
-        weight = torch.cat((weight, weight.roll(self.inputs, dims=1)))
-        return F.conv2d(x, weight, torch.cat((bias, bias)), padding=self.shared.padding)
+        return torch.cat((weight, weight.roll(self.inputs, dims=1))), torch.cat((bias, bias))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, 2·inputs, h, w] to [B, 2·outputs, h, w]."""
+        return F.conv2d(x, *self.both(), padding=self.shared.padding)
+
+
+class FineDecision(MirrorConv):
+    """For each of 2×2 pixels: change of flow_t0, of flow_t1, of the mask, and a residual.
+
+    Both halves have a say in the mask, with opposite signs, and in the residual: [B, 2·inputs, h, w] to [B, 4·8, h, w],
+    ordered (row, column, what).
+    """
+
+    def __init__(self, inputs: int) -> None:
+        super().__init__(inputs, 4 * 6)
+
+    def both(self) -> tuple[Tensor, Tensor]:
+        def joined(halves: Tensor) -> Tensor:
+            own, other = halves.reshape(2, 4, 6, *halves.shape[1:])
+            parts = (own[:, :2], other[:, :2], own[:, 2:3] - other[:, 2:3], own[:, 3:] + other[:, 3:])
+            return torch.cat(parts, dim=1).flatten(0, 1)
+
+        weight, bias = super().both()
+        return joined(weight), joined(bias)
 
 
 class Level(nn.Module):
     """One level of the top-down half: enter, residual blocks, and two heads."""
 
-    def __init__(self, inputs: int, width: int, blocks: int, decided: int, handed_down: int) -> None:
+    def __init__(self, inputs: int, width: int, blocks: int, handed_down: int) -> None:
         super().__init__()
         self.enter = MirrorConv(inputs, width)
         nn.init.kaiming_normal_(self.enter.shared.weight, a=0.1)
         self.blocks = nn.ModuleList(MirrorConv(width, width) for _ in range(blocks))
-        self.decide = MirrorConv(width, decided)
+        # the finest level has nobody to hand anything to; the others change (flow, gate)
+        self.decide = MirrorConv(width, 3) if handed_down else FineDecision(width)
         self.hand_down = MirrorConv(width, handed_down, kernel=1) if handed_down else None
         # zero: an untrained network changes nothing of what the prior says
         nn.init.zeros_(self.decide.shared.weight)
@@ -107,8 +138,7 @@ class Interpolator(nn.Module):
     def __init__(self, config: InterpolatorConfig | None = None) -> None:
         super().__init__()
         self.config = config = config or InterpolatorConfig()
-        channels = (config.stem, *config.encoder)
-        self.stem = nn.Conv2d(3, config.stem, 3, stride=2, padding=1)
+        channels = (12, *config.encoder)  # the frame at 1/2, 2×2 pixels to one
         self.encoder = nn.ModuleList(
             nn.Sequential(
                 nn.Conv2d(channels[i], channels[i + 1], 3, stride=2, padding=1),
@@ -116,35 +146,35 @@ class Interpolator(nn.Module):
                 nn.Conv2d(channels[i + 1], channels[i + 1], 3, padding=1),
                 nn.LeakyReLU(0.1, inplace=True),
             )
-            for i in range(len(STRIDES))
+            for i in range(len(config.encoder))
         )
         self.levels = nn.ModuleList()
-        for i, stride in enumerate(STRIDES):
-            finest, coarsest = stride == STRIDES[0], stride == STRIDES[-1]
-            inputs = config.encoder[i] + 4 + 8  # flow, trust in the prior, t, matching costs
-            inputs += 0 if coarsest else config.handed_down
-            inputs += 12 if finest else 0  # the warped frame at 1/2, unshuffled to 1/4
-            decided = 6 * 4 if finest else 3  # (flow, mask, residual) for 2×2 pixels; or (flow, gate)
-            self.levels.append(
-                Level(inputs, config.decoder[i], config.blocks[i], decided, 0 if finest else config.handed_down)
-            )
-
-        for module in (self.stem, *self.encoder.modules()):
+        last = len(config.decoder) - 1
+        for i, (width, blocks) in enumerate(zip(config.decoder, config.blocks, strict=True)):
+            inputs = 4  # flow, trust in the prior, t
+            inputs += 12 if i == 0 else config.encoder[i - 1] + 8  # the warped frame; features and matching costs
+            inputs += 0 if i == last else config.handed_down
+            self.levels.append(Level(inputs, width, blocks, config.handed_down if i else 0))
+        for module in self.encoder.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, a=0.1)
 
     def encode(self, frame: Tensor) -> list[Tensor]:
-        """What the network needs of one frame, whatever its partner and t: [B,3,H,W] to five tensors.
+        """What the network needs of one frame, whatever its partner and t: [B,3,H,W] to a list of tensors.
 
-        The frame at 1/2, then features at 1/4, 1/8, 1/16 and 1/32, all padded to a multiple of 32 px.
+        The frame at 1/2 in fp32, then features at 1/8, 1/16 …, all padded to whole pixels of the coarsest level.
         """
-        half = F.avg_pool2d(_pad(frame.float(), PAD_TO), 2)
-        x = F.leaky_relu_(self.stem(_pad(frame, PAD_TO).to(self.stem.weight.dtype)), 0.1)
+        half = pad(halve(frame), FINEST * 2 ** len(self.encoder) // 2)
+        x = unshuffle(half).to(self.dtype)
         features = [half]
         for stage in self.encoder:
             x = stage(x)
             features.append(x)
         return features
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.levels[0].enter.shared.weight.dtype  # type: ignore[union-attr, return-value]
 
     def forward(
         self,
@@ -170,7 +200,8 @@ class Interpolator(nn.Module):
         Raises:
             ValueError: frames of different or too small sizes, or a prior of another size.
         """
-        return self.synthesize(frame0, frame1, t, prior, features0, features1).frame
+        fine, _ = self.decide(frame0, frame1, t, prior, features0, features1)
+        return compose(frame0, frame1, fine)
 
     def synthesize(
         self,
@@ -182,6 +213,24 @@ class Interpolator(nn.Module):
         features1: list[Tensor] | None = None,
     ) -> Synthesis:
         """forward with the flows and the mask, for training and inspection."""
+        fine, levels = self.decide(frame0, frame1, t, prior, features0, features1)
+        height, width = frame0.shape[-2:]
+        flow0, flow1, mask, _ = torch.split(twice(fine)[..., :height, :width], [2, 2, 1, 3], dim=1)
+        return Synthesis(compose(frame0, frame1, fine), flow0, flow1, mask, levels)
+
+    def decide(
+        self,
+        frame0: Tensor,
+        frame1: Tensor,
+        t: Tensor,
+        prior: tuple[Tensor, Tensor] | None = None,
+        features0: list[Tensor] | None = None,
+        features1: list[Tensor] | None = None,
+    ) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
+        """All of forward but its last step: what `fpsgan.warp.compose` makes the frame of.
+
+        [B,8,h,w] fp32 at 1/2, padded: flow_t0, flow_t1, mask, residual; and the flows of every level, coarsest first.
+        """
         height, width = frame0.shape[-2:]
         if frame0.shape != frame1.shape or min(height, width) < MIN_SIDE:
             raise ValueError(
@@ -191,89 +240,89 @@ class Interpolator(nn.Module):
         features0 = self.encode(frame0) if features0 is None else features0
         features1 = self.encode(frame1) if features1 is None else features1
         t = t.float().view(-1, 1, 1, 1)
-        batch, device = frame0.shape[0], frame0.device
-        quarter = features0[1].shape[-2:]
+        dtype = self.dtype
+        half0, half1 = features0[0], features1[0]
+        quarter = torch.Size(side // 2 for side in half0.shape[-2:])
 
         if prior is None:
-            velocity = torch.zeros(batch, 2, *quarter, device=device)
-            trust0 = trust1 = torch.zeros(batch, 1, *quarter, device=device)
+            velocity = half0.new_zeros(len(half0), 2, *quarter)
+            trust0 = trust1 = half0.new_zeros(len(half0), 1, *quarter)
         else:
-            small0, small1 = F.avg_pool2d(features0[0], 2), F.avg_pool2d(features1[0], 2)
             flow01, flow10 = (_fit_prior(flow, height, width, quarter) for flow in prior)
-            velocity, trust0, trust1 = splat(flow01, flow10, small0, small1, t)
+            velocity, trust0, trust1 = splat(flow01, flow10, halve(half0), halve(half1), t)
 
         prior_pyramid = [torch.cat((velocity, trust0, trust1), dim=1)]
-        while len(prior_pyramid) < len(STRIDES):
+        while len(prior_pyramid) < len(self.levels):
             prior_pyramid.append(F.avg_pool2d(prior_pyramid[-1], 2))
         flows: list[tuple[Tensor, Tensor]] = []
         hidden: Tensor | None = None
         decided: Tensor | None = None
-        for i in reversed(range(len(STRIDES))):
+        for i in reversed(range(len(self.levels))):
+            stride = FINEST * 2**i
             velocity, trust0, trust1 = torch.split(prior_pyramid[i], [2, 1, 1], dim=1)
             flow0, flow1 = -t * velocity, (1.0 - t) * velocity
             if decided is not None:
-                assert hidden is not None
                 # The gate lets a coarse level overrule the prior here: −1 drops it for the flow found so far.
-                found0, gate0, found1, gate1 = torch.split(_twice(decided), [2, 1, 2, 1], dim=1)
-                hidden = _twice(hidden)
+                found0, gate0, found1, gate1 = torch.split(twice(decided), [2, 1, 2, 1], dim=1)
                 if prior is None:
                     flow0, flow1 = found0, found1
                 else:
                     flow0 = found0 + (1.0 + gate0) * (flow0 - found0)
                     flow1 = found1 + (1.0 + gate1) * (flow1 - found1)
-            warped0 = warp(features0[i + 1], flow0 / STRIDES[i])
-            warped1 = warp(features1[i + 1], flow1 / STRIDES[i])
-            time = t.expand(batch, 1, *flow0.shape[-2:])
-            own0 = [warped0, flow0 / 16.0, trust0, time]
-            own1 = [warped1, flow1 / 16.0, trust1, 1.0 - time]
-            if STRIDES[i] == STRIDES[0]:
-                # the fine level matches the frames themselves, at 1/2
-                half0 = warp(features0[0], _twice(flow0) / 2.0)
-                half1 = warp(features1[0], _twice(flow1) / 2.0)
-                grey0, grey1 = half0.mean(1, keepdim=True), half1.mean(1, keepdim=True)
-                own0 += [F.pixel_unshuffle(half0, 2), costs(grey0, grey1, 2)]
-                own1 += [F.pixel_unshuffle(half1, 2), costs(grey1, grey0, 2)]
+            time = t.expand(-1, 1, *flow0.shape[-2:])
+            own0 = [flow0 / 16.0, trust0, time]
+            own1 = [flow1 / 16.0, trust1, 1.0 - time]
+            if i == 0:
+                # the fine level sees the frames themselves, at 1/2
+                warped0 = warp(half0, twice(flow0) / 2.0)
+                warped1 = warp(half1, twice(flow1) / 2.0)
+                own0.append(unshuffle(warped0))
+                own1.append(unshuffle(warped1))
             else:
-                own0.append(costs(warped0, warped1))
-                own1.append(costs(warped1, warped0))
+                warped0 = warp(features0[i], flow0 / stride)
+                warped1 = warp(features1[i], flow1 / stride)
+                matched0, matched1 = warped0[:, :MATCHED], warped1[:, :MATCHED]
+                own0 += [warped0, costs(matched0, matched1)]
+                own1 += [warped1, costs(matched1, matched0)]
             if hidden is not None:
-                hidden0, hidden1 = hidden.chunk(2, dim=1)
+                hidden0, hidden1 = twice(hidden).chunk(2, dim=1)
                 own0.append(hidden0)
                 own1.append(hidden1)
-            dtype = self.stem.weight.dtype
             decided, hidden = self.levels[i](torch.cat([part.to(dtype) for part in own0 + own1], dim=1))
-            if STRIDES[i] != STRIDES[0]:
+            if i:
                 change0, gate0, change1, gate1 = torch.split(decided, [2, 1, 2, 1], dim=1)
-                flow0, flow1 = flow0 + change0 * STRIDES[i], flow1 + change1 * STRIDES[i]
+                flow0, flow1 = flow0 + change0 * stride, flow1 + change1 * stride
                 decided = torch.cat((flow0, gate0, flow1, gate1), dim=1)
             flows.append((flow0, flow1))
 
         assert decided is not None
-        side0, side1 = (F.pixel_shuffle(side, 2) for side in decided.chunk(2, dim=1))
-        change0, mask0, residual0 = torch.split(side0, [2, 1, 3], dim=1)
-        change1, mask1, residual1 = torch.split(side1, [2, 1, 3], dim=1)
-        found = _twice(torch.cat((flow0, flow1), dim=1)) + 8.0 * torch.cat((change0, change1), dim=1)
-        nearer = torch.log((1.0 - t) / t)  # with nothing decided, the mask is 1 − t
-        mask = torch.sigmoid(mask0 - mask1 + nearer)
-        fine = _twice(torch.cat((found, mask, residual0 + residual1), dim=1))[..., :height, :width]
-        flow0, flow1, mask, residual = torch.split(fine, [2, 2, 1, 3], dim=1)
-        warped0, warped1 = warp(frame0.float(), flow0), warp(frame1.float(), flow1)
-        frame = torch.lerp(warped1, warped0, mask) + residual
-        return Synthesis(frame.to(frame0.dtype), flow0, flow1, mask, flows)
+        change, mask, residual = torch.split(shuffle(decided), [4, 1, 3], dim=1)
+        found = twice(torch.cat((flow0, flow1), dim=1)) + 8.0 * change
+        mask = torch.sigmoid(mask + torch.log((1.0 - t) / t))  # with nothing decided, the mask is 1 − t
+        return torch.cat((found, mask, residual), dim=1), flows
 
 
-def costs(one: Tensor, other: Tensor, pool: int = 1) -> Tensor:
+def unshuffle(x: Tensor) -> Tensor:
+    """2×2 pixels to one with four times the channels: [B,C,2h,2w] → [B,4C,h,w], ordered (row, column, channel)."""
+    return rearrange(x, "b c (h y) (w x) -> b (y x c) h w", y=2, x=2)
+
+
+def shuffle(x: Tensor) -> Tensor:
+    """What `unshuffle` did, undone: [B,4C,h,w] to [B,C,2h,2w]."""
+    return rearrange(x, "b (y x c) h w -> b c (h y) (w x)", y=2, x=2)
+
+
+def costs(one: Tensor, other: Tensor) -> Tensor:
     """How much worse or better than on average the neighbours of a pixel match: which way the flow is wrong.
 
-    [B,C,h,w] twice to [B,8,h/pool,w/pool] fp32: for each of the 8 neighbours, the mean of |one(x + d) − other(x)|
-    over channels and a small window, divided by the mean over all 9 shifts, minus 1. (The ninth follows from the
-    eight.)
+    [B,C,h,w] twice to [B,8,h,w] fp32: for each of the 8 neighbours, the mean of |one(x + d) − other(x)| over channels
+    and 3×3 pixels, divided by the mean over all 9 shifts, minus 1. (The ninth follows from the eight.)
     """
     height, width = one.shape[-2:]
-    padded = F.pad(one.float(), (1, 1, 1, 1), mode="replicate")
+    padded, other = F.pad(one.float(), (1, 1, 1, 1), mode="replicate"), other.float()
     shifts = [(y, x) for y in range(3) for x in range(3)]
     found = [(padded[..., y : y + height, x : x + width] - other).abs().mean(1) for y, x in shifts]
-    every = F.avg_pool2d(torch.stack(found, dim=1), pool + 2, pool, padding=1, count_include_pad=False)
+    every = F.avg_pool2d(torch.stack(found, dim=1), 3, 1, padding=1, count_include_pad=False)
     relative = every / (every.mean(1, keepdim=True) + 0.01) - 1.0
     return torch.cat((relative[:, :4], relative[:, 5:]), dim=1)
 
@@ -294,34 +343,36 @@ def splat(flow01: Tensor, flow10: Tensor, small0: Tensor, small1: Tensor, t: Ten
         how much reliable motion of frame0 and of frame1 landed there).
     """
     batch, _, height, width = flow01.shape
-    stride = float(STRIDES[0])
+    stride = float(FINEST)
     column = torch.arange(width, device=flow01.device, dtype=torch.float32).expand(height, width)
     row = torch.arange(height, device=flow01.device, dtype=torch.float32)[:, None].expand(height, width)
     origin = torch.arange(batch, device=flow01.device).view(-1, 1, 1) * (height * width)
-    flow01 = _only_if_better(flow01, small0, small1)
-    flow10 = _only_if_better(flow10, small1, small0)
+    flow01, seen01 = _only_if_better(flow01, small0, small1)
+    flow10, seen10 = _only_if_better(flow10, small1, small0)
     landed = []
-    for flow, back, here, there, sign, time in (
-        (flow01, flow10, small0, small1, 1.0, t),
-        (flow10, flow01, small1, small0, -1.0, 1.0 - t),
+    for flow, back, here, seen, sign, time in (
+        (flow01, flow10, small0, seen01, 1.0, t),
+        (flow10, flow01, small1, seen10, -1.0, 1.0 - t),
     ):
-        lookup = warp(torch.cat((back, there), dim=1), flow / stride)
-        returned, seen = lookup[:, :2], lookup[:, 2:]
+        returned = warp(back, flow / stride)
         miss = _length(flow + returned) / (1.0 + 0.1 * (_length(flow) + _length(returned)))
         weight = torch.exp(-miss - 25.0 * (here - seen).abs().mean(dim=1))
-        x = column + flow[:, 0] * time[:, 0] / stride
-        y = row + flow[:, 1] * time[:, 0] / stride
+        x = column + flow[:, 0] * (time[:, 0] / stride)
+        y = row + flow[:, 1] * (time[:, 0] / stride)
         left, top = x.floor(), y.floor()
-        values = torch.stack((sign * flow[:, 0], sign * flow[:, 1], torch.ones_like(x)), dim=-1)
-        total = torch.zeros(batch * height * width, 3, device=flow.device)
-        for to_right in (0.0, 1.0):
-            for down in (0.0, 1.0):
-                xi, yi = left + to_right, top + down
-                share = (1.0 - (x - xi).abs()) * (1.0 - (y - yi).abs()) * weight
-                share = share * ((xi >= 0) & (xi < width) & (yi >= 0) & (yi < height))
-                index = origin + yi.clamp(0, height - 1).long() * width + xi.clamp(0, width - 1).long()
-                total.index_add_(0, index.flatten(), (values * share.unsqueeze(-1)).view(-1, 3))
-        landed.append(total.view(batch, height, width, 3).permute(0, 3, 1, 2))
+        to_right, down = x - left, y - top
+        # what lands outside of the picture is lost
+        xi, yi = (torch.stack((low, low + 1)) for low in (left, top))
+        inside_x, inside_y = (xi >= 0) & (xi < width), (yi >= 0) & (yi < height)
+        along_x = torch.stack((1.0 - to_right, to_right)) * inside_x * weight
+        along_y = torch.stack((1.0 - down, down)) * inside_y
+        places = yi.clamp(0, height - 1)[:, None] * width + xi.clamp(0, width - 1)
+        share = (along_y[:, None] * along_x).flatten(0, 1)  # [4,B,h,w]
+        index = (places.flatten(0, 1).long() + origin).flatten()
+        total = share.new_zeros(3, batch * height * width)
+        for target, value in zip(total, (sign * flow[:, 0], sign * flow[:, 1], None), strict=True):
+            target.index_add_(0, index, (share if value is None else share * value).flatten())
+        landed.append(total.view(3, batch, height, width).transpose(0, 1))
     both = (1.0 - t) * landed[0] + t * landed[1]
     sums = [both]
     while min(sums[-1].shape[-2:]) > 2:
@@ -334,32 +385,25 @@ def splat(flow01: Tensor, flow10: Tensor, small0: Tensor, small1: Tensor, t: Ten
     return velocity, landed[0][:, 2:].clamp(max=1.0), landed[1][:, 2:].clamp(max=1.0)
 
 
-def _only_if_better(flow: Tensor, here: Tensor, there: Tensor) -> Tensor:
-    """Zero where the flow explains the frames no better than standing still, by PER_PIXEL of its length.
+def _only_if_better(flow: Tensor, here: Tensor, there: Tensor) -> tuple[Tensor, Tensor]:
+    """The flow, zero where it explains the frames no better than standing still, by PER_PIXEL of its length; and what
+    is seen there along it.
 
     Where brightness changes without motion, as in animated gradients and fades, DIS finds motion all the same.
     """
-    still = (here - there).abs().mean(dim=1, keepdim=True)
-    moved = (here - warp(there, flow / STRIDES[0])).abs().mean(dim=1, keepdim=True)
-    gain = F.avg_pool2d(still - moved, 7, 1, 3, count_include_pad=False)
-    return flow * (gain > PER_PIXEL * _length(flow).unsqueeze(1))
+    seen = warp(there, flow / FINEST)
+    gain = ((here - there).abs() - (here - seen).abs()).mean(dim=1, keepdim=True)
+    gain = F.avg_pool2d(gain, 7, 1, 3, count_include_pad=False)
+    better = gain > PER_PIXEL * _length(flow).unsqueeze(1)
+    return flow * better, torch.where(better, seen, there)
 
 
 def _length(flow: Tensor) -> Tensor:
     return torch.hypot(flow[:, 0], flow[:, 1])
 
 
-def _twice(x: Tensor) -> Tensor:
-    return F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
-
-
-def _pad(x: Tensor, multiple: int) -> Tensor:
-    bottom, right = (-size % multiple for size in x.shape[-2:])
-    return F.pad(x, (0, right, 0, bottom), mode="replicate") if bottom or right else x
-
-
 def _fit_prior(flow: Tensor, height: int, width: int, quarter: torch.Size) -> Tensor:
-    expected = (-(-height // STRIDES[0]), -(-width // STRIDES[0]))
+    expected = (-(-height // FINEST), -(-width // FINEST))
     if tuple(flow.shape[-2:]) != expected:
         raise ValueError(f"a prior of {expected} belongs to a frame of {(height, width)}, not {tuple(flow.shape)}")
     bottom, right = quarter[0] - expected[0], quarter[1] - expected[1]

@@ -23,12 +23,12 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from deblur.blur import BLURRED, blur_score
+from deblur.blur import blur_score, blur_strength, steady_score
 from fpsgan import weights
 from fpsgan.errors import InputError, OptionError, OutputError
 from fpsgan.prior import flow_prior
 from fpsgan.runtime import DeblurRunner, InterpolatorRunner, pick_device, pick_dtype
-from fpsgan.scene import SCENE_THRESHOLD, Light, OverlayFinder, SceneDetector, light_change
+from fpsgan.scene import SCENE_THRESHOLD, Light, OverlayFinder, SceneDetector, light_change, stillness
 from fpsgan.timeline import Relation, Span, schedule, target_rate
 from fpsgan.video.decode import decode
 from fpsgan.video.encode import EncodeOptions, Encoder, check_target, plan_output
@@ -39,6 +39,8 @@ __all__ = ["Estimate", "Options", "Progress", "Result", "enhance", "estimate"]
 
 T = TypeVar("T")
 SMALLEST_SIDE = 16
+FAINTEST = 0.02  # a strength below changes strong edges by a code or less: the frame is left untouched
+STEADINESS = 0.75  # share of the last sharpened frame in the next, where both stand still
 PREVIEW = 8  # source frames that estimate() really processes
 FREEZE = 4  # a step of this many usual frame intervals, and over a quarter second, is a gap: nothing moves across it
 
@@ -47,7 +49,8 @@ FREEZE = 4  # a step of this many usual frame intervals, and over a quarter seco
 class Options:
     """What the user may ask. Rates and times are exact Fractions, times in seconds.
 
-    ``interpolate``/``deblur`` switch the stages (deblur: "auto" touches blurred frames only, "on" all, "off" none).
+    ``interpolate``/``deblur`` switch the stages (deblur: "auto" touches blurred frames only, each by
+    as much as it is blurred, "on" all, "off" none).
     With none of ``fps``, ``multi`` and ``slowmo``, sources up to 30 fps are doubled and faster ones keep their rate.
     ``confidence_map``: a folder that receives a grey PNG for every generated frame, named by its number in the output:
     white where it can be believed, black where it is a guess (see fpsgan.confidence).
@@ -271,8 +274,11 @@ def estimate(source: str | Path, target: str | Path, *, options: Options | None 
     )
 
 
-def prefetch(items: Iterator[T], depth: int) -> Generator[T, None, None]:
-    """Run ``items`` in a thread, at most ``depth`` ahead. Its errors come out here; closing this closes it too."""
+def prefetch(items: Iterator[T], depth: int, tick: float | None = None) -> Generator[T, None, None]:
+    """Run ``items`` in a thread, at most ``depth`` ahead. Its errors come out here; closing this closes it too.
+
+    With ``tick``, a None comes out whenever nothing else has for so many seconds.
+    """
     ready: queue.Queue[tuple[bool, Any]] = queue.Queue(depth)
     stop = threading.Event()
 
@@ -301,8 +307,11 @@ def prefetch(items: Iterator[T], depth: int) -> Generator[T, None, None]:
     try:
         while True:
             try:
-                more, item = ready.get(timeout=0.2)  # a wait without end would not let Ctrl-C through on Windows
+                # a wait without end would not let Ctrl-C through on Windows
+                more, item = ready.get(timeout=tick or 0.2)
             except queue.Empty:
+                if tick:
+                    yield None  # type: ignore[misc]
                 continue
             if more:
                 yield item
@@ -336,20 +345,42 @@ def _relate(frames: Iterable[Frame], detector: SceneDetector, result: Result) ->
 
 
 def _sharpen(
-    frames: Iterable[tuple[Frame, Relation]], runner: DeblurRunner | None, options: Options, result: Result
+    frames: Iterable[tuple[Frame, Relation]],
+    runner: DeblurRunner | None,
+    options: Options,
+    result: Result,
+    late: Callable[[Frame], bool] = lambda _: False,
 ) -> Iterator[tuple[Frame, Relation]]:
+    """Each frame as sharp as its blur asks for; where ``late`` says so of a frame, as it is."""
+    score: float | None = None
+    before: Frame | None = None  # the last one, if it was sharpened and shows the same scene
     for frame, relation in frames:
-        if runner is None:
+        if relation is Relation.CUT:
+            before = None
+        if runner is None or late(frame):
+            before = None
             yield frame, relation
-        elif options.deblur == "auto" and blur_score(_grey(frame)) < BLURRED:
+            continue
+        strength = options.deblur_strength
+        if options.deblur == "auto":
+            # one scene has one look: its score is steadied, and begins anew with the next
+            score = steady_score(None if relation is Relation.CUT else score, blur_score(_grey(frame)))
+            strength *= blur_strength(score)
+        if strength < FAINTEST:
             result.sharp_skipped += 1
+            before = None
             yield frame, relation
-        else:
-            began = time.perf_counter()
-            picture = runner.sharpen(frame.as_rgb(), options.deblur_strength)
-            result.network_seconds += time.perf_counter() - began
-            result.deblurred += 1
-            yield dataclasses.replace(frame, rgb=picture), relation
+            continue
+        began = time.perf_counter()
+        picture = runner.sharpen(frame.as_rgb(), strength)
+        result.network_seconds += time.perf_counter() - began
+        result.deblurred += 1
+        if before is not None:
+            # Each frame is deblurred by itself. Where nothing moves, what differs is error, and is averaged away.
+            still = stillness(before.luma, frame.luma)[..., None]
+            picture += STEADINESS * strength * still * (before.as_rgb() - picture)
+        before = dataclasses.replace(frame, rgb=picture)
+        yield before, relation
 
 
 def _grey(frame: Frame) -> NDArray[np.uint8]:
@@ -402,7 +433,7 @@ def _interpolate(
     slowmo: Fraction,
     start: Fraction,
     result: Result,
-    maps: Path | None,
+    maps: Path | None = None,
 ) -> Iterator[Frame]:
     """Output frames with their output times: source frames themselves where t = 0, the network's elsewhere."""
     first: Fraction | None = None

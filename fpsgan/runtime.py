@@ -14,10 +14,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from deblur.fast import FastDeblur
+from deblur.fpn import Deblur
 from fpsgan.confidence import confidence, enlarged, fall_back
 from fpsgan.errors import OptionError, SetupError
 from fpsgan.interpolator import Interpolator
 from fpsgan.prior import PRIOR_STRIDE
+from fpsgan.warp import compose
 
 __all__ = ["DeblurRunner", "InterpolatorRunner", "pick_device", "pick_dtype"]
 
@@ -150,18 +153,32 @@ def _picture(tensor: Tensor) -> Picture:
 class DeblurRunner(_Runner):
     """Pictures [H, W, 3] in, sharper pictures of the same size out."""
 
+    def __init__(self, network: nn.Module, device: torch.device, dtype: torch.dtype, tile: int = 0) -> None:
+        if isinstance(network, Deblur) and network.config.norm == "running":
+            network = FastDeblur(network)
+        else:
+            dtype = torch.float32  # statistics of a whole picture need it
+        super().__init__(network, device, dtype, tile)
+
     @torch.inference_mode()
     def sharpen(self, picture: Picture, strength: float = 1.0) -> Picture:
-        """``strength``: 0 returns the picture, 1 the network's result, between them the mixture."""
+        """``strength``: 0 returns the picture, 1 the network's result, between them the mixture.
+
+        What the network changes is added to the picture as it came: values outside 0..1 stay, and a precision of the
+        network that is lower than the picture's concerns the change alone. The mean of each channel stays the same, by
+        a factor on all (black stays black): a sharpened frame among untouched ones has their colour.
+        """
         height, width = picture.shape[:2]
 
         def run() -> Picture:
-            whole = self._tensor(picture)
+            whole = self._tensor(picture).float()
             result = blend_tiles(
-                height, width, self.tile, (1, 3),
-                lambda rows, columns: self.network(whole[:, :, rows, columns].to(self.dtype)),
-            )  # fmt: skip
-            return _picture(torch.lerp(whole.float(), result, strength)[0])
+                height, width, self.tile, (1, 3), lambda rows, columns: self.network(whole[:, :, rows, columns])
+            )
+            change = result - whole.clamp(0, 1)
+            level, drift = (part.mean((2, 3), keepdim=True) for part in (result, change))
+            change -= result * (drift / level.clamp(min=1 / 255))
+            return _picture((whole + strength * change)[0])
 
         return self._within_memory(run, height, width)
 
@@ -206,7 +223,7 @@ class InterpolatorRunner(_Runner):
                     small = (_quarter(rows), _quarter(columns))
                     alike = len(t), -1, -1, -1
                     part0, part1 = (tensor[:, :, rows, columns].expand(alike) for tensor in (tensor0, tensor1))
-                    made = self.interpolator.synthesize(
+                    fine, _ = self.interpolator.decide(
                         part0,
                         part1,
                         t,
@@ -214,8 +231,9 @@ class InterpolatorRunner(_Runner):
                         features0 and [feature.expand(alike) for feature in features0],
                         features1 and [feature.expand(alike) for feature in features1],
                     )
-                    believed = confidence(part0, part1, made.flow_t0, made.flow_t1, made.mask)
-                    frame = fall_back(made.frame, part0, part1, t, believed)
+                    half = fine[..., : -(-part0.shape[-2] // 2), : -(-part0.shape[-1] // 2)]
+                    believed = confidence(part0, part1, half[:, :2], half[:, 2:4], half[:, 4:5])
+                    frame = fall_back(compose(part0, part1, fine), part0, part1, t, believed)
                     return frame if sure is None else torch.cat((frame, enlarged(believed, frame)), dim=1)
 
                 done = blend_tiles(height, width, self.tile, (len(t), channels), tile)

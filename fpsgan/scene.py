@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from fpsgan.errors import OptionError
 from fpsgan.timeline import Relation
 
-__all__ = ["SCENE_THRESHOLD", "Light", "OverlayFinder", "SceneDetector", "light_change"]
+__all__ = ["SCENE_THRESHOLD", "Light", "OverlayFinder", "SceneDetector", "light_change", "stillness"]
 
 Grey = NDArray[np.uint8]
 
@@ -225,6 +225,28 @@ def largest_block_change(frame0: Grey, frame1: Grey) -> float:
     # a thin line that moves inside its block leaves the mean alone: look at the size of the changes too
     gross = cv2.resize(np.abs(change), size, interpolation=cv2.INTER_AREA)
     return max(float(np.abs(net).max()), float(gross.max()) - 1.5)
+
+
+def stillness(before: Grey, after: Grey) -> NDArray[np.float32]:
+    """Where a picture stands still against the one before it: [H, W] float32, 1 still to 0 moved; both [H, W] uint8.
+
+    Noise, and blur that comes and goes around one place, count as still. A shift of 0.4 px that is common to a
+    neighbourhood of some 64 px does not, nor do blocks of 16 px whose mean changes by 4 codes, more than noise can.
+    """
+    rows, columns = after.shape
+    cells = (-(-columns // 16), -(-rows // 16))
+    small = [
+        cv2.resize(grey, (max(columns // 2, 16), max(rows // 2, 16)), interpolation=cv2.INTER_AREA)
+        for grey in (before, after)
+    ]
+    flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST).calc(*small, None)  # type: ignore[call-overload]
+    common = cv2.GaussianBlur(cv2.resize(flow, cells, interpolation=cv2.INTER_AREA), (0, 0), 2)
+    shift = 2 * np.hypot(common[..., 0], common[..., 1])  # px of the full size
+    change = cv2.subtract(after, before, dtype=cv2.CV_32F)  # type: ignore[call-overload]
+    step = np.abs(cv2.resize(change, cells, interpolation=cv2.INTER_AREA))
+    still = np.clip(2 - shift / 0.2, 0, 1) * np.clip(2 - step / 2, 0, 1)
+    still = cv2.erode(still.astype(np.float32), np.ones((3, 3), np.uint8))
+    return np.asarray(cv2.resize(still, (columns, rows), interpolation=cv2.INTER_LINEAR), np.float32)
 
 
 def _ssim32(frame0: Grey, frame1: Grey) -> float:

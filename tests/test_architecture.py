@@ -22,7 +22,7 @@ LAYERS = (
     ("fpsgan.scene", "fpsgan.interpolator", "fpsgan.confidence"),
     ("fpsgan.weights", "fpsgan.runtime"),
     ("fpsgan.pipeline", "fpsgan.training"),
-    ("fpsgan.demo",),
+    ("fpsgan.demo", "fpsgan.photo", "fpsgan.stream"),
     ("fpsgan.cli",),
 )
 TORCH_FREE = ("fpsgan.errors", "fpsgan.timeline", "fpsgan.scene", "fpsgan.prior", "fpsgan.video")

@@ -14,7 +14,7 @@ from torch import Tensor
 from fpsgan.interpolator import Interpolator, InterpolatorConfig
 from fpsgan.prior import flow_prior
 
-SMALL = InterpolatorConfig(stem=8, encoder=(8, 8, 8, 8), decoder=(8, 8, 8, 8), blocks=(1, 1, 1, 1), handed_down=8)
+SMALL = InterpolatorConfig(encoder=(8, 8, 8), decoder=(8, 8, 8, 8), blocks=(1, 1, 1, 1), handed_down=8)
 Prior = tuple[Tensor, Tensor]
 
 

@@ -6,6 +6,7 @@ import dataclasses
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -107,6 +108,7 @@ def same(one: Path, other: Path) -> bool:
         ({"fine_tune": "interpolator-base"}, "fine_tune"),
         ({"network": "deblur", "animations": ["a.json"], "model": {}}, "animations: only the interpolator"),
         ({"holds": "yes"}, "holds: true or false is needed"),
+        ({"freeze": 0.5}, "freeze: only the deblurring network"),
     ],
 )
 def test_what_cannot_be_meant_is_said_in_one_line(tmp_path: Path, flags: dict[str, Any], said: str) -> None:
@@ -371,6 +373,26 @@ def test_deblur_trains_on_photos_and_footage(data: Path, photos: Path, tmp_path:
     assert "gain" in result.validation
 
 
+def test_a_frozen_backbone_stays_and_then_learns(photos: Path, tmp_path: Path) -> None:
+    """Two of four steps without it; the rest of the network learns from the first."""
+    flags = {
+        "network": "deblur", "photos": [str(photos)], "crop": 64, "batch": 2, "workers": 0, "steps": 4, "freeze": 0.5,
+        "model": {"num_filters": 8}, "device": "cpu", "precision": "32-true", "weight_decay": 0.0,
+    }  # fmt: skip
+    states = []
+    given = load_config(None, flags)
+    run = training._Run(given, tmp_path, training._fabric(given), print)
+    loader = iter(run._loader())
+    for _ in range(4):
+        states.append({name: value.clone() for name, value in run.network.named_parameters()})
+        run._step(next(loader))
+        run.step += 1
+    states.append(dict(run.network.named_parameters()))
+    for step in range(4):
+        moved = {n.startswith("fpn.enc") for n in states[0] if not torch.equal(states[step][n], states[step + 1][n])}
+        assert moved == ({False} if step < 2 else {False, True})
+
+
 @pytest.mark.parametrize(
     ("break_it", "said"),
     [
@@ -424,6 +446,19 @@ def test_the_command_line_says_what_is_wrong(tmp_path: Path) -> None:
     assert issubclass(OptionError, FpsganError)
 
 
+def test_a_worker_that_cannot_read_is_one_line_too(data: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "data"
+    shutil.copytree(data, broken)
+    for pack in broken.glob("[0-4].bin"):
+        pack.write_bytes(b"short")
+    flags = ("--data", broken, "--crop", "64", "--batch", "2", "--steps", "5", "--workers", "1", "--device", "cpu")
+    command = [sys.executable, "-m", "fpsgan", "train", "interpolator", "-o", tmp_path / "run", *flags]
+    done = subprocess.run([*map(str, command)], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "not a readable picture; build the data set again" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
 def test_ctrl_c_saves(data: Path, tmp_path: Path) -> None:
     flags = {
         "network": "interpolator", "data": [str(data)], "crop": 64, "batch": 2, "workers": 0, "model": SMALL,
@@ -438,6 +473,6 @@ def test_ctrl_c_saves(data: Path, tmp_path: Path) -> None:
                 break
         began = time.monotonic()
         process.communicate()
-        assert time.monotonic() - began < 10
+        assert time.monotonic() - began < 60
     assert process.returncode == 0
     assert torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)["step"] >= 5

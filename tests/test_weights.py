@@ -6,9 +6,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from deblur.fpn import Deblur
+from deblur.fpn import Deblur, DeblurConfig
 from fpsgan import weights
-from fpsgan.errors import WeightsError
+from fpsgan.errors import InputError, OptionError, OutputError, WeightsError
 from fpsgan.interpolator import Interpolator
 
 
@@ -33,6 +33,31 @@ def test_a_saved_network_comes_back(tmp_path: Path, network: type) -> None:
         close = after.state_dict()[name]
         assert torch.allclose(close.double(), value.double(), rtol=1e-3, atol=1e-4), name
     assert weights.metadata(path)["card"] == {"recipe": "none"}
+
+
+def test_statistics_beyond_half_precision_survive(tmp_path: Path) -> None:
+    network = Deblur().eval()
+    network.smooth[1].running_var.fill_(1e6)
+    after = weights.load(weights.save(tmp_path / "w.safetensors", network, {}))
+    assert torch.equal(after.smooth[1].running_var, network.smooth[1].running_var)
+
+
+def test_a_published_checkpoint_becomes_a_weights_file(tmp_path: Path) -> None:
+    network = Deblur(DeblurConfig(num_filters=8))
+    state = {f"module.{name}": value for name, value in network.state_dict().items()}
+    torch.save({"model": state}, tmp_path / "fpn.h5")
+    path = weights.convert(tmp_path / "fpn.h5", tmp_path / "w.safetensors")
+    assert weights.load(path, expect="deblur").config == DeblurConfig(num_filters=8, norm="instance")
+    assert weights.metadata(path)["card"]["converted from"] == "fpn.h5"
+    with pytest.raises(OutputError, match="exists already"):
+        weights.convert(tmp_path / "fpn.h5", path)
+    with pytest.raises(InputError, match="no such file"):
+        weights.convert(tmp_path / "none.h5", tmp_path / "v.safetensors")
+    with pytest.raises(WeightsError, match="no state dict"):
+        weights.convert(path, tmp_path / "v.safetensors")
+    with pytest.raises(OptionError, match="--norm"):
+        weights.convert(tmp_path / "fpn.h5", tmp_path / "v.safetensors", norm="batch")
+    assert not (tmp_path / "v.safetensors").exists()
 
 
 def test_the_wrong_network_is_refused(tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "interpolator": {
         "lr": 8e-4,
         "grad_clip": 10.0,
+        "precision": "bf16-mixed",
         "losses": {"laplacian": 1.0, "flow": 0.1},
         "shares": {"clips": 6.0, "photos": 2.5, "animations": 1.5},
     },
@@ -81,6 +82,7 @@ class TrainConfig:
     drop_prior: float = 0.15  # share of steps in which the interpolator has to do without the flow prior
     ramp: int = 120_000  # deblur: samples until synthetic blur has grown to its full variety
     longest: float = 24.0  # deblur: longest camera path, px
+    freeze: float = 0.0  # deblur: share of the run, at its start, in which the backbone stays as it is
 
     adversarial: float = 0.0
     gan: str = "ragan-ls"
@@ -124,7 +126,7 @@ class TrainConfig:
         for name in ("workers", "warmup", "weight_decay", "lr_min", "gan_weight", "perceptual", "fidelity"):
             if getattr(self, name) < 0:
                 raise OptionError(f"{name}: must be 0 or more, not {getattr(self, name)}")
-        for name in ("adversarial", "ema", "drop_prior"):
+        for name in ("adversarial", "ema", "drop_prior", "freeze"):
             if not 0 <= getattr(self, name) <= 1:
                 raise OptionError(f"{name}: a share from 0 to 1 is meant, not {getattr(self, name)}")
         multiple = 32  # whole cells of the deepest level
@@ -143,6 +145,8 @@ class TrainConfig:
             raise OptionError("nothing to train on: give --data (a folder made by `fpsgan dataset build`) or --photos")
         if self.animations and self.network == "deblur":
             raise OptionError("animations: only the interpolator learns from them")
+        if self.freeze and self.network != "deblur":
+            raise OptionError("freeze: only the deblurring network has a backbone")
         for name, allowed in (("losses", LOSSES[self.network]), ("shares", ("clips", "photos", "animations"))):
             for key, value in getattr(self, name).items():
                 if key not in allowed:

@@ -107,7 +107,8 @@ class Vmaf:
         )
         raw = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{2 * height}", "-r", "25", "-i", "-"]
         self._folder = tempfile.TemporaryDirectory()  # also the working folder: a path in a filter needs escaping
-        self._said = tempfile.TemporaryFile()
+        self._said = tempfile.TemporaryFile()  # noqa: SIM115 (closed in __exit__)
+        self._program = program
         self._process = subprocess.Popen(
             [program, "-v", "error", *raw, "-filter_complex", graph, "-f", "null", "-"],
             stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=self._said, cwd=self._folder.name,
@@ -144,4 +145,4 @@ class Vmaf:
     def _failed(self) -> SetupError:
         self._said.seek(0)
         reason = " ".join(self._said.read().decode(errors="replace").split())[-300:]
-        return SetupError(f"VMAF: {self._process.args[0]} failed: {reason or 'it gave no reason'}")  # type: ignore[index]
+        return SetupError(f"VMAF: {self._program} failed: {reason or 'it gave no reason'}")

@@ -20,7 +20,7 @@ import sys
 import tempfile
 import threading
 import types
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from itertools import chain, groupby
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -112,18 +112,18 @@ def rife(device: torch.device) -> Between:
     return between
 
 
-def minterpolate(windows: Iterable[Window]) -> Iterator[list[Image]]:
+def minterpolate(windows: Iterable[Window]) -> Generator[list[Image], None, None]:
     """The hidden frames of every window as ffmpeg's minterpolate fills them in, one ffmpeg for each run of windows.
 
     All windows hide the same number of frames, at equal distances. Streams: keeps a few frames only, and reads the
     windows ahead, in a thread of its own. The colours go in unsubsampled. SetupError if ffmpeg fails.
     """
     for _, run in groupby(windows, key=lambda window: window.run):
-        first = next(run)
-        yield from _run_minterpolate(first, run)
+        yield from _run_minterpolate(run)
 
 
-def _run_minterpolate(first: Window, rest: Iterator[Window]) -> Iterator[list[Image]]:
+def _run_minterpolate(run: Iterator[Window]) -> Generator[list[Image], None, None]:
+    first = next(run)
     step = len(first.hidden) + 1
     height, width = first.frame0.shape[:2]
     raw = ["-f", "rawvideo", "-pix_fmt", "rgb24"]
@@ -136,7 +136,7 @@ def _run_minterpolate(first: Window, rest: Iterator[Window]) -> Iterator[list[Im
         assert process.stdin is not None
         try:
             process.stdin.write(first.frame0.tobytes() * (REPEATS + 1))
-            for window in chain((first,), rest):
+            for window in chain((first,), run):
                 last = window.frame1.tobytes()
                 process.stdin.write(last)
                 fed.put(True)

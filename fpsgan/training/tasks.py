@@ -55,6 +55,7 @@ class Task(Protocol):
     methods: Sequence[str]  # of the network that the loss calls, besides forward
     inputs: Sequence[str]  # of the batch: what the network must not get if it is not finite
     judged: int  # channels that the discriminator sees
+    backbone: str  # what the names of the parameters begin with that `freeze` is about
 
     def __init__(self, config: TrainConfig, note: Callable[[str], None]) -> None: ...
     def network(self) -> nn.Module:
@@ -112,22 +113,25 @@ def _image(tensor: Tensor) -> Image:
 
 
 def _scores(found: list[Image], truth: list[Image], before: list[Image]) -> dict[str, float]:
-    """Means over pictures; `gain` is in dB over what there was before (the blend, the blurred picture)."""
+    """Means over pictures; `gain` is in dB over what there was before (the blend, the blurred picture), where that was
+    not right already."""
     figures = [
         (min(60.0, psnr(a, b)), ssim(a, b), min(60.0, psnr(c, b))) for a, b, c in zip(found, truth, before, strict=True)
     ]
     if not figures:
         return {}
-    score, likeness, input_score = (float(value) for value in np.mean(figures, axis=0))
-    return {"psnr": score, "ssim": likeness, "gain": score - input_score}
+    score, likeness, _ = (float(value) for value in np.mean(figures, axis=0))
+    gains = [after - input_score for after, _, input_score in figures if input_score < 60]
+    return {"psnr": score, "ssim": likeness, "gain": float(np.mean(gains)) if gains else 0.0}
 
 
 class InterpolatorTask:
     """Frames dropped from footage, rendered scenes and animations, found again."""
 
-    methods = ("synthesize",)
-    inputs = ("t", "flow01", "flow10")
+    methods: Sequence[str] = ("synthesize",)
+    inputs: Sequence[str] = ("t", "flow01", "flow10")
     judged = 9  # the frame and, as its condition, the two that it lies between
+    backbone = ""
 
     def __init__(self, config: TrainConfig, note: Callable[[str], None]) -> None:
         self.config = config
@@ -146,7 +150,8 @@ class InterpolatorTask:
     def network(self) -> nn.Module:
         if self.config.fine_tune:
             return weights.load(self.config.fine_tune, expect="interpolator").requires_grad_(True)
-        return Interpolator(InterpolatorConfig(**self.config.model))
+        network = Interpolator(InterpolatorConfig(**self.config.model))
+        return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
     def dataset(self) -> Dataset[dict[str, NDArray[np.generic]]]:
         return Mixture(list(self.sources.values()), _shares(self.config, self.sources), self.config.seed)
@@ -183,7 +188,10 @@ class InterpolatorTask:
     def validate(self, network: nn.Module) -> tuple[dict[str, float], dict[str, Image]]:
         """PSNR, SSIM and gain over the blend, of the middle one of three consecutive frames."""
         device = next(network.parameters()).device
-        found, truths, blends, pictures = [], [], [], {}
+        found: list[Image] = []
+        truths: list[Image] = []
+        blends: list[Image] = []
+        pictures: dict[str, Image] = {}
         for clip in self.judged_by:
             image0, truth, image1 = (_middle(clip.read(clip.count // 2 + i)) for i in (-1, 0, 1))
             prior = tuple(torch.from_numpy(flow)[None].to(device) for flow in flow_prior(image0, image1))
@@ -200,9 +208,10 @@ class InterpolatorTask:
 class DeblurTask:
     """Sharp footage averaged over an exposure, photos shaken on purpose, and real pairs, made sharp again."""
 
-    methods = ()
-    inputs = ()
+    methods: Sequence[str] = ()
+    inputs: Sequence[str] = ()
     judged = 3
+    backbone = "fpn.enc"
 
     def __init__(self, config: TrainConfig, note: Callable[[str], None]) -> None:
         self.config = config
@@ -248,7 +257,7 @@ class DeblurTask:
         blurred, sharp = (batch[name].float() / 255 for name in ("blurred", "sharp"))
         output = model(blurred.contiguous(memory_format=torch.channels_last)).float()
         left, before = (self._error(image - sharp) for image in (output, blurred))
-        loss = (left / (before + 0.02)).mean()
+        loss = (left / (before + 0.05)).mean()
         shaken = _psnr(blurred, sharp) < 60
         gain = (_psnr(output.detach(), sharp) - _psnr(blurred, sharp))[shaken]
         return Output(loss, {"gain": float(gain.mean()) if len(gain) else 0.0}, sharp, output)
@@ -265,7 +274,10 @@ class DeblurTask:
     def validate(self, network: nn.Module) -> tuple[dict[str, float], dict[str, Image]]:
         """PSNR, SSIM and gain over the input, on blur of full variety."""
         device = next(network.parameters()).device
-        found, truths, inputs, pictures = [], [], [], {}
+        found: list[Image] = []
+        truths: list[Image] = []
+        inputs: list[Image] = []
+        pictures: dict[str, Image] = {}
         for number, sample in enumerate(self.judged_by):
             blurred, sharp = (np.ascontiguousarray(sample[name].transpose(1, 2, 0)) for name in ("blurred", "sharp"))
             found.append(_image(network(_tensor(blurred.astype(np.uint8), device))))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import gc
 import json
 import math
 import os
@@ -21,13 +22,13 @@ from typing import Any
 
 import cv2
 import torch
-from deblur.discriminator import DoubleScale
-from deblur.losses import Perceptual, gan_losses, gradient_penalty
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from deblur.discriminator import DoubleScale
+from deblur.losses import Perceptual, gan_losses, gradient_penalty
 from fpsgan import weights
-from fpsgan.errors import OptionError, OutputError, SetupError, TrainingError
+from fpsgan.errors import FpsganError, OptionError, OutputError, SetupError, TrainingError
 from fpsgan.runtime import pick_device
 from fpsgan.training.config import TrainConfig, differences
 from fpsgan.training.muon import Muon
@@ -134,7 +135,8 @@ def _fabric(config: TrainConfig) -> Fabric:
         accelerator=device.type,
         devices=local if world > 1 else one,
         num_nodes=world // local,
-        strategy="ddp" if world > 1 else "auto",
+        # a frozen backbone has no gradients for DDP to wait for
+        strategy="auto" if world == 1 else "ddp_find_unused_parameters_true" if config.freeze else "ddp",
         precision=config.precision,  # type: ignore[arg-type]
     )
     fabric.launch()
@@ -155,6 +157,9 @@ class _Run:
         self.model, self.optimizer = fabric.setup(network, optimizer)
         for name in self.task.methods:
             self.model.mark_forward_method(name)
+        self.frozen = [
+            p for name, p in network.named_parameters() if config.freeze and name.startswith(self.task.backbone)
+        ]
         self.critic: DoubleScale | None = None  # the discriminator, from the adversarial stage on
         self.critic_since = 0
         self.perceptual = _perceptual(config, fabric.device)
@@ -162,6 +167,7 @@ class _Run:
         self.minutes = 0.0
         self.best = -math.inf
         self.validation: dict[str, float] = {}
+        self.batches: Iterator[Batch] | None = None
         self.events: Any = None
         self.lines: list[str] = []
 
@@ -193,13 +199,13 @@ class _Run:
             return
         if self.fabric.global_rank == 0:
             self.events = SummaryWriter(str(self.output), purge_step=self.step)
-        loader = iter(self._loader())
+        self.batches = iter(self._loader())
         clock = time.perf_counter()
         saved = validated = begun = self.minutes
         start, waited = self.step, 0.0
         while not self.finished() and not self._interrupted():
             before = time.perf_counter()
-            batch = {key: value.to(self.fabric.device, non_blocking=True) for key, value in next(loader).items()}
+            batch = {key: value.to(self.fabric.device, non_blocking=True) for key, value in self._next().items()}
             waited += time.perf_counter() - before
             if self.adversarial and self.critic is None:
                 self._begin_adversarial()
@@ -224,10 +230,19 @@ class _Run:
         self._validate()
         self.save()
 
+    def _next(self) -> Batch:
+        """The next batch. What a worker raises brings its traceback as text: only the message is for people."""
+        assert self.batches is not None
+        try:
+            return next(self.batches)
+        except FpsganError as error:
+            kind, said = type(error), str(error).strip().splitlines()[-1]
+        raise kind(said.removeprefix(f"{kind.__module__}.{kind.__name__}: "))
+
     def _share(self, step: int, minutes: float) -> float:
         return step / self.config.steps if self.config.steps else minutes / (self.config.max_minutes or 1)
 
-    def _loader(self) -> DataLoader[Batch]:
+    def _loader(self) -> DataLoader[Any]:
         workers = self.config.workers
         more: dict[str, Any] = {}
         if workers:
@@ -249,6 +264,8 @@ class _Run:
             group["lr"] = rate * group.get("scale", 1.0)
         if not self._in_all(all(bool(batch[name].isfinite().all()) for name in self.task.inputs)):
             return self._skip([], batch, {"loss": math.nan, "lr": rate})
+        for parameter in self.frozen:
+            parameter.requires_grad_(self.done >= config.freeze)
         # The norms' statistics: a bad batch must not stay in them
         kept = [buffer.clone() for buffer in self.network.buffers()]
         output = self.task.loss(self.model, batch, self.step)
@@ -309,8 +326,8 @@ class _Run:
             path = self.output / f"bad-batch{self.fabric.global_rank or ''}.pt"
             _write({key: value.cpu() for key, value in batch.items()}, path)
             raise TrainingError(
-                f"{self.bad} steps in a row with a loss or gradient that is not finite, at step {self.step}; the batch is "
-                f"in {path}. A lower lr, or --precision 32-true, is the usual cure"
+                f"{self.bad} steps in a row with a loss or gradient that is not finite, at step {self.step}; the batch "
+                f"is in {path}. A lower lr, or --precision 32-true, is the usual cure"
             )
         return scalars
 
@@ -423,7 +440,8 @@ class _Run:
         """Go on from a checkpoint. OptionError if it is of another configuration or cannot be read."""
         try:
             state = torch.load(path, map_location=self.fabric.device, weights_only=True)
-            before = TrainConfig(**{key: tuple(v) if isinstance(v, list) else v for key, v in state["config"].items()})
+            fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in state["config"].items()}
+            before = TrainConfig(**fields)
         except Exception as error:  # torch raises what it likes for a damaged file
             raise OptionError(
                 f"{path}: not a checkpoint of this version ({' '.join(str(error).split())[:200]})"
@@ -445,13 +463,15 @@ class _Run:
             self.critic_since = state["critic_since"]
 
     def close(self) -> None:
+        self.batches = None
+        gc.collect()  # ends the workers now, while they can still tidy up behind them
         if self.events is not None:
             self.events.close()
 
     def result(self) -> Trained:
-        paths = [path if path.exists() else None for path in (self._weights(""), self._weights("-gan"))]
+        best, gan = (path if path.exists() else None for path in (self._weights(""), self._weights("-gan")))
         samples = self.step * self.config.batch * self.fabric.world_size
-        return Trained(*paths, self.step, samples, self.minutes, self.skipped, self.validation, self.finished())
+        return Trained(best, gan, self.step, samples, self.minutes, self.skipped, self.validation, self.finished())
 
 
 class _Steps:

@@ -256,7 +256,7 @@ def from_rgb(rgb: Picture, format: PixelFormat, color: Color) -> tuple[Array, ..
 
 def _quantise(plane: Array, format: PixelFormat) -> Array:
     # cv2 rounds to nearest and saturates in one pass
-    codes = cv2.add(plane, 0, dtype=cv2.CV_8U if format.depth == 8 else cv2.CV_16U)  # type: ignore[call-overload]
+    codes = cv2.add(np.ascontiguousarray(plane), 0, dtype=cv2.CV_8U if format.depth == 8 else cv2.CV_16U)  # type: ignore[call-overload]
     return codes if format.depth in (8, 16) else np.minimum(codes, (1 << format.depth) - 1)  # type: ignore[no-any-return]
 
 
@@ -283,12 +283,13 @@ DOWN_TAPS = {
 def _downsample(plane: Picture, log2: int, site: float, axis: int) -> Picture:
     """The exact inverse of ``_upsample`` (for even sizes, to rounding)."""
     for _ in range(log2):
-        u = plane.swapaxes(0, axis)
-        half = -(-len(u) // 2)
-        if len(u) % 2:  # the sample that _upsample's caller cut off
+        if plane.shape[axis] % 2:  # the sample that _upsample's caller cut off
+            u = plane.swapaxes(0, axis)
             u = np.concatenate([u, u[-1:] + np.float32(site) * (u[-1:] - u[-2:-1])]) if len(u) > 1 else u.repeat(2, 0)
-        u = np.concatenate([u[:1], u[:1], u, u[-1:], u[-1:], u[-1:]])
-        taps = DOWN_TAPS[site]
-        total = sum(np.float32(tap) * u[k : k + 2 * half : 2] for k, tap in enumerate(taps) if tap)
-        plane = np.asarray(total, np.float32).swapaxes(0, axis)
+            plane = np.ascontiguousarray(u.swapaxes(0, axis))
+        taps = np.array(DOWN_TAPS[site], np.float32)
+        if axis == 0:
+            plane = cv2.filter2D(plane, -1, taps[:, None], anchor=(0, 2), borderType=cv2.BORDER_REPLICATE)[::2]  # type: ignore[assignment]
+        else:
+            plane = cv2.filter2D(plane, -1, taps[None], anchor=(2, 0), borderType=cv2.BORDER_REPLICATE)[:, ::2]  # type: ignore[assignment]
     return plane

@@ -152,7 +152,7 @@ def probe(path: str | Path, *, stream: int | None = None, image_rate: Fraction =
         color=color,
         interlaced=bool(frame.interlaced_frame),
         siting=siting,
-        dolby_vision=any(data.type.name.startswith("DOVI") for data in frame.side_data),
+        dolby_vision=any(data.type.name.startswith("DOVI") for data in _side_data(frame)),
         mastering=_mastering(frame),
         time_base=time_base,
         frame_rate=rate,
@@ -326,10 +326,18 @@ def _siting(path: Path, index: int) -> str | None:
     return found[1] if found else None
 
 
+def _side_data(frame: Any) -> list[Any]:
+    """What comes along with a decoded frame; nothing where PyAV does not know one of its kinds (EXIF, as of 18)."""
+    try:
+        return list(frame.side_data)
+    except ValueError:
+        return []
+
+
 def _mastering(frame: Any) -> str:
     """HDR10 static metadata (SMPTE ST 2086, CTA-861.3) of a decoded frame, as x265 parameters."""
     said = []
-    for data in frame.side_data:
+    for data in _side_data(frame):
         if data.type.name == "MASTERING_DISPLAY_METADATA":
             numbers = struct.unpack("22i", bytes(data))  # ten rationals and two flags
             values = [Fraction(n, d or 1) for n, d in zip(numbers[0:20:2], numbers[1:20:2], strict=True)]

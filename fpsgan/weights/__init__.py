@@ -18,11 +18,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from deblur.checkpoint import load_published
 from deblur.fpn import Deblur, DeblurConfig
-from fpsgan.errors import OutputError, WeightsError
+from fpsgan.errors import InputError, OptionError, OutputError, WeightsError
 from fpsgan.interpolator import Interpolator, InterpolatorConfig
 
-__all__ = ["bundled", "load", "metadata", "save", "verify"]
+__all__ = ["bundled", "convert", "load", "metadata", "save", "verify"]
 
 FOLDER = Path(__file__).parent
 ARCHITECTURES: dict[str, tuple[type[Any], type[Any]]] = {
@@ -91,14 +92,18 @@ def load(name_or_path: str | Path, device: str | torch.device = "cpu", *, expect
 
 
 def save(path: str | Path, network: nn.Module, card: dict[str, str]) -> Path:
-    """Write ``network`` (an Interpolator or a Deblur) as half-precision safetensors, whole or not at all."""
+    """Write ``network`` (an Interpolator or a Deblur) as safetensors, whole or not at all.
+
+    Parameters go in half precision. Norms' statistics do not: their variances pass its 65504.
+    """
     path = Path(path)
     architecture = next((name for name, (_, kind) in ARCHITECTURES.items() if isinstance(network, kind)), None)
     if architecture is None:
         raise WeightsError(f"{type(network).__name__} is none of {', '.join(ARCHITECTURES)}")
     config = json.dumps(dataclasses.asdict(network.config))  # type: ignore[call-overload]
+    parameters = dict(network.named_parameters())
     tensors = {
-        name: (value.half() if value.is_floating_point() else value).contiguous().cpu()
+        name: (value.half() if name in parameters else value).contiguous().cpu()
         for name, value in network.state_dict().items()
     }
     partial = path.with_name(path.name + ".partial")
@@ -110,6 +115,30 @@ def save(path: str | Path, network: nn.Module, card: dict[str, str]) -> Path:
         partial.unlink(missing_ok=True)
         raise OutputError(f"{path}: cannot write the weights ({error})") from error
     return path
+
+
+def convert(checkpoint: str | Path, target: str | Path, *, norm: str = "instance", overwrite: bool = False) -> Path:
+    """Make a weights file of a published DeblurGAN-v2 checkpoint (`fpn_inception.h5`, `fpn_mobilenet.h5`).
+
+    ``norm``: "instance" runs it with each picture's own statistics, as its authors do, "running" with those seen in
+    training. Raises InputError if there is no such file, WeightsError for one that is no such checkpoint or lacks
+    something, OptionError for another ``norm`` or suffix, OutputError where the target is there already.
+    """
+    checkpoint, target = Path(checkpoint), Path(target)
+    if norm not in ("instance", "running"):
+        raise OptionError(f"--norm {norm}: must be instance or running")
+    if target.suffix != ".safetensors":
+        raise OptionError(f"{target}: weights files end in .safetensors")
+    if target.exists() and not overwrite:
+        raise OutputError(f"{target}: exists already; -y replaces it")
+    if not checkpoint.is_file():
+        raise InputError(f"{checkpoint}: no such file")
+    try:
+        network = load_published(checkpoint, norm=norm)
+    except ValueError as error:
+        raise WeightsError(str(error)) from error
+    digest = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
+    return save(target, network, {"converted from": checkpoint.name, "its sha256": digest})
 
 
 def _resolve(name_or_path: str | Path) -> Path:

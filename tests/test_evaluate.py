@@ -1,0 +1,194 @@
+"""Evaluation: which frames are hidden, what is left out, what the figures mean, what is written."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from conftest import MakeClip
+from test_cli import run
+
+from deblur.fpn import Deblur, DeblurConfig
+from fpsgan import weights
+from fpsgan.errors import InputError, OptionError, OutputError, SetupError
+from fpsgan.training.evaluate import evaluate, rebuilt, table, video, windows
+from fpsgan.training.manifest import Clip, write_manifest
+from fpsgan.training.metrics import psnr, vmaf_ffmpeg
+from fpsgan.training.peers import blend, hold
+from fpsgan.video.probe import probe
+
+SIDE = 64
+
+
+def picture(seed: int, width: int = SIDE) -> np.ndarray:
+    noise = np.random.default_rng(seed).integers(0, 256, (SIDE // 8, width // 8, 3), np.uint8)
+    return np.asarray(cv2.resize(noise, (width, SIDE), interpolation=cv2.INTER_CUBIC), np.uint8)
+
+
+def slide(count: int, seed: int = 0) -> list[np.ndarray]:
+    wide = picture(seed, SIDE + 8 * count)
+    return [np.ascontiguousarray(wide[:, 2 * k : 2 * k + SIDE]) for k in range(count)]
+
+
+def data_set(
+    folder: Path, clips: dict[str, list[np.ndarray]], *, split: str = "test", subset: str = "", blurred: bool = False
+) -> Path:
+    """A manifest over PNG files; with `blurred` each has a partner, which is not written."""
+    folder.mkdir(parents=True, exist_ok=True)
+    made = []
+    for name, frames in clips.items():
+        files = [f"{name}-{k}.png" for k in range(len(frames))]
+        for file, frame in zip(files, frames, strict=True):
+            cv2.imwrite(str(folder / file), frame[..., ::-1])
+        soft = tuple(f"soft-{file}" for file in files) if blurred else ()
+        made.append(Clip(name, name, split, len(files), SIDE, SIDE, subset=subset, frames=tuple(files), blurred=soft))
+    write_manifest(folder, made)
+    return folder
+
+
+@pytest.fixture
+def deblurrer(tmp_path: Path) -> str:
+    """Weights that change nothing: the network's last layer begins at zero."""
+    return str(weights.save(tmp_path / "nothing.safetensors", Deblur(DeblurConfig(num_filters=8)), {}))
+
+
+def test_windows_keep_every_nth_frame_at_its_own_time() -> None:
+    times = [Fraction(t) for t in (0, 1, 4, 5, 6, 7, 8)]
+    frames = [(0 if k < 5 else 1, t, np.full((2, 2, 3), k, np.uint8)) for k, t in enumerate(times)]
+    found = list(windows(iter(frames), 2))
+    assert [(w.run, w.number, int(w.frame0[0, 0, 0]), int(w.frame1[0, 0, 0])) for w in found] == [
+        (0, 0, 0, 2),
+        (0, 2, 2, 4),
+    ]
+    assert [w.times for w in found] == [(0.25,), (0.5,)]
+    assert [len(w.hidden) for w in windows(iter(frames), 4)] == [3]
+    assert next(windows(iter(frames), 4)).times == (1 / 6, 4 / 6, 5 / 6)
+
+
+def test_a_cut_is_never_inside_a_window(make_clip: MakeClip) -> None:
+    path = make_clip("cut.mp4", seconds=0.5, sound=False, filters="negate=enable='gte(n,7)'")
+    shots = [shot for shot, *_ in video(probe(path))]
+    assert sorted(set(shots)) == [0, 1]
+    begin = shots.index(1)
+    assert begin == 7
+    assert all(not w.number < begin <= w.number + 2 for w in windows(video(probe(path)), 2))
+
+
+def test_where_nothing_changes_nothing_is_made() -> None:
+    frames = [*slide(3), *[slide(3)[-1]] * 4]
+
+    def read() -> Iterator[Any]:
+        return windows(((0, Fraction(k), frame) for k, frame in enumerate(frames)), 2)
+
+    found = list(rebuilt(read, {"hold": hold, "minterpolate": None}))
+    assert [sorted(made) for _, made in found] == [["hold", "minterpolate"], [], []]
+
+
+def test_figures_are_those_of_the_pictures(tmp_path: Path) -> None:
+    """One triplet, one sequence: PSNR as worked out here, means over the images of a clip, then over clips."""
+    clips = {"long": slide(5), "triplet": slide(3, seed=1)}
+    place = data_set(tmp_path / "bench", clips)
+    result = evaluate([place], peers=["blend"], every=[2], vmaf=False, device="cpu", half=False)
+    expected = {
+        name: [psnr(blend(f[k - 1], f[k + 1], [0.5])[0], f[k]) for k in range(1, len(f) - 1, 2)]
+        for name, f in clips.items()
+    }
+    assert {c: [s.psnr for s in result.images if s.clip == c and s.method == "blend"] for c in clips} == expected
+    by_clip = [float(np.mean(expected[name])) for name in clips]
+    assert result.sets["bench ×2"]["blend"]["psnr"] == pytest.approx(np.mean(by_clip))
+    assert result.sets["bench ×2"]["blend"]["images"] == 3
+    assert result.sets["bench ×2"]["interpolator-base"]["psnr"] > result.sets["bench ×2"]["blend"]["psnr"] + 3
+    assert {"psnr", "ssim", "flicker", "images"} == set(result.sets["bench ×2"]["blend"])
+    text = table(result)
+    assert f"{np.mean(by_clip):.2f}" in text
+    assert len({len(line) for line in text.splitlines()[:4]}) == 1
+
+
+def test_plain_videos_at_half_and_quarter_rate(make_clip: MakeClip, tmp_path: Path) -> None:
+    path = make_clip("clip.mp4", rate="24", seconds=0.4, sound=False)  # 10 frames
+    seen = []
+    result = evaluate([path.parent], output=tmp_path / "out", device="cpu", half=False, on_progress=seen.append)
+    assert {name: m["hold"]["images"] for name, m in result.sets.items()} == {"×2": 4, "×4": 6}
+    assert list(result.sets["×2"]) == ["hold", "blend", "minterpolate", "dis", "interpolator-base"]
+    assert (seen[-1].done, seen[-1].total, seen[-1].eta) == (10, 10, 0)
+    assert ("vmaf" in result.sets["×2"]["hold"]) == (vmaf_ffmpeg() is not None)
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
+        "results.json", "table.md", "×2-clip.mp4.png", "×4-clip.mp4.png",
+    ]  # fmt: skip
+    assert cv2.imread(str(tmp_path / "out" / "×2-clip.mp4.png")).shape == (128, 192, 3)
+    assert json.loads((tmp_path / "out" / "results.json").read_text()) == dataclasses.asdict(result)
+    with pytest.raises(OutputError, match="another evaluation"):
+        evaluate([path], output=tmp_path / "out")
+    assert len(evaluate([path], every=[2], peers=[], limit=1, vmaf=False).images) == 1
+
+
+def test_deblurring_of_pairs_and_of_shaken_photos(tmp_path: Path, deblurrer: str) -> None:
+    sharp = slide(3)
+    place = data_set(tmp_path / "pairs", {"a": sharp}, blurred=True, subset="linear")
+    for k, image in enumerate(sharp):
+        cv2.imwrite(str(place / f"soft-a-{k}.png"), cv2.GaussianBlur(image, (0, 0), 2)[..., ::-1])
+    result = evaluate([place], weights=[deblurrer], vmaf=False, device="cpu", half=False)
+    figures = result.sets["linear"]
+    assert figures["blurred"]["images"] == 3
+    assert figures["blurred"]["psnr"] == pytest.approx(figures[deblurrer]["psnr"], abs=0.01)
+    assert 15 < figures["blurred"]["psnr"] < 40
+    assert "flicker" in figures["blurred"]
+
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    cv2.imwrite(str(photos / "one.png"), picture(7))
+    result = evaluate([photos], weights=[deblurrer], device="cpu", half=False)
+    paths = [score for score in result.images if score.set == "shaken" and score.method == "blurred"]
+    assert [score.frame for score in paths] == [5, 8, 11, 14, 17, 21]
+    assert paths[0].psnr > paths[-1].psnr
+    assert result.sets["sharp"]["blurred"]["psnr"] == 60
+
+
+def test_sequences_without_pairs_are_exposed(tmp_path: Path, deblurrer: str) -> None:
+    place = data_set(tmp_path / "own", {"a": slide(9)}, split="val")
+    notes: list[str] = []
+    result = evaluate([place], weights=[deblurrer], device="cpu", half=False, on_note=notes.append)
+    assert notes == [f"{place}: its val split, 1 clips"]
+    (score,) = (score for score in result.images if score.method == "blurred")
+    assert (score.set, score.frame) == ("own", 4)
+    assert score.psnr < 40
+
+
+def test_mistakes_are_said_in_one_line(tmp_path: Path, deblurrer: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = data_set(tmp_path / "own", {"a": slide(3)})
+    cases: list[tuple[type[Exception], str, dict[str, Any]]] = [
+        (OptionError, "one kind of network", {"weights": ["interpolator-base", deblurrer]}),
+        (OptionError, "--every 1", {"every": [1]}),
+        (OptionError, "--limit -1", {"limit": -1}),
+        (OptionError, "--peer film: not known", {"peers": ["film"]}),
+        (OptionError, "--peer hold: an interpolator", {"weights": [deblurrer], "peers": ["hold"]}),
+        (InputError, "--split takes one of test", {"split": "val"}),
+        (InputError, "nothing to score", {"every": [4]}),
+        (OptionError, "2 clips would be called", {"places": [place, place]}),
+    ]
+    for kind, said, options in cases:
+        places = options.pop("places", [place])
+        with pytest.raises(kind, match=said) as caught:
+            evaluate(places, **options)
+        assert "\n" not in str(caught.value)
+    monkeypatch.setattr("fpsgan.training.evaluate.vmaf_ffmpeg", lambda: None)
+    with pytest.raises(SetupError, match="--vmaf"):
+        evaluate([place], vmaf=True)
+
+
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    place = data_set(tmp_path / "own", {"a": slide(3)})
+    code, out, _ = run(capsys, monkeypatch, "evaluate", place, "--peer", "hold", "--no-half")
+    assert code == 0
+    assert out.startswith("| own ×2: 1 images of 1 |")
+    code, out, _ = run(capsys, monkeypatch, "evaluate", place, "--peer", "hold", "--no-half", "--json")
+    assert json.loads(out)["sets"]["own ×2"]["hold"]["images"] == 1
+    code, out, err = run(capsys, monkeypatch, "evaluate", tmp_path / "none")
+    assert (code, out, err.count("\n")) == (1, "", 1)

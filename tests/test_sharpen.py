@@ -1,0 +1,215 @@
+"""The deblurring stage: strength that follows the blur and not the noise, no flicker, no tint, no bad borders."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable
+from fractions import Fraction
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from deblur.blur import (
+    BLURRED,
+    RAMP,
+    blur_score,
+    blur_strength,
+    convolve,
+    path_kernel,
+    sensor,
+    shake_path,
+    steady_score,
+)
+from fpsgan import weights
+from fpsgan.demo import render_scene
+from fpsgan.pipeline import Options, Result, _sharpen
+from fpsgan.runtime import DeblurRunner
+from fpsgan.scene import stillness
+from fpsgan.timeline import Relation
+from fpsgan.video.frame import Color, Frame, PixelFormat
+
+CPU = torch.device("cpu")
+
+
+class Sharper(nn.Module):
+    """Stands for a network: an unsharp mask that also brightens and reddens the picture."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        soft = nn.functional.avg_pool2d(nn.functional.pad(x, (2, 2, 2, 2), mode="reflect"), 5, 1)
+        return ((2 * x - soft) * torch.tensor([1.06, 1.02, 1.02]).view(1, 3, 1, 1)).clamp(0, 1)
+
+
+def frame(image: np.ndarray, number: int = 0, depth: int = 8) -> Frame:
+    """Of an integer picture [H,W,3] of that depth."""
+    form = PixelFormat.of("gbrp" if depth == 8 else f"gbrp{depth}le")
+    planes = tuple(np.ascontiguousarray(image[..., channel]) for channel in (1, 2, 0))
+    return Frame(planes, form, Color(), Fraction(number, 30), Fraction(1, 30))
+
+
+def sharpen(
+    images: Iterable[np.ndarray], runner: DeblurRunner, cut: int = -1, **options: object
+) -> tuple[list[np.ndarray], Result]:
+    """uint8 pictures in and out, as one scene or with a cut before one of them."""
+    result = Result("", "")
+    frames = [(frame(image, k), Relation.CUT if k == cut else Relation.MOTION) for k, image in enumerate(images)]
+    found = [f.as_rgb() for f, _ in _sharpen(frames, runner, Options(**options), result)]
+    return [np.clip(np.rint(255 * picture), 0, 255).astype(np.uint8) for picture in found], result
+
+
+def shaken(scene: np.ndarray, extent: float, noise: float, count: int) -> list[np.ndarray]:
+    rng = np.random.default_rng(0)
+    kernels = [path_kernel(shake_path(extent, rng)) for _ in range(count)]
+    return [sensor(convolve(scene, kernel), rng, noise=noise) for kernel in kernels]
+
+
+def change(images: list[np.ndarray]) -> float:
+    """Mean absolute change from picture to picture, in codes."""
+    return float(np.mean([np.abs(a.astype(int) - b).mean() for a, b in itertools.pairwise(images)]))
+
+
+def shipped() -> DeblurRunner:
+    return DeblurRunner(weights.load("deblur-mobilenet"), CPU, torch.float32)
+
+
+@pytest.fixture(scope="module")
+def scene() -> np.ndarray:
+    return render_scene(0.2, 320, 224)
+
+
+@pytest.mark.parametrize("runner", [shipped(), DeblurRunner(Sharper(), CPU, torch.float32)], ids=["shipped", "mask"])
+def test_a_scene_that_stands_still_does_not_flicker(scene: np.ndarray, runner: DeblurRunner) -> None:
+    """Noise and another shake in every frame: the result changes no more than the noise of the truth does."""
+    rng = np.random.default_rng(1)
+    truth = [sensor(scene / np.float32(255), rng, noise=0.01) for _ in range(8)]
+    for mode in ("on", "auto"):
+        found, result = sharpen(shaken(scene, 4, 0.01, 8), runner, deblur=mode)
+        assert result.deblurred >= 6
+        assert change(found) <= 1.1 * change(truth)
+
+
+def test_what_moves_is_not_smeared(scene: np.ndarray) -> None:
+    """A pan by half a pixel a frame, and a small thing that moves over a scene that stands: each frame as by itself."""
+    wide = cv2.resize(render_scene(0.2, 960, 640), (960, 640))
+    moves = [np.array([[1, 0, -0.5 * k], [0, 1, 0]]) for k in range(6)]
+    pan = [cv2.GaussianBlur(cv2.warpAffine(wide, move, (640, 448)), (0, 0), 2) for move in moves]
+    thing = [cv2.GaussianBlur(scene, (0, 0), 2) for _ in range(6)]
+    for k, image in enumerate(thing):
+        image[80:112, 40 + 8 * k : 72 + 8 * k] = (200, 40, 40)
+    runner = DeblurRunner(Sharper(), CPU, torch.float32)
+    for images, where in ((pan, np.s_[:, :]), (thing, np.s_[64:128, 24:128])):
+        together, _ = sharpen(images, runner, deblur="on")
+        alone = [sharpen([image], runner, deblur="on")[0][0] for image in images]
+        error = np.abs(together[-1].astype(int) - alone[-1])[where]
+        assert error.mean() < 0.5, "of 255"
+
+
+def test_stillness(scene: np.ndarray) -> None:
+    grey = cv2.cvtColor(scene, cv2.COLOR_RGB2GRAY)
+    assert stillness(grey, grey).min() == 1
+    assert stillness(grey, np.roll(grey, 3, 1)).mean() < 0.05
+    assert stillness(grey, cv2.add(grey, 8)).max() < 0.05
+    assert stillness(grey[:17, :16], grey[:17, :16]).shape == (17, 16)
+
+
+def test_a_cut_and_an_untouched_frame_forget_what_was_before(scene: np.ndarray) -> None:
+    images = shaken(scene, 5, 0.01, 2)
+    runner = DeblurRunner(Sharper(), CPU, torch.float32)
+    alone = sharpen(images[1:], runner, deblur="on")[0][0]
+    assert np.array_equal(sharpen(images, runner, cut=1, deblur="on")[0][1], alone)
+    assert not np.array_equal(sharpen(images, runner, deblur="on")[0][1], alone)
+
+
+@pytest.mark.parametrize("runner", [shipped(), DeblurRunner(Sharper(), CPU, torch.float32)], ids=["shipped", "mask"])
+def test_colour_stays(scene: np.ndarray, runner: DeblurRunner) -> None:
+    images = shaken(scene, 5, 0.005, 3)
+    found, _ = sharpen(images, runner, deblur="on")
+    for before, after in zip(images, found, strict=True):
+        assert np.abs(after.astype(float) - before).mean() > 0.01
+        assert np.abs((after.astype(float) - before).mean((0, 1))).max() < 0.3
+    black = np.zeros_like(images[0])
+    black[60:160] = images[0][60:160]  # bars above and below stay black
+    assert sharpen([black], runner, deblur="on")[0][0][:50].max() == 0
+
+
+def test_the_border_is_as_good_as_the_inside() -> None:
+    rng = np.random.default_rng(0)
+    noise = rng.normal(0, 1, (352, 416, 3)).astype(np.float32)
+    texture = np.clip(0.5 + 0.6 * cv2.GaussianBlur(noise, (0, 0), 2), 0, 1)
+    seen = np.s_[64:-64, 64:-64]  # blurred by what lies outside, not by a mirror image
+    truth = (255 * texture[seen]).round()
+    blurred = sensor(convolve(texture, path_kernel(shake_path(6, rng))), rng)[seen]
+    for runner in (shipped(), DeblurRunner(Sharper(), CPU, torch.float32)):
+        error = np.abs(sharpen([np.ascontiguousarray(blurred)], runner, deblur="on")[0][0] - truth).mean(2)
+        inner = error[12:-12, 12:-12].mean()
+        border = (error.sum() - error[12:-12, 12:-12].sum()) / (error.size - error[12:-12, 12:-12].size)
+        assert border <= 1.2 * inner
+
+
+def test_sharp_pictures_come_back() -> None:
+    scene = render_scene(0.2, 640, 384)
+    (found,), result = sharpen([scene], shipped())
+    assert np.array_equal(found, scene) and (result.deblurred, result.sharp_skipped) == (0, 1)
+    for extent in (1.5, 2.0):  # hardly blurred: about the threshold
+        image = convolve(scene, path_kernel(shake_path(extent, np.random.default_rng(0))))
+        before = sensor(image, np.random.default_rng(0))
+        (after,), _ = sharpen([before], shipped())
+        assert cv2.PSNR(after, before) >= 45
+
+
+def test_strength_rises_smoothly_with_the_blur() -> None:
+    assert blur_strength(BLURRED) == pytest.approx(0.5)
+    assert blur_strength(BLURRED - RAMP) == blur_strength(0.0) == 0
+    assert blur_strength(BLURRED + RAMP) == blur_strength(2.0) == 1
+    steps = np.diff([blur_strength(score) for score in np.linspace(1, 2, 101)])
+    assert steps.min() >= 0 and steps.max() < 0.1
+
+
+def test_the_score_follows_blur_and_not_noise() -> None:
+    rng, score, seen = np.random.default_rng(0), None, []
+    for _ in range(100):
+        score = steady_score(score, BLURRED + float(rng.normal(0, 0.02)))
+        seen.append(blur_strength(score))
+    assert np.abs(np.diff(seen)).max() < 0.05 and np.std(seen) < 0.06
+    assert steady_score(1.0, 1.6) == pytest.approx(1.6) and steady_score(1.6, 1.0) == pytest.approx(1.0)
+    assert steady_score(None, 1.3) == 1.3
+
+
+def test_a_blurred_frame_among_sharp_ones_is_found_and_a_cut_starts_anew(scene: np.ndarray) -> None:
+    blurred = shaken(scene, 9, 0.0, 1)[0]
+    assert blur_score(blurred) > BLURRED + RAMP
+    runner = DeblurRunner(Sharper(), CPU, torch.float32)
+    _, result = sharpen([scene, scene, blurred, scene, scene], runner)
+    assert (result.deblurred, result.sharp_skipped) == (1, 4)
+    assert sharpen([scene, blurred], runner, cut=1)[1].deblurred == 1
+
+
+def test_ten_bits_stay_ten_bits(scene: np.ndarray) -> None:
+    """A network in bf16, whose own numbers have 8 bits, leaves a ten-bit ramp smooth."""
+    ramp = np.tile(np.arange(256, 768, dtype=np.uint16)[None, :, None], (64, 1, 3))
+    runner = DeblurRunner(weights.load("deblur-mobilenet"), CPU, torch.bfloat16)
+    deep = frame(ramp, depth=10)
+    ((found, _),) = _sharpen([(deep, Relation.MOTION)], runner, Options(deblur="on"), Result("", ""))
+    assert found.rgb is not None
+    planes = found.as_planes(deep.format, deep.color)
+    assert planes[0].dtype == np.uint16
+    for plane in planes:
+        assert np.abs(plane.astype(int) - ramp[..., 0])[:, 32:-32].max() <= 8
+        assert len(np.unique(plane)) > 400
+
+
+def test_tiles_leave_no_seam(scene: np.ndarray) -> None:
+    image = (np.asarray(shaken(render_scene(0.2, 480, 320), 5, 0.0, 1)[0]) / 255).astype(np.float32)
+    whole = shipped().sharpen(image)
+    tiled = DeblurRunner(weights.load("deblur-mobilenet"), CPU, torch.float32, tile=192).sharpen(image)
+    steps = np.abs(np.diff(tiled - whole, axis=1)).mean(axis=(0, 2))
+    assert np.abs(tiled - whole).mean() < 0.5 / 255 and steps.max() < 0.5 / 255
+
+
+def test_frames_that_come_too_late_pass_as_they_are(scene: np.ndarray) -> None:
+    frames = [(frame(image, k), Relation.MOTION) for k, image in enumerate(shaken(scene, 5, 0.0, 4))]
+    runner = DeblurRunner(Sharper(), CPU, torch.float32)
+    found = _sharpen(frames, runner, Options(deblur="on"), Result("", ""), late=lambda f: f.pts * 30 in (1, 2))
+    assert [f.rgb is None for f, _ in found] == [False, True, True, False]
