@@ -597,7 +597,8 @@ def _stream_text(now: StreamReport) -> str:
 def doctor_command() -> None:
     """Check this machine: ffmpeg and its encoders, devices, packages, weights."""
     print(f"fpsgan {__version__}, Python {platform.python_version()}, {platform.platform()}")
-    for package in ("torch", "numpy", "opencv-python-headless", "av", "ffmpeg-python", "imageio-ffmpeg", "safetensors"):
+    for package in ("torch", "numpy", "pillow", "opencv-python-headless", "av", "ffmpeg-python", "imageio-ffmpeg",
+                    "safetensors"):  # fmt: skip
         print(f"  {package} {importlib.metadata.version(package)}")
     print(f"ffmpeg {ffmpeg_version()} at {ffmpeg_path()}, with")
     available = encoders()

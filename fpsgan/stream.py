@@ -243,12 +243,16 @@ def _write(
     latencies: deque[float] = deque(maxlen=KEPT)
     began = told = time.monotonic()
     first: Fraction | None = None
-    shown: Frame | None = None
+    shown: Frame | None = None  # at the moment before
+    came: Frame | None = None  # of the stage, last
     for frame in stage:
         if frame is not None:
             first = frame.pts if first is None else first
-            if (frame.pts - first) * rate < report.frames_out:
-                continue  # its moment is over
+            again = came is not None and frame.planes is came.planes and frame.rgb is came.rgb
+            came = frame
+            if (frame.pts - first) * rate < report.frames_out:  # its moment is over, and was counted as held
+                report.held -= again
+                continue
             shown = frame
         if shown is None or first is None:
             continue
