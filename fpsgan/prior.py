@@ -21,8 +21,9 @@ __all__ = ["PRIOR_STRIDE", "flow_prior"]
 Array = NDArray[np.float32]
 
 PRIOR_STRIDE = 4  # pixels of the frame per pixel of the flow
-REACH = 8  # cells of 16 px that block matching looks around: 128 px
-MUCH_BETTER = (0.75, 2.0)  # the error of a match, times the flow's, less so many codes, from which it replaces the flow
+# Block matching: at 1/16 up to 8 cells (128 px) away, at 1/8, where thinner things still show, up to 6 (48 px)
+REACH = {2: 8, 1: 6}
+MUCH_BETTER = (0.85, 1.0)  # the error of a match, times the flow's, less so many codes, from which it replaces the flow
 MIN_SIDE = 16  # DIS compares patches of 8×8 over a pyramid: smaller images give it nothing to work on
 
 
@@ -52,13 +53,13 @@ def flow_prior(frame0: NDArray[np.uint8], frame1: NDArray[np.uint8]) -> tuple[ND
         factor //= 2
     small0, small1 = (_small_grey(frame, factor) for frame in (frame0, frame1))
     flow01, flow10 = _flow(small0, small1, factor), _flow(small1, small0, factor)
-    if factor == PRIOR_STRIDE and min(small0.shape) >= 4 * REACH:
+    if factor == PRIOR_STRIDE and min(small0.shape) >= 2 * MIN_SIDE:
         pyramid0, pyramid1 = _pyramid(small0), _pyramid(small1)
-        match01, match10 = _matches(pyramid0[2], pyramid1[2])
-        flow01, flow10 = (
-            _corrected(flow01, match01, pyramid0, pyramid1),
-            _corrected(flow10, match10, pyramid1, pyramid0),
-        )
+        matches01, matches10 = {}, {}
+        for level, reach in REACH.items():
+            matches01[level], matches10[level] = _matches(pyramid0[level], pyramid1[level], reach)
+        flow01 = _corrected(flow01, matches01, pyramid0, pyramid1)
+        flow10 = _corrected(flow10, matches10, pyramid1, pyramid0)
     planes01, planes10 = (np.ascontiguousarray(flow.transpose(2, 0, 1) * PRIOR_STRIDE) for flow in (flow01, flow10))
     return planes01, planes10
 
@@ -96,45 +97,58 @@ def _pyramid(small: NDArray[np.uint8]) -> list[Array]:
     return [grey, np.asarray(half, np.float32), np.asarray(quarter, np.float32)]
 
 
-def _matches(grey0: Array, grey1: Array) -> tuple[Array, Array]:
+def _matches(grey0: Array, grey1: Array, reach: int) -> tuple[Array, Array]:
     """For every pixel of one picture the offset [h,w,2] to the best match of its 3×3 pixels in the other; both ways.
 
-    Up to REACH pixels away, nearer ones preferred a little, single outliers taken out.
+    Up to `reach` pixels away, nearer ones preferred a little, single outliers taken out.
     """
     height, width = grey0.shape
-    best = [np.full((height, width), np.inf, np.float32) for _ in range(2)]
-    found = [np.zeros((height, width, 2), np.float32) for _ in range(2)]
-    for y in range(-REACH, REACH + 1):
-        for x in range(-REACH, REACH + 1):
-            here = np.s_[max(0, -y) : height - max(0, y), max(0, -x) : width - max(0, x)]
-            there = np.s_[max(0, y) : height - max(0, -y), max(0, x) : width - max(0, -x)]
-            error = cv2.blur(cv2.absdiff(grey0[here], grey1[there]), (3, 3), borderType=cv2.BORDER_REPLICATE)
-            error = error + np.float32(0.15 * np.hypot(x, y))
-            for at, least, offset, step in ((here, best[0], found[0], (x, y)), (there, best[1], found[1], (-x, -y))):
-                better = error < least[at]
-                least[at][better] = error[better]
-                offset[at][better] = step
-    first, second = (cv2.merge([cv2.medianBlur(plane, 3) for plane in cv2.split(offset)]) for offset in found)
-    return np.asarray(first, np.float32), np.asarray(second, np.float32)
+    steps = [(y, x) for y in range(-reach, reach + 1) for x in range(-reach, reach + 1)]
+    steps = [(y, x) for y, x in steps if abs(y) < height and abs(x) < width]
+    least = [np.full((height, width), np.inf, np.float32) for _ in range(2)]
+    found = [np.zeros((height, width), np.int16) for _ in range(2)]
+    for number, (y, x) in enumerate(steps):
+        here = np.s_[max(0, -y) : height - max(0, y), max(0, -x) : width - max(0, x)]
+        there = np.s_[max(0, y) : height - max(0, -y), max(0, x) : width - max(0, -x)]
+        error = cv2.blur(cv2.absdiff(grey0[here], grey1[there]), (3, 3), borderType=cv2.BORDER_REPLICATE)
+        error = error + np.float32(0.15 * np.hypot(x, y))
+        for at, best, which in ((here, least[0], found[0]), (there, least[1], found[1])):
+            better = error < best[at]
+            np.copyto(best[at], error, where=better)
+            np.copyto(which[at], number, where=better)
+    offsets = np.array([(x, y) for y, x in steps], np.float32)
+    forth, back = (
+        cv2.merge([cv2.medianBlur(np.ascontiguousarray(sign * offsets[which, k]), 3) for k in (0, 1)])
+        for which, sign in zip(found, (1, -1), strict=True)
+    )
+    return np.asarray(forth, np.float32), np.asarray(back, np.float32)
 
 
-def _corrected(flow: Array, match: Array, here: list[Array], there: list[Array]) -> Array:
-    """The flow [h,w,2] in pixels of 1/4, replaced where the match, made finer step by step, is much better."""
+def _corrected(flow: Array, matches: dict[int, Array], here: list[Array], there: list[Array]) -> Array:
+    """The flow [h,w,2] in pixels of 1/4, replaced where a match, made finer step by step, is much better."""
     share, less = MUCH_BETTER
     rows, columns = here[0].shape
-    inner = np.ascontiguousarray(flow[:rows, :columns])
-    coarse = np.asarray(cv2.resize(inner / 4, (columns // 4, rows // 4), interpolation=cv2.INTER_AREA), np.float32)
-    if not (_error(here[2], there[2], match, 3) < share * _error(here[2], there[2], coarse, 3) - less).any():
-        return flow
-    for level in (1, 0):
-        size = here[level].shape[::-1]
-        match = np.asarray(cv2.resize(match, size, interpolation=cv2.INTER_NEAREST), np.float32) * 2
-        match = _nearby(here[level], there[level], match)
-    for _ in range(2):
-        match = _finer(here[0], there[0], match)
-    better = _error(here[0], there[0], match, 7) < share * _error(here[0], there[0], inner, 7) - less
-    better = cv2.medianBlur(better.astype(np.uint8), 5) > 0
-    flow[:rows, :columns][better] = match[better]
+    inner = flow[:rows, :columns]
+    limit: Array | None = None
+    for start, match in matches.items():
+        size = here[start].shape[::-1]
+        coarse = np.asarray(cv2.resize(inner / 2**start, size, interpolation=cv2.INTER_AREA), np.float32)
+        if not (
+            _error(here[start], there[start], match, 3) < share * _error(here[start], there[start], coarse, 3) - less
+        ).any():
+            continue
+        for level in range(start - 1, -1, -1):
+            size = here[level].shape[::-1]
+            match = np.asarray(cv2.resize(match, size, interpolation=cv2.INTER_NEAREST), np.float32) * 2
+            match = _nearby(here[level], there[level], match)
+        for _ in range(2):
+            match = _finer(here[0], there[0], match)
+        if limit is None:
+            limit = share * _error(here[0], there[0], np.ascontiguousarray(inner), 7) - less
+        error = _error(here[0], there[0], match, 7)
+        better = cv2.medianBlur((error < limit).astype(np.uint8), 5) > 0
+        inner[better] = match[better]
+        limit = np.where(better, error, limit)
     return flow
 
 
