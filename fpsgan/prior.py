@@ -52,7 +52,7 @@ def flow_prior(frame0: NDArray[np.uint8], frame1: NDArray[np.uint8]) -> tuple[ND
         factor //= 2
     small0, small1 = (_small_grey(frame, factor) for frame in (frame0, frame1))
     flow01, flow10 = _flow(small0, small1, factor), _flow(small1, small0, factor)
-    if factor == PRIOR_STRIDE and min(small0.shape) >= 4 * REACH:
+    if factor == PRIOR_STRIDE and min(small0.shape) // 4 > REACH:  # at 1/16 the furthest offset must still overlap
         pyramid0, pyramid1 = _pyramid(small0), _pyramid(small1)
         match01, match10 = _matches(pyramid0[2], pyramid1[2])
         flow01, flow10 = (

@@ -28,7 +28,7 @@ from fpsgan.training.manifest import Clip, write_manifest
 from fpsgan.training.tasks import InterpolatorTask
 from fpsgan.training.train import MAX_BAD_STEPS, Trained, learning_rate, train
 
-SMALL = {"stem": 8, "encoder": [8, 8, 8, 8], "decoder": [8, 8, 8, 8], "blocks": [1, 1, 1, 1], "handed_down": 8}
+SMALL = {"encoder": [8, 8, 8], "decoder": [8, 8, 8, 8], "blocks": [1, 1, 1, 1], "handed_down": 8}
 SIDE = 128
 
 
@@ -164,7 +164,7 @@ def test_a_run_leaves_weights_that_load(data: Path, tmp_path: Path) -> None:
     assert result.weights is not None
     network = weights.load(result.weights, expect="interpolator")
     assert isinstance(network, Interpolator)
-    assert network.config.stem == 8
+    assert network.config.handed_down == 8
     card = weights.metadata(result.weights)["card"]
     assert card["samples"] == "12"
     assert json.loads(card["recipe"])["crop"] == 64
