@@ -418,6 +418,7 @@ def test_too_little_data_is_said(tmp_path: Path) -> None:
 def test_two_processes_give_the_gradients_of_a_doubled_batch(data: Path, tmp_path: Path) -> None:
     """gloo on the CPU under torchrun; AdamW's first moment after one step is a tenth of the gradient."""
     flags = ["--data", str(data), "--crop", "64", "--workers", "0", "--device", "cpu", "--steps", "1"]
+    flags += ["--precision", "32-true"]
     toml = tmp_path / "small.toml"
     toml.write_text("grad_clip = 1e9\n[model]\n" + "\n".join(f"{key} = {value}" for key, value in SMALL.items()))
     module = ["-m", "fpsgan", "train", "interpolator", *flags, "--config", str(toml)]
