@@ -451,7 +451,7 @@ def evaluate_command(
     places: Annotated[
         list[Path],
         typer.Argument(
-            metavar="DATA…",
+            metavar="DATA",
             help="Videos, animations, folders of them, data sets; photos for deblurring.",
             show_default=False,
         ),

@@ -164,13 +164,15 @@ def _error(here: Array, there: Array, offset: Array, window: int) -> Array:
 
 def _nearby(here: Array, there: Array, offset: Array) -> Array:
     """The best of each offset and its eight neighbours."""
-    least, found = _error(here, there, offset, 5), offset.copy()
-    for step in ((x, y) for y in (-1, 0, 1) for x in (-1, 0, 1) if x or y):
-        tried = offset + np.array(step, np.float32)
-        error = _error(here, there, tried, 5)
+    steps = np.array([(x, y) for y in (-1, 0, 1) for x in (-1, 0, 1)], np.float32)
+    steps = steps[np.abs(steps).sum(1).argsort(kind="stable")]  # where all are alike it stays
+    least, which = _error(here, there, offset, 5), np.zeros(here.shape, np.int8)
+    for number, step in enumerate(steps[1:], 1):
+        error = _error(here, there, offset + step, 5)
         better = error < least
-        least[better], found[better] = error[better], tried[better]
-    return found
+        np.copyto(least, error, where=better)
+        np.copyto(which, number, where=better)
+    return np.asarray(offset + steps[which], np.float32)
 
 
 def _finer(here: Array, there: Array, offset: Array) -> Array:

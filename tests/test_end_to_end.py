@@ -23,8 +23,7 @@ device = "cpu"
 """
 INTERPOLATOR = """
 [model]
-stem = 8
-encoder = [8, 8, 8, 8]
+encoder = [8, 8, 8]
 decoder = [8, 8, 8, 8]
 blocks = [1, 1, 1, 1]
 handed_down = 8
@@ -55,35 +54,16 @@ def test_raw_video_to_enhanced_video(
         return out
 
     data = tmp_path / "data"
-    built = json.loads(
-        fpsgan(
-            "dataset",
-            "build",
-            footage,
-            "-o",
-            data,
-            "--tile",
-            128,
-            "--val",
-            0.34,
-            "--test",
-            0,
-            "--max-blur",
-            2,
-            "--json",
-        )
-    )
+    split = ("--val", 0.34, "--test", 0)
+    built = json.loads(fpsgan("dataset", "build", footage, "-o", data, *split, "--max-blur", 2, "--json"))
     assert built["sources"] == {"train": 2, "val": 1, "test": 0}
 
     trained = {}
     for network, more in (("interpolator", INTERPOLATOR), ("deblur", DEBLUR)):
         config = tmp_path / f"{network}.toml"
         config.write_text(SMALL + more)
-        told = json.loads(
-            fpsgan(
-                "train", network, "--data", data, "--config", config, "--steps", 4, "-o", tmp_path / network, "--json"
-            )
-        )
+        run_of = ("--data", data, "--config", config, "--steps", 4, "-o", tmp_path / network)
+        told = json.loads(fpsgan("train", network, *run_of, "--json"))
         assert told["finished"]
         assert "psnr" in told["validation"]
         trained[network] = told["weights"]

@@ -12,6 +12,7 @@ import copy
 import dataclasses
 import gc
 import json
+import logging
 import math
 import os
 import time
@@ -129,6 +130,7 @@ def _fabric(config: TrainConfig) -> Fabric:
     device = pick_device(config.device)
     if device.type not in ("cpu", "cuda", "mps"):
         raise OptionError(f"device: training runs on cpu, cuda or mps, not {device.type}")
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it would announce the precision
     world, local = (int(os.environ.get(name, 1)) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
     one: Any = [device.index] if device.type == "cuda" and device.index is not None else 1
     fabric = Fabric(
