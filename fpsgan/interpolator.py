@@ -42,6 +42,7 @@ class InterpolatorConfig:
     decoder: tuple[int, ...] = (24, 32, 48, 64)  # channels per half at 1/4, 1/8, 1/16, 1/32
     blocks: tuple[int, ...] = (3, 3, 3, 2)  # residual blocks per level of the decoder
     handed_down: int = 16  # channels per half that a level gives to the next finer one
+    quick_prior: bool = False  # which flow prior these weights go with, see fpsgan.prior
 
     def __post_init__(self) -> None:
         for name in ("encoder", "decoder", "blocks"):  # JSON has lists where this has tuples

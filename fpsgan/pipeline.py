@@ -26,7 +26,6 @@ from numpy.typing import NDArray
 from deblur.blur import blur_score, blur_strength, steady_score
 from fpsgan import weights
 from fpsgan.errors import InputError, OptionError, OutputError
-from fpsgan.prior import flow_prior
 from fpsgan.runtime import DeblurRunner, InterpolatorRunner, pick_device, pick_dtype
 from fpsgan.scene import SCENE_THRESHOLD, Light, OverlayFinder, SceneDetector, light_change, stillness
 from fpsgan.timeline import Relation, Span, schedule, target_rate
@@ -213,7 +212,7 @@ def enhance(
         outputs = _unscheduled(sharpened, start, result)
     else:
         gap = max(Fraction(1, 4), FREEZE / info.frame_rate)
-        jobs = prefetch(_prepare(schedule(sharpened, step, longest_gap=gap)), 1)
+        jobs = prefetch(_prepare(schedule(sharpened, step, longest_gap=gap), interpolator), 1)
         outputs = _interpolate(jobs, interpolator, rate, slowmo, start, result, options.confidence_map)
     limit = options.end - start if options.end is not None else None
     stage = prefetch(outputs, 1)  # float pictures are large: one ahead keeps everybody busy
@@ -387,7 +386,7 @@ def _grey(frame: Frame) -> NDArray[np.uint8]:
     return np.broadcast_to(frame.luma[..., None], (frame.height, frame.width, 3))
 
 
-def _prepare(spans: Iterable[Span]) -> Iterator[Job]:
+def _prepare(spans: Iterable[Span], runner: InterpolatorRunner | None) -> Iterator[Job]:
     """Colour conversion and flow, in a thread of their own: OpenCV works there while the network works elsewhere."""
     kept: tuple[Frame, Picture] | None = None
     overlays = OverlayFinder()
@@ -397,7 +396,7 @@ def _prepare(spans: Iterable[Span]) -> Iterator[Job]:
             overlays.forget()
             yield Job(span, None, None, None)
             continue
-        assert isinstance(frame0, Frame) and isinstance(frame1, Frame)
+        assert isinstance(frame0, Frame) and isinstance(frame1, Frame) and runner is not None
         picture0 = kept[1] if kept is not None and kept[0] is frame0 else frame0.as_rgb()
         kept = (frame1, frame1.as_rgb())
         luma0, luma1 = frame0.luma, frame1.luma
@@ -405,7 +404,7 @@ def _prepare(spans: Iterable[Span]) -> Iterator[Job]:
         light = light_change(luma0, luma1)
         if light is not None:
             luma0, luma1 = (_relit(luma, light, t) for luma, t in ((luma0, 0.0), (luma1, 1.0)))
-        yield Job(span, picture0, kept[1], flow_prior(luma0, luma1), light, overlay)
+        yield Job(span, picture0, kept[1], runner.prior(luma0, luma1), light, overlay)
 
 
 def _relit(luma: NDArray[np.uint8], light: Light, t: float) -> NDArray[np.uint8]:

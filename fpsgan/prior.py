@@ -27,11 +27,14 @@ MUCH_BETTER = (0.85, 1.0)  # the error of a match, times the flow's, less so man
 MIN_SIDE = 16  # DIS compares patches of 8×8 over a pyramid: smaller images give it nothing to work on
 
 
-def flow_prior(frame0: NDArray[np.uint8], frame1: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def flow_prior(
+    frame0: NDArray[np.uint8], frame1: NDArray[np.uint8], *, quick: bool = False
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Optical flow from frame0 to frame1 and back.
 
     Args:
         frame0, frame1: uint8 [H,W,3] (RGB) or [H,W] (grey) of one size, H and W at least 16.
+        quick: coarser patches and no block matching: a third of the time, 0.4 dB less on real clips.
 
     Returns:
         (flow01, flow10), each float32 [2, ceil(H/4), ceil(W/4)]: (x, y) in pixels of the full frame. Pixel
@@ -52,8 +55,8 @@ def flow_prior(frame0: NDArray[np.uint8], frame1: NDArray[np.uint8]) -> tuple[ND
     while factor > 1 and min(height, width) < MIN_SIDE * factor:
         factor //= 2
     small0, small1 = (_small_grey(frame, factor) for frame in (frame0, frame1))
-    flow01, flow10 = _flow(small0, small1, factor), _flow(small1, small0, factor)
-    if factor == PRIOR_STRIDE and min(small0.shape) >= 2 * MIN_SIDE:
+    flow01, flow10 = _flow(small0, small1, factor, quick), _flow(small1, small0, factor, quick)
+    if not quick and factor == PRIOR_STRIDE and min(small0.shape) >= 2 * MIN_SIDE:
         pyramid0, pyramid1 = _pyramid(small0), _pyramid(small1)
         matches01, matches10 = {}, {}
         for level, reach in REACH.items():
@@ -74,13 +77,14 @@ def _small_grey(frame: NDArray[np.uint8], factor: int) -> NDArray[np.uint8]:
     return np.asarray(cv2.cvtColor(small, cv2.COLOR_RGB2GRAY) if small.ndim == 3 else small, np.uint8)
 
 
-def _flow(small0: NDArray[np.uint8], small1: NDArray[np.uint8], factor: int) -> Array:
+def _flow(small0: NDArray[np.uint8], small1: NDArray[np.uint8], factor: int, quick: bool) -> Array:
     """[h,w,2] in pixels of 1/4."""
     # One object per call: DIS keeps buffers between calls and two threads must not share them.
     dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
     dis.setFinestScale(0)  # the image is small already
-    dis.setPatchSize(4)  # 8 × 8 with stride 4 is 40 % cheaper and 0.2 dB worse
-    dis.setPatchStride(2)
+    if not quick:  # the preset has 8 × 8 with stride 4: 40 % cheaper and 0.2 dB worse
+        dis.setPatchSize(4)
+        dis.setPatchStride(2)
     flow = np.asarray(dis.calc(small0, small1, None), np.float32)  # type: ignore[call-overload]
     if factor != PRIOR_STRIDE:
         size = (small0.shape[1] * factor // PRIOR_STRIDE, small0.shape[0] * factor // PRIOR_STRIDE)

@@ -19,11 +19,12 @@ from deblur.fpn import Deblur
 from fpsgan.confidence import confidence, enlarged, fall_back
 from fpsgan.errors import OptionError, SetupError
 from fpsgan.interpolator import Interpolator
-from fpsgan.prior import PRIOR_STRIDE
+from fpsgan.prior import PRIOR_STRIDE, flow_prior
 from fpsgan.warp import compose
 
 __all__ = ["DeblurRunner", "InterpolatorRunner", "pick_device", "pick_dtype"]
 
+Array = NDArray[np.uint8]
 Picture = NDArray[np.float32]
 R = TypeVar("R")
 
@@ -190,6 +191,10 @@ class InterpolatorRunner(_Runner):
         super().__init__(network, device, dtype, tile)
         self.interpolator = network
         self._kept: tuple[Picture, Tensor, list[Tensor] | None] | None = None
+
+    def prior(self, frame0: Array, frame1: Array) -> tuple[Picture, Picture]:
+        """The flow prior that these weights go with, of uint8 frames; for another thread than the network's."""
+        return flow_prior(frame0, frame1, quick=self.interpolator.config.quick_prior)
 
     @torch.inference_mode()
     def between(

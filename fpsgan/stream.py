@@ -40,7 +40,6 @@ from fpsgan.pipeline import (
     _sharpen,
     prefetch,
 )
-from fpsgan.prior import flow_prior
 from fpsgan.runtime import DeblurRunner, InterpolatorRunner, pick_device, pick_dtype
 from fpsgan.scene import SceneDetector
 from fpsgan.timeline import Span, schedule, target_rate
@@ -204,7 +203,9 @@ def stream(
     sharpened = prefetch(_sharpen(related, sharpener, options, result, clock.too_late_to_deblur), 1)
     gap = max(Fraction(1, 4), FREEZE / incoming)
     spans = clock.hold_late(schedule(sharpened, step, longest_gap=gap))
-    outputs = _interpolate(prefetch(_prepare(spans), 1), interpolator, rate, Fraction(1), Fraction(0), result)
+    outputs = _interpolate(
+        prefetch(_prepare(spans, interpolator), 1), interpolator, rate, Fraction(1), Fraction(0), result
+    )
     stage: Generator[Frame | None, None, None] = prefetch(outputs, 1, TICK)
     try:
         with _Writer(target, first, rate, sar) as writer:
@@ -227,7 +228,7 @@ def _warm_up(sharpener: DeblurRunner | None, interpolator: InterpolatorRunner, h
     grey = np.zeros((height, width), np.uint8)
     if sharpener is not None:
         sharpener.sharpen(black)
-    interpolator.between(black, black.copy(), [0.5], flow_prior(grey, grey))
+    interpolator.between(black, black.copy(), [0.5], interpolator.prior(grey, grey))
 
 
 def _write(

@@ -33,7 +33,6 @@ from numpy.typing import NDArray
 
 from fpsgan.errors import SetupError
 from fpsgan.interpolator import Interpolator
-from fpsgan.prior import flow_prior
 from fpsgan.runtime import InterpolatorRunner
 from fpsgan.video.ffmpeg import ffmpeg_path
 
@@ -80,7 +79,7 @@ def by_network(network: Interpolator, device: torch.device, dtype: torch.dtype) 
     def between(frame0: Image, frame1: Image, times: Sequence[float]) -> list[Image]:
         picture0, picture1 = picture(frame0), picture(frame1)
         latest[:] = [(frame1, picture1)]
-        found = runner.between(picture0, picture1, times, flow_prior(frame0, frame1))
+        found = runner.between(picture0, picture1, times, runner.prior(frame0, frame1))
         return [np.clip(np.rint(made * np.float32(255)), 0, 255).astype(np.uint8) for made in found]
 
     return between
