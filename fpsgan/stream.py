@@ -160,7 +160,7 @@ def stream(
     own speed. ``target``: "-" (standard output, as YUV4MPEG, which players and ffmpeg read) or an address or file, as
     H.264 for low delay. Pictures are 8-bit 4:2:0; there is no sound. Of ``options``, those about the two stages and
     the machine count; without a rate, it is doubled. ``max_delay`` in seconds, see the module. ``on_report`` is called
-    about once a second with the figures so far, the same object that is returned.
+    about once a second, and at the end, with the figures so far, the same object that is returned.
 
     Ends with the source, with Ctrl-C, or when whoever reads the target goes away. Raises InputError or OutputError
     where one cannot be opened, OptionError for values that make no sense.
@@ -275,6 +275,8 @@ def _write(
                 on_report(report)
     if latencies:
         _sum_up(report, latencies)
+        if on_report is not None:
+            on_report(report)
 
 
 def _sum_up(report: StreamReport, latencies: deque[float]) -> None:

@@ -104,7 +104,9 @@ def test_what_is_too_slow_is_left_out_and_time_is_kept(
 ) -> None:
     """A network that takes twice the time there is: pictures are held, none is missing, and nothing piles up."""
 
-    def slow(self: object, frame0: np.ndarray, frame1: np.ndarray, times: list[float], prior: object) -> list:
+    def slow(
+        self: object, frame0: np.ndarray, frame1: np.ndarray, times: list[float], prior: object, sure: object = None
+    ) -> list:
         time.sleep(0.2)
         return [frame0] * len(times)
 
@@ -122,7 +124,9 @@ def test_one_picture_that_takes_ages_does_not_stop_the_clock(
 ) -> None:
     asked: list[int] = []
 
-    def stuck(self: object, frame0: np.ndarray, frame1: np.ndarray, times: list[float], prior: object) -> list:
+    def stuck(
+        self: object, frame0: np.ndarray, frame1: np.ndarray, times: list[float], prior: object, sure: object = None
+    ) -> list:
         asked.append(1)
         time.sleep(2.5 if len(asked) == 3 else 0)
         return [frame0] * len(times)

@@ -137,9 +137,9 @@ def take_crop(photo: Image, size: int, rng: Rng) -> Image:
 def degrade(sharp: Image, rng: Rng, longest: float = 31.0) -> tuple[Image, Image]:
     """(blurred, target) of a sharp crop uint8 [S,S,3].
 
-    One in twenty comes back untouched but for noise or JPEG, as its own target: sharp input must stay as it is. The others
-    are out of focus or moved along a path of 3 to `longest` px, some turning as well, in linear light or in code values
-    (as pictures are blurred by software), with noise and JPEG on top.
+    One in twenty comes back untouched but for noise or JPEG, as its own target: sharp input must stay as it is. The
+    others are out of focus or moved along a path of 3 to `longest` px, some turning as well, in linear light or in
+    code values (as pictures are blurred by software), with noise and JPEG on top.
     """
     kind = rng.random()
     noise = float(rng.uniform(0, 0.012)) if rng.random() < 0.5 else 0.0
