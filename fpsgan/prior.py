@@ -23,7 +23,7 @@ Array = NDArray[np.float32]
 PRIOR_STRIDE = 4  # pixels of the frame per pixel of the flow
 # Block matching: at 1/16 up to 8 cells (128 px) away, at 1/8, where thinner things still show, up to 6 (48 px)
 REACH = {2: 8, 1: 6}
-MUCH_BETTER = (0.85, 1.0)  # the error of a match, times the flow's, less so many codes, from which it replaces the flow
+MUCH_BETTER = (0.75, 2.0)  # the error of a match, times the flow's, less so many codes, from which it replaces the flow
 MIN_SIDE = 16  # DIS compares patches of 8×8 over a pyramid: smaller images give it nothing to work on
 
 
