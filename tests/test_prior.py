@@ -5,9 +5,12 @@ from __future__ import annotations
 import cv2
 import numpy as np
 import pytest
+import torch
 
 from fpsgan.errors import InputError
+from fpsgan.interpolator import Interpolator, InterpolatorConfig
 from fpsgan.prior import flow_prior
+from fpsgan.runtime import InterpolatorRunner
 
 
 def texture(height: int, width: int) -> np.ndarray:
@@ -42,3 +45,15 @@ def test_grey_frames_give_the_flow_of_their_colour_copies() -> None:
 def test_frames_it_cannot_take_are_refused(shape0: tuple, shape1: tuple, dtype: type) -> None:
     with pytest.raises(InputError):
         flow_prior(np.zeros(shape0, dtype), np.zeros(shape1, dtype))
+
+
+def test_the_quick_prior_is_coarser_and_weights_ask_for_it() -> None:
+    whole = np.asarray(cv2.GaussianBlur(np.random.default_rng(5).integers(0, 255, (160, 200), np.uint8), (0, 0), 3))
+    whole = cv2.normalize(whole, None, 0, 255, cv2.NORM_MINMAX)  # type: ignore[call-overload]
+    frame0, frame1 = np.ascontiguousarray(whole[8:136, 8:184]), np.ascontiguousarray(whole[6:134, 4:180])
+    full, quick = flow_prior(frame0, frame1)[0], flow_prior(frame0, frame1, quick=True)[0]
+    assert full.shape == quick.shape and not np.array_equal(full, quick)
+    assert np.abs(quick[:, 4:-4, 4:-4] - np.array([4.0, 2.0])[:, None, None]).mean() < 0.3
+    network = Interpolator(InterpolatorConfig(quick_prior=True))
+    runner = InterpolatorRunner(network, torch.device("cpu"), torch.float32)
+    assert np.array_equal(runner.prior(frame0, frame1)[0], quick)
