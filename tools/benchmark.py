@@ -92,6 +92,10 @@ class RifeRunner:
         self.network = load_rife(folder, device)
         self.device, self.half = device, half
 
+    def prior(self, *_: object) -> tuple[()]:
+        """It needs none."""
+        return ()
+
     @torch.inference_mode()
     def between(
         self, frame0: Picture, frame1: Picture, times: Sequence[float], prior: object, sure: object = None
@@ -136,7 +140,6 @@ def measure(contestant: Contestant, clip: Path, rate: Fraction, frames: int) -> 
         if contestant.rife is not None:
             runner = RifeRunner(contestant.rife, pick_device(), contestant.half)
             stack.enter_context(patch.object(pipeline, "InterpolatorRunner", lambda *_: runner))
-            stack.enter_context(patch.object(pipeline, "flow_prior", lambda *_: ()))
         source_rate = probe(clip).frame_rate
         enhance(clip, target, options=dataclasses.replace(options, end=WARM_UP / source_rate))
         result: Result = enhance(clip, target, options=dataclasses.replace(options, end=frames / source_rate))
