@@ -26,7 +26,8 @@ class DeblurConfig:
     four heads at 1/4; the pyramid is twice as wide. `separable` makes every 3×3 convolution above the backbone, but for
     the last one, a depthwise one and a 1×1: MobileNet-DSC. `norm` says which statistics the norms use: "running", those
     seen in training, the same for every picture; "instance", each picture's own, which is how the published
-    checkpoints run (docs/deblur.md). Both have the same state dict.
+    checkpoints run (docs/deblur.md). Both have the same state dict. `undo_shake` changes nothing in the network: its
+    weights were trained on, and want, pictures from which `deblur.shake.undo_shake` has taken the shake that it finds.
 
     ValueError for anything else, or a width that is odd or below 2.
     """
@@ -35,6 +36,7 @@ class DeblurConfig:
     num_filters: int = 64
     separable: bool = False
     norm: str = "running"
+    undo_shake: bool = False
 
     def __post_init__(self) -> None:
         for name, value, allowed in (

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from deblur.fast import FastDeblur
 from deblur.fpn import Deblur
+from deblur.shake import undo_shake
 from fpsgan.confidence import confidence, enlarged, fall_back
 from fpsgan.errors import OptionError, SetupError
 from fpsgan.interpolator import Interpolator
@@ -152,9 +153,16 @@ def _picture(tensor: Tensor) -> Picture:
 
 
 class DeblurRunner(_Runner):
-    """Pictures [H, W, 3] in, sharper pictures of the same size out."""
+    """Pictures [H, W, 3] in, sharper pictures of the same size out.
 
-    def __init__(self, network: nn.Module, device: torch.device, dtype: torch.dtype, tile: int = 0) -> None:
+    Weights that want it get the picture with its camera shake undone (deblur.shake), which takes half a second for each
+    and more for large ones; ``quick`` leaves that out.
+    """
+
+    def __init__(
+        self, network: nn.Module, device: torch.device, dtype: torch.dtype, tile: int = 0, *, quick: bool = False
+    ) -> None:
+        self.undoes_shake = isinstance(network, Deblur) and network.config.undo_shake and not quick
         if isinstance(network, Deblur) and network.config.norm == "running":
             network = FastDeblur(network)
         else:
@@ -170,11 +178,13 @@ class DeblurRunner(_Runner):
         a factor on all (black stays black): a sharpened frame among untouched ones has their colour.
         """
         height, width = picture.shape[:2]
+        steady = undo_shake(picture) if self.undoes_shake else None
 
         def run() -> Picture:
             whole = self._tensor(picture).float()
+            start = whole if steady is None else self._tensor(steady)
             result = blend_tiles(
-                height, width, self.tile, (1, 3), lambda rows, columns: self.network(whole[:, :, rows, columns])
+                height, width, self.tile, (1, 3), lambda rows, columns: self.network(start[:, :, rows, columns])
             )
             change = result - whole.clamp(0, 1)
             level, drift = (part.mean((2, 3), keepdim=True) for part in (result, change))

@@ -179,7 +179,8 @@ def stream(
         torch.set_num_threads(max(1, (os.cpu_count() or 2) // 2))  # the two stages share the cores
     sharpener = None
     if options.deblur != "off":
-        sharpener = DeblurRunner(weights.load(options.deblur_weights, expect="deblur"), device, dtype, options.tile)
+        network = weights.load(options.deblur_weights, expect="deblur")
+        sharpener = DeblurRunner(network, device, dtype, options.tile, quick=True)
     network = weights.load(options.weights, expect="interpolator")
     interpolator = InterpolatorRunner(network, device, dtype, options.tile)  # type: ignore[arg-type]
     container = _opened(source)

@@ -168,7 +168,7 @@ def test_paths_grow_over_the_ramp(photos: Path, monkeypatch: pytest.MonkeyPatch)
     asked: list[float] = []
     real = degrade
     monkeypatch.setattr(
-        deblur_data, "degrade", lambda crop, rng, longest: asked.append(longest) or real(crop, rng, longest)
+        deblur_data, "degrade", lambda crop, rng, longest, **_: asked.append(longest) or real(crop, rng, longest)
     )
     for index in (0, 500, 1000, 5000):
         ShakenPhotos([photos], 64, 23.0, ramp=1000).sample(np.random.default_rng(index), index)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, cast
 
 import cv2
 import numpy as np
@@ -222,13 +222,14 @@ class DeblurTask:
                 self.sources["pairs"] = PairedFrames(some, config.crop)
             else:
                 self.sources["clips"] = BlurredClips(some, config.crop)
+        undone = self._network().config.undo_shake
         validation: list[Source] = []
         if config.photos:
             files = files_below(config.photos, PICTURES, "pictures")
             held_out = files[HELD_OUT - 1 :: HELD_OUT]
             rest = [file for number, file in enumerate(files, 1) if number % HELD_OUT]
-            self.sources["photos"] = ShakenPhotos(rest, config.crop, config.longest, ramp=config.ramp)
-            validation += [ShakenPhotos(held_out, 192, config.longest)] if held_out else []
+            self.sources["photos"] = ShakenPhotos(rest, config.crop, config.longest, ramp=config.ramp, undone=undone)
+            validation += [ShakenPhotos(held_out, 192, config.longest, undone=undone)] if held_out else []
         for kept in _by_kind(_clips(config, "val")):
             size = min(192, *(side // 8 * 8 for clip in kept for side in (clip.width, clip.height)))
             validation.append((PairedFrames if kept[0].blurred else BlurredClips)(kept, size))
@@ -237,11 +238,13 @@ class DeblurTask:
         if not self.judged_by:
             note("nothing to validate on: the last weights are kept, not the best")
 
-    def network(self) -> nn.Module:
+    def _network(self) -> Deblur:
         if self.config.fine_tune:
-            network: nn.Module = weights.load(self.config.fine_tune, expect="deblur").requires_grad_(True)
-        else:
-            network = Deblur(DeblurConfig(**self.config.model))
+            return cast(Deblur, weights.load(self.config.fine_tune, expect="deblur"))
+        return Deblur(DeblurConfig(**self.config.model))
+
+    def network(self) -> nn.Module:
+        network = self._network().requires_grad_(True)
         _quicken(network)
         return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 

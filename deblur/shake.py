@@ -1,0 +1,276 @@
+"""What a shaking camera did to a frame, and its undoing: the blur kernel found in the frame itself, without learning.
+
+A hand moves the whole frame alike, so that the blur is one kernel, which a network has to be very large and long
+trained to read off; least squares find it in a third of a second. From coarse to fine, in turns: the frame is sharpened
+with the kernel so far, all but its strongest edges flattened (L0 smoothing: Xu, Zheng and Jia, "Unnatural L0 Sparse
+Representation for Natural Image Deblurring", CVPR 2013); then the kernel is found that takes these edges to the blurred
+ones. It has no negative values and is small: an L1 penalty makes most of it exactly zero, and is what makes the
+estimate trustworthy (without it 1 dB is lost where 1.2 are gained, docs/deblur.md).
+
+The networks then start from the frame so sharpened, as the interpolator does from its flow prior.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.fft import rfft2
+
+from deblur.blur import to_code, to_linear
+
+__all__ = ["deconvolve", "find_kernel", "undo_shake"]
+
+Image = NDArray[np.float32]
+
+SIDE = 31  # of the kernel, px
+REGION = 320  # px: the piece of the frame that the kernel is read from
+ROUNDS = 6  # of sharpening and finding the kernel, at every size
+LAST_ROUNDS = 2  # more of them at the full size
+SPARSE = 0.02  # weight of the L1 penalty, relative to the energy of the edges
+FLAT = 4e-3  # weight of the L0 penalty on the sharpened frame's gradients
+FAINT = 1 / 255  # a region whose neighbouring pixels differ by less, apart from an even ramp, shows no edges to read
+SMOOTH = 0.05  # weight of the gradients when the whole frame is sharpened: the less, the sharper and the noisier
+SMOOTH_TEST = 0.02  # the same where the kernel is put to the test: ringing shows more
+SHARP_PEAK = 0.3  # a kernel with so much of its weight in one pixel (up to 0.25 in shakes of 5 px) blurs nothing
+SHORTEST = 1.0  # px, standard deviation along its longer axis, of a shake: what is shorter is the look of a soft lens
+LESS_SPARSE = 1.08  # edges that come out so much less sparse are ringing, not sharpness
+
+
+def undo_shake(picture: NDArray[Any]) -> Image | None:
+    """The picture without its camera shake, or None where there is none to be found, or none that can be trusted.
+
+    Args:
+        picture: [H,W,3] RGB, uint8 or float 0..1 (what is beyond is clipped), H and W at least 64.
+
+    Returns:
+        [H,W,3] float32 0..1. Nothing is shifted: the kernel's centre of gravity is at zero.
+    """
+    if min(picture.shape[:2]) < 2 * SIDE + 2:
+        return None
+    scale = np.float32(255 if picture.dtype == np.uint8 else 1)
+    grey = cv2.cvtColor((picture / scale).clip(0, 1).astype(np.float32), cv2.COLOR_RGB2GRAY)
+    region = _busiest(grey)
+    if max(float(np.diff(region, axis=axis).std()) for axis in (0, 1)) < FAINT:
+        return None
+    kernel = find_kernel(region)
+    if kernel is None or kernel.max() > SHARP_PEAK or _extent(kernel)[1] < SHORTEST:
+        return None
+    plane = torch.from_numpy(region)
+    if _spread(_sharpened(plane, kernel, SMOOTH_TEST)) > LESS_SPARSE * _spread(plane):
+        return None
+    return deconvolve(picture, kernel)
+
+
+def deconvolve(picture: NDArray[Any], kernel: Tensor) -> Image:
+    """[H,W,3], uint8 or float 0..1, without the blur of a kernel [side,side], side odd: float32 0..1, in linear light.
+
+    Nothing is shifted, wherever the kernel's centre of gravity lies in it.
+    """
+    light = to_linear(picture)
+    planes = [_sharpened(torch.from_numpy(plane), kernel).numpy() for plane in cv2.split(light)]
+    return to_code(cv2.merge(planes))
+
+
+@torch.inference_mode()
+def find_kernel(grey: Image, side: int = SIDE) -> Tensor | None:
+    """The blur kernel of a grey picture [H,W], 0..1: [side,side], sum 1, no negative values; None if nothing is in it.
+
+    `side` is odd, and the largest blur that can be found. Time grows with the picture's area.
+    """
+    sides = [side]
+    while sides[-1] > 5:
+        smaller = int(sides[-1] * math.sqrt(0.5)) | 1
+        sides.append(min(smaller, sides[-1] - 2))
+    kernel = torch.zeros(3, 3)
+    kernel[1, :2] = 0.5
+    for size in reversed(sides):
+        scale = size / side
+        small = grey if size == side else cv2.resize(grey, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+        rows, columns = (_handy(length, -1) for length in small.shape)
+        blurred = _periodic(torch.from_numpy(np.ascontiguousarray(small[:rows, :columns], np.float32)), size // 2 + 1)
+        spectrum = rfft2(blurred)
+        along_x, along_y = _differences(blurred.shape)
+        edges = spectrum * along_x, spectrum * along_y
+        kernel = _resized(kernel, size)
+        flat, weakest = FLAT, None
+        for _ in range(ROUNDS + (LAST_ROUNDS if size == side else 0)):
+            sharp = _flattened(spectrum, kernel, flat, blurred.shape)
+            step_x, step_y = torch.roll(sharp, -1, 1) - sharp, torch.roll(sharp, -1, 0) - sharp
+            length = step_x.square() + step_y.square()
+            weakest = _weakest(step_x, step_y, length, size) if weakest is None else weakest / 1.1
+            step_x, step_y = (step.masked_fill(length < weakest, 0.0) for step in (step_x, step_y))
+            found = _fitted(edges, (step_x, step_y), kernel)
+            if found is None:
+                return None
+            kernel, flat = found, flat / 1.1
+    return kernel
+
+
+def _fitted(edges: tuple[Tensor, Tensor], steps: tuple[Tensor, Tensor], start: Tensor) -> Tensor | None:
+    """The kernel k ≥ 0 that minimises |k * steps − edges|² + SPARSE·|k|₁ (energy of the steps = 1), by FISTA (Beck and
+    Teboulle 2009) on the normal equations, which are as small as the kernel. edges: spectra, steps: pictures."""
+    shape, side = steps[0].shape, start.shape[0]
+    x, y = (rfft2(step) for step in steps)
+    wanted = _picture(x.conj() * edges[0] + y.conj() * edges[1], shape)
+    likeness = _picture(x.abs().square() + y.abs().square(), shape)
+    energy = float(likeness[0, 0])
+    if energy <= 0:
+        return None
+    around = side // 2
+    wanted = torch.roll(wanted, (around, around), (0, 1))[:side, :side] / energy
+    size = 2 ** math.ceil(math.log2(2 * side - 1))
+    padded = torch.zeros(size, size)
+    padded[: 2 * side - 1, : 2 * side - 1] = torch.roll(likeness, (side - 1, side - 1), (0, 1))[
+        : 2 * side - 1, : 2 * side - 1
+    ]
+    matrix = rfft2(torch.roll(padded, (1 - side, 1 - side), (0, 1))) / energy
+    steepest = float(matrix.abs().max()) + 1e-3
+
+    def gradient(kernel: Tensor) -> Tensor:
+        embedded = torch.zeros(size, size)
+        embedded[:side, :side] = kernel
+        return _picture(matrix * rfft2(embedded), (size, size))[:side, :side] + 1e-3 * kernel - wanted + SPARSE
+
+    kernel = ahead = start
+    momentum = 1.0
+    for _ in range(40):
+        moved = (ahead - gradient(ahead) / steepest).clamp(min=0)
+        following = (1 + math.sqrt(1 + 4 * momentum**2)) / 2
+        ahead = moved + (momentum - 1) / following * (moved - kernel)
+        kernel, momentum = moved, following
+    kernel = kernel * (kernel >= 0.03 * kernel.max())
+    total = float(kernel.sum())
+    return kernel / total if total > 0 else None
+
+
+def _flattened(spectrum: Tensor, kernel: Tensor, flat: float, shape: torch.Size) -> Tensor:
+    """The picture that blurs to `spectrum`, piecewise flat: few gradients, by half-quadratic splitting (Xu et al. 2013,
+    section 3)."""
+    transfer = _transfer(kernel, shape)
+    along_x, along_y = _differences(shape)
+    roughness = along_x.abs().square() + along_y.abs().square()
+    explained, power = transfer.conj() * spectrum, transfer.abs().square()
+    sharp = _picture(spectrum, shape)
+    weight = 2 * flat
+    while weight < 1e3:
+        x, y = torch.roll(sharp, -1, 1) - sharp, torch.roll(sharp, -1, 0) - sharp
+        small = x.square() + y.square() < flat / weight
+        rough = along_x.conj() * rfft2(x.masked_fill(small, 0)) + along_y.conj() * rfft2(y.masked_fill(small, 0))
+        sharp = _picture((explained + weight * rough) / (power + weight * roughness), shape)
+        weight *= 2
+    return sharp
+
+
+def _weakest(x: Tensor, y: Tensor, length: Tensor, side: int) -> float:
+    """The squared length from which a gradient counts: enough remain in each of four directions to fix the kernel."""
+    sector = (torch.atan2(y, x) % math.pi / (math.pi / 4)).clamp(max=3).int()
+    least = []
+    for which in range(4):
+        lengths = length[sector == which]
+        many = min(int(0.5 * side * math.sqrt(length.numel())), lengths.numel() - 1)
+        if many > 0:
+            least.append(float(lengths.kthvalue(lengths.numel() - many)[0]))
+    return min(least, default=0.0)
+
+
+def _sharpened(plane: Tensor, kernel: Tensor, smooth: float = SMOOTH) -> Tensor:
+    """[H,W] deconvolved: least squares with a penalty on gradients. The border is mirrored outwards."""
+    around = SIDE
+    height, width = plane.shape
+    bottom, right = (_handy(length + 2 * around, 1) - length - around for length in (height, width))
+    padded = torch.nn.functional.pad(plane[None], (around, right, around, bottom), mode="reflect")[0]
+    wide = _periodic(padded, around // 2)
+    shape = wide.shape
+    # centre of gravity at zero, to a fraction of a pixel: what is sharpened must not move
+    (down, along), _ = _extent(kernel)
+    turn = torch.fft.fftfreq(shape[0])[:, None] * down + torch.fft.rfftfreq(shape[1]) * along
+    transfer = _transfer(kernel, shape) * torch.exp(2j * math.pi * turn)
+    along_x, along_y = _differences(shape)
+    roughness = along_x.abs().square() + along_y.abs().square()
+    inverse = transfer.conj() / (transfer.abs().square() + smooth * roughness + 1e-4)
+    return _picture(inverse * rfft2(wide), shape)[around : around + height, around : around + width]
+
+
+def _picture(spectrum: Tensor, shape: Sequence[int]) -> Tensor:
+    picture: Tensor = torch.fft.irfft2(spectrum, s=tuple(shape))
+    return picture
+
+
+def _transfer(kernel: Tensor, shape: torch.Size) -> Tensor:
+    """The kernel's spectrum, its middle at zero."""
+    side = kernel.shape[0]
+    wide = torch.zeros(shape)
+    wide[:side, :side] = kernel
+    spectrum: Tensor = rfft2(torch.roll(wide, (-(side // 2), -(side // 2)), (0, 1)))
+    return spectrum
+
+
+def _handy(length: int, step: int) -> int:
+    """The nearest length from here, up (1) or down (-1), whose Fourier transform is quick: even, of small factors."""
+    while length % 2 or cv2.getOptimalDFTSize(length) != length:
+        length += step
+    return length
+
+
+def _differences(shape: torch.Size) -> tuple[Tensor, Tensor]:
+    """Spectra of the forward differences along x and along y."""
+    x = torch.exp(2j * math.pi * torch.fft.rfftfreq(shape[1])) - 1
+    y = torch.exp(2j * math.pi * torch.fft.fftfreq(shape[0])[:, None]) - 1
+    return x, y
+
+
+def _periodic(plane: Tensor, around: int) -> Tensor:
+    """[H,W] with its borders faded into a blur of both ends, so that its Fourier transform has no edge there."""
+    size = 2 * around + 1
+    blur = _transfer(torch.full((size, size), 1.0 / size**2), plane.shape)
+    blurred = _picture(rfft2(plane) * blur.square(), plane.shape)
+    ramps = []
+    for side in plane.shape:
+        place = torch.arange(side, dtype=torch.float32)
+        ramps.append((torch.minimum(place, side - 1 - place) / (1.5 * around)).clamp(0, 1))
+    weight = ramps[0][:, None] * ramps[1]
+    return torch.lerp(blurred, plane, weight.square() * (3 - 2 * weight))
+
+
+def _resized(kernel: Tensor, side: int) -> Tensor:
+    """The kernel at another size, its centre of gravity moved to the middle by whole pixels."""
+    image = np.maximum(cv2.resize(kernel.numpy(), (side, side), interpolation=cv2.INTER_CUBIC), 0)
+    image /= image.sum()
+    place = np.arange(side) - side // 2
+    move = [-round(float((image.sum(axis) * place).sum())) for axis in (1, 0)]
+    return torch.from_numpy(np.roll(image, move, (0, 1)))
+
+
+def _extent(kernel: Tensor) -> tuple[tuple[float, float], float]:
+    """Centre of gravity (y, x), from the middle, and standard deviation along the longer axis, in px."""
+    place = torch.arange(kernel.shape[0]) - kernel.shape[0] // 2
+    places = torch.stack(torch.meshgrid(place, place, indexing="ij")).flatten(1).float()
+    weights = kernel.flatten()
+    centre = places @ weights
+    apart = places - centre[:, None]
+    spread = float(torch.linalg.eigvalsh((apart * weights) @ apart.T)[-1])
+    return (float(centre[0]), float(centre[1])), math.sqrt(max(spread, 0.0))
+
+
+def _busiest(grey: NDArray[Any]) -> Image:
+    """The REGION×REGION piece, or as much as there is, with the most edges."""
+    size = min(REGION, *grey.shape)
+    edges = np.abs(cv2.Sobel(grey, -1, 1, 0)) + np.abs(cv2.Sobel(grey, -1, 0, 1))
+    sums = cv2.integral(edges)
+    total = sums[size:, size:] - sums[size:, :-size] - sums[:-size, size:] + sums[:-size, :-size]
+    y, x = np.unravel_index(int(total.argmax()), total.shape)
+    return np.ascontiguousarray(grey[y : y + size, x : x + size])
+
+
+def _spread(plane: Tensor) -> float:
+    """Mean over root mean square of the differences of neighbours, away from the border: the less, the sparser."""
+    inner = plane[20:-20, 20:-20]
+    steps = torch.cat((inner.diff(dim=0).flatten(), inner.diff(dim=1).flatten()))
+    return float(steps.abs().mean() / steps.square().mean().sqrt().clamp(min=1e-9))

@@ -1,0 +1,75 @@
+"""The kernel of a camera shake, found in the picture itself, and the shake undone: true, still, or not at all."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from deblur.blur import convolve, defocus_kernel, path_kernel, sensor, shake_path
+from deblur.shake import SIDE, deconvolve, find_kernel, undo_shake
+from fpsgan.demo import render_scene
+
+Image = np.ndarray
+
+
+@pytest.fixture(scope="module")
+def scene() -> Image:
+    return render_scene(0.2, 480, 360)
+
+
+def psnr(a: Image, b: Image) -> float:
+    return float(10 * np.log10(255**2 / np.mean((a.astype(np.float64) - b) ** 2)))
+
+
+def codes(picture: Image) -> Image:
+    return np.rint(picture * 255)
+
+
+def likeness(found: Image, true: Image) -> float:
+    """Largest normalised correlation over all shifts: 1 for the same shape."""
+    size = found.shape[0] + true.shape[0]
+    one, other = (np.fft.rfft2(kernel, (size, size)) for kernel in (found, true))
+    return float(np.fft.irfft2(one * other.conj(), (size, size)).max() / np.sqrt((found**2).sum() * (true**2).sum()))
+
+
+@pytest.mark.parametrize(("extent", "wander", "noise"), [(7, 0.0, 0.0), (11, 0.5, 0.0), (9, 0.3, 0.008)])
+def test_a_shake_is_found_and_undone(scene: Image, extent: float, wander: float, noise: float) -> None:
+    rng = np.random.default_rng(4)
+    true = path_kernel(shake_path(extent, rng, wander=wander))
+    blurred = sensor(convolve(scene, true), rng, noise=noise)
+    grey = cv2.cvtColor(blurred, cv2.COLOR_RGB2GRAY).astype(np.float32) / 255
+    found = find_kernel(grey[:320, :320])
+    assert found is not None and found.shape == (SIDE, SIDE) and found.min() >= 0
+    assert float(found.sum()) == pytest.approx(1, abs=1e-5)
+    assert likeness(found.numpy(), true) > 0.6
+    undone = undo_shake(blurred)
+    assert undone is not None and undone.dtype == np.float32 and 0 <= undone.min() <= undone.max() <= 1
+    assert psnr(codes(undone), scene) > psnr(blurred, scene) + 1.0
+    assert np.abs(undone - undo_shake(blurred.astype(np.float32) / 255)).max() < 2e-3
+
+
+def test_what_is_not_shaken_is_left_alone(scene: Image) -> None:
+    flat = np.full((200, 200, 3), 90, np.uint8)
+    noise = np.random.default_rng(0).integers(0, 256, (200, 200, 3), np.uint8)
+    ramp = np.repeat(np.tile(np.linspace(0, 1, 300, dtype=np.float32), (200, 1))[..., None], 3, 2)
+    for picture in (scene, flat, noise, ramp, scene[:50, :60]):
+        assert undo_shake(picture) is None
+
+
+def test_nothing_moves(scene: Image) -> None:
+    """The sharpened picture lies where the blurred one lies, also if the kernel's weight is not in its middle."""
+    kernel = np.zeros((SIDE, SIDE), np.float32)
+    kernel[10:13, 3:9] = 1 / 18
+    for true in (kernel, np.asarray(defocus_kernel(2.5))):
+        blurred = convolve(scene, true)
+        grey = [cv2.cvtColor(p, cv2.COLOR_RGB2GRAY) for p in (blurred, deconvolve(blurred, torch.from_numpy(true)))]
+        (x, y), _ = cv2.phaseCorrelate(*grey, cv2.createHanningWindow(grey[0].shape[::-1], cv2.CV_32F))
+        assert abs(x) < 0.2 and abs(y) < 0.2  # of 9 px
+
+
+def test_a_point_changes_little(scene: Image) -> None:
+    kernel = torch.zeros(5, 5)
+    kernel[2, 2] = 1
+    assert psnr(codes(deconvolve(scene, kernel)), scene) > 30
