@@ -126,7 +126,7 @@ class _ConvRelu(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         c = self.convolution
-        if x.device.type == "cpu" and _onednn_rectifies():
+        if x.device.type == "cpu" and onednn_rectifies():
             kind, bounds = ("relu", []) if self.top is None else ("hardtanh", [0.0, self.top])
             y: Tensor = torch.ops.mkldnn._convolution_pointwise(
                 x, c.weight, c.bias, c.padding, c.stride, c.dilation, c.groups, kind, bounds, ""
@@ -137,7 +137,7 @@ class _ConvRelu(nn.Module):
 
 
 @cache
-def _onednn_rectifies() -> bool:
+def onednn_rectifies() -> bool:
     """Whether this build of torch has the operation that its own compiler uses for it, and it does what it should."""
     x, weight = torch.ones(1, 1, 2, 2), torch.full((1, 1, 1, 1), -3.0)
     ones, zeros = (1, 1), (0, 0)

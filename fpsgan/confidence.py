@@ -7,10 +7,11 @@ replaces it, which looks like motion blur rather than like torn shapes.
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fpsgan.warp import warp
+from fpsgan.warp import around, warp
 
 __all__ = ["BELIEVED", "GUESSED", "confidence", "enlarged", "fall_back"]
 
@@ -24,36 +25,41 @@ CELL = 4  # px a side: the comparison is made on pictures a quarter the size
 WINDOW = 9  # cells a side
 
 
-def confidence(frame0: Tensor, frame1: Tensor, flow_t0: Tensor, flow_t1: Tensor, mask: Tensor) -> Tensor:
-    """1 where a generated frame can be believed, 0 where it is a guess: [B,1,ceil(H/4),ceil(W/4)] fp32.
+def confidence(quarter0: Tensor, quarter1: Tensor, flow_t0: Tensor, flow_t1: Tensor, mask: Tensor) -> Tensor:
+    """1 where a generated frame can be believed, 0 where it is a guess: [B,1,h,w] fp32, all at 1/4.
 
     Args:
-        frame0, frame1: [B,3,H,W], RGB 0..1.
-        flow_t0, flow_t1: [B,2,h,w], from the generated frame to either, in pixels of the frames, at any resolution.
+        quarter0, quarter1: [B,3,h,w], the frames, RGB 0..1.
+        flow_t0, flow_t1: [B,2,h,w], from the generated frame to either, in pixels of the full size.
         mask: [B,1,h,w], 0..1, weight of the warped frame0.
     """
-    size = [-(-side // CELL) for side in frame0.shape[-2:]]
-    small0, small1, flow0, flow1, mask = (
-        F.interpolate(x.float(), size=size, mode="bilinear") for x in (frame0, frame1, flow_t0, flow_t1, mask)
-    )
-    unlike = (warp(small0, flow0 / CELL) - warp(small1, flow1 / CELL)).abs().mean(dim=1, keepdim=True)
+    warped0, warped1 = warp(quarter0, flow_t0 / CELL), warp(quarter1, flow_t1 / CELL)
+    unlike = torch.stack((warped0 - warped1).abs_().unbind(1)).mean(0).unsqueeze(1)
     mixed = unlike * 4 * mask * (1 - mask)  # what comes from one frame alone needs no other to agree
-    found = F.avg_pool2d(mixed, WINDOW, 1, WINDOW // 2, count_include_pad=False)
-    return ((GUESSED - found) / (GUESSED - BELIEVED)).clamp(0, 1)
+    return ((GUESSED - around(mixed, WINDOW)) / (GUESSED - BELIEVED)).clamp(0, 1)
 
 
 def fall_back(frame: Tensor, frame0: Tensor, frame1: Tensor, t: Tensor, confidence: Tensor) -> Tensor:
     """The generated frame where it is believed, the frames mixed by time where not, and between the two the mixture.
 
     Args:
-        frame: [B,3,H,W], generated between frame0 and frame1 of the same shape.
+        frame: [B,3,H,W], generated between frame0 and frame1 of the same shape; what is replaced is replaced in it.
         t: [B], 0..1.
         confidence: as ``confidence`` returns it.
     """
-    if bool((confidence == 1).all()):
+    doubted = (confidence < 1).nonzero()
+    if not len(doubted):
         return frame  # most frames
-    resting = frame0.lerp(frame1, t.to(frame.dtype).view(-1, 1, 1, 1))
-    return resting.lerp(frame, enlarged(confidence, frame))
+    # with a cell more on every side, which the enlarged confidence reaches into
+    top, left = (doubted[:, 2:].amin(0) - 1).clamp(min=0).tolist()
+    bottom, right = (doubted[:, 2:].amax(0) + 2).tolist()
+    here = (..., slice(CELL * top, CELL * bottom), slice(CELL * left, CELL * right))
+    sure = enlarged(confidence[..., top:bottom, left:right], frame[here])[:, 0]
+    t = t.to(frame.dtype).view(-1, 1, 1)
+    for made, before, after in zip(*(x[here].unbind(1) for x in (frame, frame0, frame1)), strict=True):
+        resting = before + t * (after - before)
+        made.copy_(resting + sure * (made - resting))
+    return frame
 
 
 def enlarged(confidence: Tensor, frame: Tensor) -> Tensor:

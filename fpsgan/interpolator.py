@@ -24,13 +24,15 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from fpsgan.warp import compose, halve, pad, twice, warp
+from deblur.fast import onednn_rectifies
+from fpsgan.warp import Fine, around, cast, compose, halve, pad, twice, warp
 
 __all__ = ["Interpolator", "InterpolatorConfig", "Synthesis"]
 
 FINEST = 4  # px of the frame per pixel of the finest level; each coarser one has twice as many
 MIN_SIDE = 16
 MATCHED = 8  # channels of the features that are compared between the frames
+LEAK = 0.1
 PER_PIXEL = 0.05 / 255.0  # of brightness that a pixel of motion has to explain
 
 
@@ -66,6 +68,16 @@ class Synthesis(NamedTuple):
     levels: list[tuple[Tensor, Tensor]]  # (flow_t0, flow_t1) at 1/32, 1/16, 1/8, 1/4, padded, full-size pixels
 
 
+class Pair(NamedTuple):
+    """What Interpolator.decide needs of two frames, whatever t."""
+
+    features0: list[Tensor]  # Interpolator.encode of either
+    features1: list[Tensor]
+    quarter0: Tensor  # [B,3,h,w] either at 1/4, padded as the features are
+    quarter1: Tensor
+    motion: tuple[Tensor, Tensor] | None  # `weighed` flow01 and flow10; None without a prior
+
+
 class MirrorConv(nn.Module):
     """Convolution over two halves of channels that treats both alike: swapped halves in, swapped halves out.
 
@@ -88,12 +100,22 @@ class MirrorConv(nn.Module):
         """[B, 2·inputs, h, w] to [B, 2·outputs, h, w]."""
         return F.conv2d(x, *self.both(), padding=self.shared.padding)
 
+    def rectified(self, x: Tensor) -> Tensor:
+        """forward and a leaky rectifier, on a CPU in one pass over memory."""
+        if x.device.type != "cpu" or torch.is_grad_enabled() or not onednn_rectifies():
+            return F.leaky_relu_(self(x), LEAK)
+        ones, padding = (1, 1), self.shared.padding
+        y: Tensor = torch.ops.mkldnn._convolution_pointwise(
+            x, *self.both(), padding, ones, ones, 1, "leaky_relu", [LEAK], ""
+        )
+        return y
+
 
 class FineDecision(MirrorConv):
     """For each of 2×2 pixels: change of flow_t0, of flow_t1, of the mask, and a residual.
 
-    Both halves have a say in the mask, with opposite signs, and in the residual: [B, 2·inputs, h, w] to [B, 4·8, h, w],
-    ordered (row, column, what).
+    Both halves have a say in the mask, with opposite signs, and in the residual: [B, 2·inputs, h, w] to
+    [B, 4·(2 + 2 + 1 + 3), h, w], each of the four ordered (row, column, what).
     """
 
     def __init__(self, inputs: int) -> None:
@@ -103,7 +125,7 @@ class FineDecision(MirrorConv):
         def joined(halves: Tensor) -> Tensor:
             own, other = halves.reshape(2, 4, 6, *halves.shape[1:])
             parts = (own[:, :2], other[:, :2], own[:, 2:3] - other[:, 2:3], own[:, 3:] + other[:, 3:])
-            return torch.cat(parts, dim=1).flatten(0, 1)
+            return torch.cat([part.flatten(0, 1) for part in parts])
 
         weight, bias = super().both()
         return joined(weight), joined(bias)
@@ -115,7 +137,7 @@ class Level(nn.Module):
     def __init__(self, inputs: int, width: int, blocks: int, handed_down: int) -> None:
         super().__init__()
         self.enter = MirrorConv(inputs, width)
-        nn.init.kaiming_normal_(self.enter.shared.weight, a=0.1)
+        nn.init.kaiming_normal_(self.enter.shared.weight, a=LEAK)
         self.blocks = nn.ModuleList(MirrorConv(width, width) for _ in range(blocks))
         # the finest level has nobody to hand anything to; the others change (flow, gate)
         self.decide = MirrorConv(width, 3) if handed_down else FineDecision(width)
@@ -127,9 +149,9 @@ class Level(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """(decisions in fp32, features for the next level)."""
-        x = F.leaky_relu_(self.enter(x), 0.1)
+        x = self.enter.rectified(x)
         for block in self.blocks:
-            x = x + F.leaky_relu_(block(x), 0.1)
+            x = x + block.rectified(x)  # type: ignore[operator]
         return self.decide(x).float(), self.hand_down(x) if self.hand_down is not None else None
 
 
@@ -143,9 +165,9 @@ class Interpolator(nn.Module):
         self.encoder = nn.ModuleList(
             nn.Sequential(
                 nn.Conv2d(channels[i], channels[i + 1], 3, stride=2, padding=1),
-                nn.LeakyReLU(0.1, inplace=True),
+                nn.LeakyReLU(LEAK, inplace=True),
                 nn.Conv2d(channels[i + 1], channels[i + 1], 3, padding=1),
-                nn.LeakyReLU(0.1, inplace=True),
+                nn.LeakyReLU(LEAK, inplace=True),
             )
             for i in range(len(config.encoder))
         )
@@ -158,7 +180,7 @@ class Interpolator(nn.Module):
             self.levels.append(Level(inputs, width, blocks, config.handed_down if i else 0))
         for module in self.encoder.modules():
             if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, a=0.1)
+                nn.init.kaiming_normal_(module.weight, a=LEAK)
 
     def encode(self, frame: Tensor) -> list[Tensor]:
         """What the network needs of one frame, whatever its partner and t: [B,3,H,W] to a list of tensors.
@@ -166,7 +188,7 @@ class Interpolator(nn.Module):
         The frame at 1/2 in fp32, then features at 1/8, 1/16 …, all padded to whole pixels of the coarsest level.
         """
         half = pad(halve(frame), FINEST * 2 ** len(self.encoder) // 2)
-        x = unshuffle(half).to(self.dtype)
+        x = unshuffle(cast(half, self.dtype))
         features = [half]
         for stage in self.encoder:
             x = stage(x)
@@ -201,8 +223,8 @@ class Interpolator(nn.Module):
         Raises:
             ValueError: frames of different or too small sizes, or a prior of another size.
         """
-        fine, _ = self.decide(frame0, frame1, t, prior, features0, features1)
-        return compose(frame0, frame1, fine)
+        pair = self.prepare(frame0, frame1, prior, features0, features1)
+        return compose(frame0, frame1, self.decide(pair, t)[0])
 
     def synthesize(
         self,
@@ -214,24 +236,20 @@ class Interpolator(nn.Module):
         features1: list[Tensor] | None = None,
     ) -> Synthesis:
         """forward with the flows and the mask, for training and inspection."""
-        fine, levels = self.decide(frame0, frame1, t, prior, features0, features1)
+        fine, levels = self.decide(self.prepare(frame0, frame1, prior, features0, features1), t)
         height, width = frame0.shape[-2:]
-        flow0, flow1, mask, _ = torch.split(twice(fine)[..., :height, :width], [2, 2, 1, 3], dim=1)
+        flow0, flow1, mask = (twice(part)[..., :height, :width] for part in fine[:3])
         return Synthesis(compose(frame0, frame1, fine), flow0, flow1, mask, levels)
 
-    def decide(
+    def prepare(
         self,
         frame0: Tensor,
         frame1: Tensor,
-        t: Tensor,
         prior: tuple[Tensor, Tensor] | None = None,
         features0: list[Tensor] | None = None,
         features1: list[Tensor] | None = None,
-    ) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
-        """All of forward but its last step: what `fpsgan.warp.compose` makes the frame of.
-
-        [B,8,h,w] fp32 at 1/2, padded: flow_t0, flow_t1, mask, residual; and the flows of every level, coarsest first.
-        """
+    ) -> Pair:
+        """What all moments of a pair have in common; arguments as for forward."""
         height, width = frame0.shape[-2:]
         if frame0.shape != frame1.shape or min(height, width) < MIN_SIDE:
             raise ValueError(
@@ -240,17 +258,27 @@ class Interpolator(nn.Module):
             )
         features0 = self.encode(frame0) if features0 is None else features0
         features1 = self.encode(frame1) if features1 is None else features1
+        quarter0, quarter1 = halve(features0[0]), halve(features1[0])
+        motion = None
+        if prior is not None:
+            flow01, flow10 = (_fit_prior(flow, height, width, quarter0.shape[-2:]) for flow in prior)
+            motion = weighed(flow01, flow10, quarter0, quarter1)
+        return Pair(features0, features1, quarter0, quarter1, motion)
+
+    def decide(self, pair: Pair, t: Tensor) -> tuple[Fine, list[tuple[Tensor, Tensor]]]:
+        """All of forward but its last step, `fpsgan.warp.compose`; and the flows of every level, coarsest first.
+
+        t: [B], or any number of moments for a pair of B = 1.
+        """
+        features0, features1 = ([x.expand(len(t), -1, -1, -1) for x in each] for each in pair[:2])
         t = t.float().view(-1, 1, 1, 1)
         dtype = self.dtype
         half0, half1 = features0[0], features1[0]
-        quarter = torch.Size(side // 2 for side in half0.shape[-2:])
-
-        if prior is None:
-            velocity = half0.new_zeros(len(half0), 2, *quarter)
-            trust0 = trust1 = half0.new_zeros(len(half0), 1, *quarter)
+        if pair.motion is None:
+            velocity = half0.new_zeros(len(t), 2, *pair.quarter0.shape[-2:])
+            trust0 = trust1 = velocity[:, :1]
         else:
-            flow01, flow10 = (_fit_prior(flow, height, width, quarter) for flow in prior)
-            velocity, trust0, trust1 = splat(flow01, flow10, halve(half0), halve(half1), t)
+            velocity, trust0, trust1 = splat(*pair.motion, t)
 
         prior_pyramid = [torch.cat((velocity, trust0, trust1), dim=1)]
         while len(prior_pyramid) < len(self.levels):
@@ -265,31 +293,29 @@ class Interpolator(nn.Module):
             if decided is not None:
                 # The gate lets a coarse level overrule the prior here: −1 drops it for the flow found so far.
                 found0, gate0, found1, gate1 = torch.split(twice(decided), [2, 1, 2, 1], dim=1)
-                if prior is None:
+                if pair.motion is None:
                     flow0, flow1 = found0, found1
                 else:
                     flow0 = found0 + (1.0 + gate0) * (flow0 - found0)
                     flow1 = found1 + (1.0 + gate1) * (flow1 - found1)
             time = t.expand(-1, 1, *flow0.shape[-2:])
-            own0 = [flow0 / 16.0, trust0, time]
-            own1 = [flow1 / 16.0, trust1, 1.0 - time]
+            own0 = [torch.cat((flow0 / 16.0, trust0, time), dim=1)]
+            own1 = [torch.cat((flow1 / 16.0, trust1, 1.0 - time), dim=1)]
             if i == 0:
                 # the fine level sees the frames themselves, at 1/2
-                warped0 = warp(half0, twice(flow0) / 2.0)
-                warped1 = warp(half1, twice(flow1) / 2.0)
-                own0.append(unshuffle(warped0))
-                own1.append(unshuffle(warped1))
+                own0.append(unshuffle(cast(warp(half0, twice(flow0 / 2.0)), dtype)))
+                own1.append(unshuffle(cast(warp(half1, twice(flow1 / 2.0)), dtype)))
             else:
                 warped0 = warp(features0[i], flow0 / stride)
                 warped1 = warp(features1[i], flow1 / stride)
-                matched0, matched1 = warped0[:, :MATCHED], warped1[:, :MATCHED]
-                own0 += [warped0, costs(matched0, matched1)]
-                own1 += [warped1, costs(matched1, matched0)]
+                costs0, costs1 = costs(warped0[:, :MATCHED], warped1[:, :MATCHED])
+                own0 += [warped0, costs0]
+                own1 += [warped1, costs1]
             if hidden is not None:
                 hidden0, hidden1 = twice(hidden).chunk(2, dim=1)
                 own0.append(hidden0)
                 own1.append(hidden1)
-            decided, hidden = self.levels[i](torch.cat([part.to(dtype) for part in own0 + own1], dim=1))
+            decided, hidden = self.levels[i](together(own0 + own1, dtype))
             if i:
                 change0, gate0, change1, gate1 = torch.split(decided, [2, 1, 2, 1], dim=1)
                 flow0, flow1 = flow0 + change0 * stride, flow1 + change1 * stride
@@ -297,83 +323,130 @@ class Interpolator(nn.Module):
             flows.append((flow0, flow1))
 
         assert decided is not None
-        change, mask, residual = torch.split(shuffle(decided), [4, 1, 3], dim=1)
-        found = twice(torch.cat((flow0, flow1), dim=1)) + 8.0 * change
+        change0, change1, mask, residual = (shuffle(part) for part in torch.split(decided, [8, 8, 4, 12], dim=1))
+        flow0, flow1 = torch.add(twice(flow0), change0, alpha=8.0), torch.add(twice(flow1), change1, alpha=8.0)
         mask = torch.sigmoid(mask + torch.log((1.0 - t) / t))  # with nothing decided, the mask is 1 − t
-        return torch.cat((found, mask, residual), dim=1), flows
+        return Fine(flow0, flow1, mask, residual), flows
+
+
+def together(parts: list[Tensor], dtype: torch.dtype) -> Tensor:
+    """The channels of all parts, laid out as the convolutions want them; joining is faster where all lie alike."""
+    return torch.cat([part.to(dtype).contiguous(memory_format=torch.channels_last) for part in parts], dim=1)
 
 
 def unshuffle(x: Tensor) -> Tensor:
     """2×2 pixels to one with four times the channels: [B,C,2h,2w] → [B,4C,h,w], ordered (row, column, channel)."""
-    return rearrange(x, "b c (h y) (w x) -> b (y x c) h w", y=2, x=2)
+    return torch.cat([x[..., row::2, column::2] for row in (0, 1) for column in (0, 1)], dim=1)
 
 
 def shuffle(x: Tensor) -> Tensor:
     """What `unshuffle` did, undone: [B,4C,h,w] to [B,C,2h,2w]."""
-    return rearrange(x, "b (y x c) h w -> b c (h y) (w x)", y=2, x=2)
+    return rearrange(x, "b (y x c) h w -> b (h y) (w x) c", y=2, x=2).permute(0, 3, 1, 2)
 
 
-def costs(one: Tensor, other: Tensor) -> Tensor:
+def costs(one: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
     """How much worse or better than on average the neighbours of a pixel match: which way the flow is wrong.
 
-    [B,C,h,w] twice to [B,8,h,w] fp32: for each of the 8 neighbours, the mean of |one(x + d) − other(x)| over channels
-    and 3×3 pixels, divided by the mean over all 9 shifts, minus 1. (The ninth follows from the eight.)
+    [B,C,h,w] twice to [B,8,h,w] fp32 twice. The first: for each of the 8 neighbours, the mean of
+    |one(x + d) − other(x)| over channels and 3×3 pixels, divided by the mean over all 9 shifts, minus 1. (The ninth
+    follows from the eight.) The second is the same with one and other swapped: |other(x + d) − one(x)|, which is the
+    first at x + d, of −d.
     """
     height, width = one.shape[-2:]
-    padded, other = F.pad(one.float(), (1, 1, 1, 1), mode="replicate"), other.float()
+    outer = F.pad(one.float(), (2, 2, 2, 2), mode="replicate").contiguous()
+    inner = F.pad(other.float(), (1, 1, 1, 1), mode="replicate").contiguous()
+    rows, columns = inner.shape[-2:]
     shifts = [(y, x) for y in range(3) for x in range(3)]
-    found = [(padded[..., y : y + height, x : x + width] - other).abs().mean(1) for y, x in shifts]
-    every = F.avg_pool2d(torch.stack(found, dim=1), 3, 1, padding=1, count_include_pad=False)
+    found = [(outer[..., y : y + rows, x : x + columns] - inner).abs_().mean(1) for y, x in shifts]
+    there = torch.stack([each[:, 1:-1, 1:-1] for each in found], dim=1)
+    back = torch.stack([found[8 - k][:, y : y + height, x : x + width] for k, (y, x) in enumerate(shifts)], dim=1)
+    return _relative(there), _relative(back)
+
+
+def _relative(found: Tensor) -> Tensor:
+    every = around(found, 3)
     relative = every / (every.mean(1, keepdim=True) + 0.01) - 1.0
     return torch.cat((relative[:, :4], relative[:, 5:]), dim=1)
 
 
-def splat(flow01: Tensor, flow10: Tensor, small0: Tensor, small1: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Carries both flows forward to time t: the motion of whatever is at each place at that time.
+def weighed(flow01: Tensor, flow10: Tensor, small0: Tensor, small1: Tensor) -> tuple[Tensor, Tensor]:
+    """Both flows, with a third channel: how far to believe them.
 
-    Every vector lands, bilinearly, where linear motion takes its pixel at time t, weighted by how well the two
-    flows agree (relative to their length) and the two frames match there; holes are filled from coarser sums.
+    That is how well the two flows agree, relative to their length, and the two frames match there. A flow that explains
+    the frames no better than standing still, by PER_PIXEL of its length, becomes zero: where brightness changes
+    without motion, as in animated gradients and fades, DIS finds motion all the same.
 
     Args:
         flow01, flow10: [B,2,h,w] in full-size pixels, at 1/4.
         small0, small1: [B,3,h,w], the frames at 1/4, RGB 0..1.
+
+    Returns:
+        Motion of frame0, of frame1, [B,3,h,w] each.
+    """
+    resting = _unlike(small0, small1)
+    flows, unlike = [], []
+    for flow, here, there in ((flow01, small0, small1), (flow10, small1, small0)):
+        moving = _unlike(here, warp(there, flow / FINEST))
+        better = around(resting - moving, 7) > PER_PIXEL * _length(flow)
+        flows.append(flow * better)
+        unlike.append(torch.where(better, moving, resting))
+    motion = []
+    for flow, back, left in ((flows[0], flows[1], unlike[0]), (flows[1], flows[0], unlike[1])):
+        returned = warp(back, flow / FINEST)
+        miss = _length(flow + returned) / (1.0 + 0.1 * (_length(flow) + _length(returned)))
+        motion.append(torch.cat((flow, torch.exp(-miss - 25.0 * left)), dim=1))
+    return motion[0], motion[1]
+
+
+def _unlike(one: Tensor, other: Tensor) -> Tensor:
+    """Mean absolute difference over three channels: [B,1,h,w]."""
+    red, green, blue = (one - other).abs_().unbind(1)
+    return ((red + green + blue) / 3.0).unsqueeze(1)
+
+
+def _length(flow: Tensor) -> Tensor:
+    return torch.hypot(flow[:, :1], flow[:, 1:])
+
+
+def splat(motion01: Tensor, motion10: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Carries both flows forward to time t: the motion of whatever is at each place at that time.
+
+    Every vector lands, bilinearly, where linear motion takes its pixel at time t; holes are filled from coarser sums.
+
+    Args:
+        motion01, motion10: as `weighed` returns them, [B,3,h,w] or [1,3,h,w].
         t: [B,1,1,1].
 
     Returns:
         (velocity [B,2,h,w], the motion from frame0 to frame1 seen at time t; trust0, trust1 [B,1,h,w], 0..1:
         how much reliable motion of frame0 and of frame1 landed there).
     """
-    batch, _, height, width = flow01.shape
-    stride = float(FINEST)
-    column = torch.arange(width, device=flow01.device, dtype=torch.float32).expand(height, width)
-    row = torch.arange(height, device=flow01.device, dtype=torch.float32)[:, None].expand(height, width)
-    origin = torch.arange(batch, device=flow01.device).view(-1, 1, 1) * (height * width)
-    flow01, seen01 = _only_if_better(flow01, small0, small1)
-    flow10, seen10 = _only_if_better(flow10, small1, small0)
+    batch, (height, width) = len(t), motion01.shape[-2:]
+    # A margin of one pixel before and two behind: what lands outside of the picture is lost there.
+    wide, high = width + 3, height + 3
+    column = torch.arange(width, device=t.device, dtype=torch.float32)
+    row = torch.arange(height, device=t.device, dtype=torch.float32)[:, None]
+    origin = torch.arange(batch, device=t.device).view(-1, 1, 1) * (high * wide)
     landed = []
-    for flow, back, here, seen, sign, time in (
-        (flow01, flow10, small0, seen01, 1.0, t),
-        (flow10, flow01, small1, seen10, -1.0, 1.0 - t),
-    ):
-        returned = warp(back, flow / stride)
-        miss = _length(flow + returned) / (1.0 + 0.1 * (_length(flow) + _length(returned)))
-        weight = torch.exp(-miss - 25.0 * (here - seen).abs().mean(dim=1))
-        x = column + flow[:, 0] * (time[:, 0] / stride)
-        y = row + flow[:, 1] * (time[:, 0] / stride)
+    for motion, sign, time in ((motion01, 1.0, t[:, 0]), (motion10, -1.0, 1.0 - t[:, 0])):
+        across, along, weight = motion.unbind(1)
+        x = (column + across * (time / FINEST)).clamp(-1.0, width) + 1.0
+        y = (row + along * (time / FINEST)).clamp(-1.0, height) + 1.0
         left, top = x.floor(), y.floor()
-        to_right, down = x - left, y - top
-        # what lands outside of the picture is lost
-        xi, yi = (torch.stack((low, low + 1)) for low in (left, top))
-        inside_x, inside_y = (xi >= 0) & (xi < width), (yi >= 0) & (yi < height)
-        along_x = torch.stack((1.0 - to_right, to_right)) * inside_x * weight
-        along_y = torch.stack((1.0 - down, down)) * inside_y
-        places = yi.clamp(0, height - 1)[:, None] * width + xi.clamp(0, width - 1)
-        share = (along_y[:, None] * along_x).flatten(0, 1)  # [4,B,h,w]
-        index = (places.flatten(0, 1).long() + origin).flatten()
-        total = share.new_zeros(3, batch * height * width)
-        for target, value in zip(total, (sign * flow[:, 0], sign * flow[:, 1], None), strict=True):
-            target.index_add_(0, index, (share if value is None else share * value).flatten())
-        landed.append(total.view(3, batch, height, width).transpose(0, 1))
+        right, below = x - left, y - top
+        index = ((top * wide + left).long() + origin).flatten()
+        total = x.new_zeros(3, batch * high * wide)
+        upper, lower = weight * (1.0 - below), weight * below
+        corners = (
+            (0, upper * (1.0 - right)),
+            (1, upper * right),
+            (wide, lower * (1.0 - right)),
+            (wide + 1, lower * right),
+        )
+        for offset, share in corners:
+            for target, value in zip(total, (sign * across, sign * along, None), strict=True):
+                target[offset:].index_add_(0, index, (share if value is None else share * value).flatten())
+        landed.append(total.view(3, batch, high, wide)[..., 1:-2, 1:-2].transpose(0, 1))
     both = (1.0 - t) * landed[0] + t * landed[1]
     sums = [both]
     while min(sums[-1].shape[-2:]) > 2:
@@ -384,23 +457,6 @@ def splat(flow01: Tensor, flow10: Tensor, small0: Tensor, small1: Tensor, t: Ten
         coarse = F.interpolate(velocity, scale_factor=2.0, mode="bilinear")[..., : size[0], : size[1]]
         velocity = (level[:, :2] + 0.01 * coarse) / (level[:, 2:] + 0.01)
     return velocity, landed[0][:, 2:].clamp(max=1.0), landed[1][:, 2:].clamp(max=1.0)
-
-
-def _only_if_better(flow: Tensor, here: Tensor, there: Tensor) -> tuple[Tensor, Tensor]:
-    """The flow, zero where it explains the frames no better than standing still, by PER_PIXEL of its length; and what
-    is seen there along it.
-
-    Where brightness changes without motion, as in animated gradients and fades, DIS finds motion all the same.
-    """
-    seen = warp(there, flow / FINEST)
-    gain = ((here - there).abs() - (here - seen).abs()).mean(dim=1, keepdim=True)
-    gain = F.avg_pool2d(gain, 7, 1, 3, count_include_pad=False)
-    better = gain > PER_PIXEL * _length(flow).unsqueeze(1)
-    return flow * better, torch.where(better, seen, there)
-
-
-def _length(flow: Tensor) -> Tensor:
-    return torch.hypot(flow[:, 0], flow[:, 1])
 
 
 def _fit_prior(flow: Tensor, height: int, width: int, quarter: torch.Size) -> Tensor:

@@ -7,6 +7,7 @@ cut into overlapping tiles whose seams are blended away, and what one pair has c
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
@@ -19,9 +20,9 @@ from deblur.fpn import Deblur
 from deblur.shake import undo_shake
 from fpsgan.confidence import confidence, enlarged, fall_back
 from fpsgan.errors import OptionError, SetupError
-from fpsgan.interpolator import Interpolator
+from fpsgan.interpolator import Interpolator, Pair
 from fpsgan.prior import PRIOR_STRIDE, flow_prior
-from fpsgan.warp import compose
+from fpsgan.warp import compose, halve, quads
 
 __all__ = ["DeblurRunner", "InterpolatorRunner", "pick_device", "pick_dtype"]
 
@@ -228,30 +229,30 @@ class InterpolatorRunner(_Runner):
             tensor0, features0 = self._encoded(frame0, whole)
             tensor1, features1 = self._encoded(frame1, whole)
             self._kept = (frame1, tensor1, features1)
-            flow01, flow10 = (torch.from_numpy(flow).to(self.device).unsqueeze(0) for flow in prior)
+            flows = tuple(torch.from_numpy(flow).to(self.device).unsqueeze(0) for flow in prior)
+            pairs: dict[tuple[int, int], Pair] = {}
+
+            def tile(rows: slice, columns: slice, t: Tensor) -> Tensor:
+                part0, part1 = (tensor[:, :, rows, columns] for tensor in (tensor0, tensor1))
+                place = (rows.start, columns.start)
+                if place not in pairs:
+                    pairs.clear()
+                    small01, small10 = (flow[:, :, _quarter(rows), _quarter(columns)] for flow in flows)
+                    pairs[place] = self.interpolator.prepare(part0, part1, (small01, small10), features0, features1)
+                pair = pairs[place]
+                fine, _ = self.interpolator.decide(pair, t)
+                part0, part1 = (part.expand(len(t), -1, -1, -1) for part in (part0, part1))
+                seen = (pair.quarter0, pair.quarter1, *(halve(x) for x in fine[:3]))
+                size = [-(-side // PRIOR_STRIDE) for side in part0.shape[-2:]]
+                believed = confidence(*(x[..., : size[0], : size[1]] for x in seen))
+                frame = fall_back(compose(part0, part1, fine), part0, part1, t, believed)
+                return frame if sure is None else torch.cat((frame, enlarged(believed, frame)), dim=1)
+
             results: list[Picture] = []
             # a GPU fills up with several t at once; a CPU is full with one
             size = 1 if self.device.type == "cpu" else BATCH
             for t in torch.split(torch.tensor([float(time) for time in times], device=self.device), size):
-
-                def tile(rows: slice, columns: slice, t: Tensor = t) -> Tensor:
-                    small = (_quarter(rows), _quarter(columns))
-                    alike = len(t), -1, -1, -1
-                    part0, part1 = (tensor[:, :, rows, columns].expand(alike) for tensor in (tensor0, tensor1))
-                    fine, _ = self.interpolator.decide(
-                        part0,
-                        part1,
-                        t,
-                        (flow01[:, :, *small].expand(alike), flow10[:, :, *small].expand(alike)),
-                        features0 and [feature.expand(alike) for feature in features0],
-                        features1 and [feature.expand(alike) for feature in features1],
-                    )
-                    half = fine[..., : -(-part0.shape[-2] // 2), : -(-part0.shape[-1] // 2)]
-                    believed = confidence(part0, part1, half[:, :2], half[:, 2:4], half[:, 4:5])
-                    frame = fall_back(compose(part0, part1, fine), part0, part1, t, believed)
-                    return frame if sure is None else torch.cat((frame, enlarged(believed, frame)), dim=1)
-
-                done = blend_tiles(height, width, self.tile, (len(t), channels), tile)
+                done = blend_tiles(height, width, self.tile, (len(t), channels), partial(tile, t=t))
                 results += [_picture(picture) for picture in done]
             if sure is not None:
                 sure[:] = [picture[..., 3:] for picture in results]
@@ -262,7 +263,7 @@ class InterpolatorRunner(_Runner):
     def _encoded(self, frame: Picture, whole: bool) -> tuple[Tensor, list[Tensor] | None]:
         if self._kept is not None and self._kept[0] is frame and (self._kept[2] is not None) == whole:
             return self._kept[1], self._kept[2]
-        tensor = self._tensor(frame)
+        tensor = quads(self._tensor(frame))
         return tensor, self.interpolator.encode(tensor) if whole else None
 
 
