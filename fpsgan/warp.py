@@ -93,7 +93,7 @@ def _compose_opencv(
         cv2.add(cv2.cvtColor(blended, cv2.COLOR_RGBA2RGB), rest, target[top:bottom])
 
 
-def _moved(image: Array, flow: Array) -> Array:
+def _moved(image: Array, flow: NDArray[Any]) -> Array:
     mode = cv2.INTER_LINEAR | cv2.WARP_RELATIVE_MAP
     return np.asarray(cv2.remap(image, flow, None, mode, borderMode=cv2.BORDER_REPLICATE), np.float32)  # type: ignore[call-overload]
 
