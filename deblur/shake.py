@@ -31,10 +31,12 @@ Image = NDArray[np.float32]
 
 SIDE = 31  # of the kernel, px
 REGION = 320  # px: the piece of the frame that the kernel is read from
+LEAST = 128  # px a side, to read anything from
 ROUNDS = 6  # of sharpening and finding the kernel, at every size
 LAST_ROUNDS = 2  # more of them at the full size
 SPARSE = 0.02  # weight of the L1 penalty, relative to the energy of the edges
 FLAT = 4e-3  # weight of the L0 penalty on the sharpened frame's gradients
+BLACK = 4 / 255
 FAINT = 1 / 255  # a region whose neighbouring pixels differ by less, apart from an even ramp, shows no edges to read
 SMOOTH = 0.05  # weight of the gradients when the whole frame is sharpened: the less, the sharper and the noisier
 SMOOTH_TEST = 0.02  # the same where the kernel is put to the test: ringing shows more
@@ -47,15 +49,20 @@ def undo_shake(picture: NDArray[Any]) -> Image | None:
     """The picture without its camera shake, or None where there is none to be found, or none that can be trusted.
 
     Args:
-        picture: [H,W,3] RGB, uint8 or float 0..1 (what is beyond is clipped), H and W at least 64.
+        picture: [H,W,3] RGB, uint8 or float 0..1 (what is beyond is clipped). Of less than 128 px a side: None.
 
     Returns:
         [H,W,3] float32 0..1. Nothing is shifted: the kernel's centre of gravity is at zero.
     """
-    if min(picture.shape[:2]) < 2 * SIDE + 2:
-        return None
     scale = np.float32(255 if picture.dtype == np.uint8 else 1)
-    grey = cv2.cvtColor((picture / scale).clip(0, 1).astype(np.float32), cv2.COLOR_RGB2GRAY)
+    codes = (picture / scale).clip(0, 1).astype(np.float32)
+    grey = cv2.cvtColor(codes, cv2.COLOR_RGB2GRAY)
+    # the black bars of a letterbox were not shaken: their sharp edges would ring
+    left, top, width, height = cv2.boundingRect((grey > BLACK).astype(np.uint8))
+    if min(width, height) < LEAST:
+        return None
+    inside = np.s_[top : top + height, left : left + width]
+    grey = grey[inside]
     region = _busiest(grey)
     if max(float(np.diff(region, axis=axis).std()) for axis in (0, 1)) < FAINT:
         return None
@@ -65,7 +72,8 @@ def undo_shake(picture: NDArray[Any]) -> Image | None:
     plane = torch.from_numpy(region)
     if _spread(_sharpened(plane, kernel, SMOOTH_TEST)) > LESS_SPARSE * _spread(plane):
         return None
-    return deconvolve(picture, kernel)
+    codes[inside] = deconvolve(codes[inside], kernel)
+    return codes
 
 
 def deconvolve(picture: NDArray[Any], kernel: Tensor) -> Image:
