@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from deblur.fpn import Deblur, DeblurConfig
 from fpsgan import weights
 from fpsgan.demo import render_scene
 from fpsgan.errors import OptionError, SetupError
@@ -137,3 +138,15 @@ def test_devices_that_are_not_there() -> None:
             pick_device("cuda")
     assert pick_dtype(CPU, False) is torch.float32 and pick_dtype(CPU, True) is torch.bfloat16
     assert pick_dtype(torch.device("cuda"), None) is torch.float16
+
+
+def test_shake_is_undone_for_weights_that_want_it_unless_time_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    network, frame = weights.load("deblur-mobilenet"), picture(0.3)
+    asked: list[tuple[int, ...]] = []
+    monkeypatch.setattr("fpsgan.runtime.undo_shake", lambda p: asked.append(p.shape) or p[::-1])
+    turned = DeblurRunner(network, CPU, torch.float32).sharpen(frame)
+    assert asked == [frame.shape]
+    quick = DeblurRunner(network, CPU, torch.float32, quick=True).sharpen(frame)
+    assert len(asked) == 1 and np.abs(turned - quick).mean() > 0.01
+    DeblurRunner(Deblur(DeblurConfig(num_filters=8)).eval(), CPU, torch.float32).sharpen(frame)
+    assert len(asked) == 1
