@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fpsgan.interpolator import Interpolator, InterpolatorConfig
+from fpsgan.interpolator import Interpolator, InterpolatorConfig, costs
 from fpsgan.prior import flow_prior
 
 SMALL = InterpolatorConfig(encoder=(8, 8, 8), decoder=(8, 8, 8, 8), blocks=(1, 1, 1, 1), handed_down=8)
@@ -154,3 +154,13 @@ def test_the_config_survives_json() -> None:
 
 def test_the_default_is_small_enough_to_ship() -> None:
     assert sum(p.numel() for p in Interpolator().parameters()) <= 1_500_000
+
+
+def test_costs_of_both_sides_are_each_other_swapped() -> None:
+    one, other = torch.rand(1, 8, 6, 9), torch.rand(1, 8, 6, 9)
+    there, back = costs(one, other)
+    assert torch.allclose(back, costs(other, one)[0], atol=1e-5)
+    padded = torch.nn.functional.pad(one, (1, 1, 1, 1), mode="replicate")
+    found = torch.stack([(padded[..., y : y + 6, x : x + 9] - other).abs().mean(1) for y in range(3) for x in range(3)])
+    mean = found[:, 0, 1:4, 2:5].mean((1, 2))  # around (2, 3)
+    assert torch.allclose(there[0, :, 2, 3], torch.cat((mean[:4], mean[5:])) / (mean.mean() + 0.01) - 1, atol=1e-5)

@@ -57,3 +57,16 @@ def test_the_quick_prior_is_coarser_and_weights_ask_for_it() -> None:
     network = Interpolator(InterpolatorConfig(quick_prior=True))
     runner = InterpolatorRunner(network, torch.device("cpu"), torch.float32)
     assert np.array_equal(runner.prior(frame0, frame1)[0], quick)
+
+
+def test_what_is_small_and_fast_is_found_by_block_matching() -> None:
+    """A ball of 32 px that moves by 72 px over a still texture: more than DIS follows."""
+    frame0 = texture(256, 384) // 2
+    frame1 = frame0.copy()
+    ball = np.random.default_rng(7).integers(128, 256, (8, 8, 3), np.uint8)
+    ball = np.asarray(cv2.resize(ball, (32, 32), interpolation=cv2.INTER_CUBIC), np.uint8)
+    frame0[112:144, 96:128] = frame1[112:144, 168:200] = ball
+    flow01, flow10 = flow_prior(frame0, frame1)
+    assert np.median(flow01[0, 29:35, 25:31]) == pytest.approx(72, abs=2)
+    assert np.median(flow10[0, 29:35, 43:49]) == pytest.approx(-72, abs=2)
+    assert np.abs(flow01[:, :20]).max() < 2  # what is far away stays as it was
