@@ -34,11 +34,14 @@ REGION = 320  # px: the piece of the frame that the kernel is read from
 LEAST = 128  # px a side, to read anything from
 ROUNDS = 6  # of sharpening and finding the kernel, at every size
 LAST_ROUNDS = 2  # more of them at the full size
+FITTING = 40  # steps of FISTA in each
 SPARSE = 0.02  # weight of the L1 penalty, relative to the energy of the edges
+RIDGE = 1e-3  # of the L2 penalty, likewise
+SPECK = 0.03  # of the kernel's largest value: what is less is taken for zero
 FLAT = 4e-3  # weight of the L0 penalty on the sharpened frame's gradients
-BLACK = 4 / 255
 FAINT = 1 / 255  # a region whose neighbouring pixels differ by less, apart from an even ramp, shows no edges to read
 SMOOTH = 0.05  # weight of the gradients when the whole frame is sharpened: the less, the sharper and the noisier
+WHITE = 1e-4  # weight of the picture itself there: frequencies that the kernel takes away altogether stay away
 SMOOTH_TEST = 0.02  # the same where the kernel is put to the test: ringing shows more
 SHARP_PEAK = 0.3  # a kernel with so much of its weight in one pixel (up to 0.25 in shakes of 5 px) blurs nothing
 SHORTEST = 1.0  # px, standard deviation along its longer axis, of a shake: what is shorter is the look of a soft lens
@@ -55,14 +58,9 @@ def undo_shake(picture: NDArray[Any]) -> Image | None:
         [H,W,3] float32 0..1. Nothing is shifted: the kernel's centre of gravity is at zero.
     """
     scale = np.float32(255 if picture.dtype == np.uint8 else 1)
-    codes = (picture / scale).clip(0, 1).astype(np.float32)
-    grey = cv2.cvtColor(codes, cv2.COLOR_RGB2GRAY)
-    # the black bars of a letterbox were not shaken: their sharp edges would ring
-    left, top, width, height = cv2.boundingRect((grey > BLACK).astype(np.uint8))
-    if min(width, height) < LEAST:
+    grey = cv2.cvtColor((picture / scale).clip(0, 1).astype(np.float32), cv2.COLOR_RGB2GRAY)
+    if min(grey.shape) < LEAST:
         return None
-    inside = np.s_[top : top + height, left : left + width]
-    grey = grey[inside]
     region = _busiest(grey)
     if max(float(np.diff(region, axis=axis).std()) for axis in (0, 1)) < FAINT:
         return None
@@ -72,8 +70,7 @@ def undo_shake(picture: NDArray[Any]) -> Image | None:
     plane = torch.from_numpy(region)
     if _spread(_sharpened(plane, kernel, SMOOTH_TEST)) > LESS_SPARSE * _spread(plane):
         return None
-    codes[inside] = deconvolve(codes[inside], kernel)
-    return codes
+    return deconvolve(picture, kernel)
 
 
 def deconvolve(picture: NDArray[Any], kernel: Tensor) -> Image:
@@ -104,12 +101,12 @@ def find_kernel(grey: Image, side: int = SIDE) -> Tensor | None:
         rows, columns = (_handy(length, -1) for length in small.shape)
         blurred = _periodic(torch.from_numpy(np.ascontiguousarray(small[:rows, :columns], np.float32)), size // 2 + 1)
         spectrum = rfft2(blurred)
-        along_x, along_y = _differences(blurred.shape)
-        edges = spectrum * along_x, spectrum * along_y
+        along = _differences(blurred.shape)
+        edges = spectrum * along[0], spectrum * along[1]
         kernel = _resized(kernel, size)
         flat, weakest = FLAT, None
         for _ in range(ROUNDS + (LAST_ROUNDS if size == side else 0)):
-            sharp = _flattened(spectrum, kernel, flat, blurred.shape)
+            sharp = _flattened(spectrum, along, kernel, flat, blurred.shape)
             step_x, step_y = torch.roll(sharp, -1, 1) - sharp, torch.roll(sharp, -1, 0) - sharp
             length = step_x.square() + step_y.square()
             weakest = _weakest(step_x, step_y, length, size) if weakest is None else weakest / 1.1
@@ -122,8 +119,9 @@ def find_kernel(grey: Image, side: int = SIDE) -> Tensor | None:
 
 
 def _fitted(edges: tuple[Tensor, Tensor], steps: tuple[Tensor, Tensor], start: Tensor) -> Tensor | None:
-    """The kernel k ≥ 0 that minimises |k * steps − edges|² + SPARSE·|k|₁ (energy of the steps = 1), by FISTA (Beck and
-    Teboulle 2009) on the normal equations, which are as small as the kernel. edges: spectra, steps: pictures."""
+    """The kernel k ≥ 0 that minimises ½|k * steps − edges|² + SPARSE·|k|₁ + ½RIDGE·|k|² (energy of the steps = 1), by
+    FISTA (Beck and Teboulle 2009) on the normal equations, which are as small as the kernel. edges: spectra, steps:
+    pictures. None where there are no steps."""
     shape, side = steps[0].shape, start.shape[0]
     x, y = (rfft2(step) for step in steps)
     wanted = _picture(x.conj() * edges[0] + y.conj() * edges[1], shape)
@@ -135,34 +133,35 @@ def _fitted(edges: tuple[Tensor, Tensor], steps: tuple[Tensor, Tensor], start: T
     wanted = torch.roll(wanted, (around, around), (0, 1))[:side, :side] / energy
     size = 2 ** math.ceil(math.log2(2 * side - 1))
     padded = torch.zeros(size, size)
-    padded[: 2 * side - 1, : 2 * side - 1] = torch.roll(likeness, (side - 1, side - 1), (0, 1))[
-        : 2 * side - 1, : 2 * side - 1
-    ]
+    reach = np.s_[: 2 * side - 1, : 2 * side - 1]
+    padded[reach] = torch.roll(likeness, (side - 1, side - 1), (0, 1))[reach]
     matrix = rfft2(torch.roll(padded, (1 - side, 1 - side), (0, 1))) / energy
-    steepest = float(matrix.abs().max()) + 1e-3
+    steepest = float(matrix.abs().max()) + RIDGE
 
     def gradient(kernel: Tensor) -> Tensor:
         embedded = torch.zeros(size, size)
         embedded[:side, :side] = kernel
-        return _picture(matrix * rfft2(embedded), (size, size))[:side, :side] + 1e-3 * kernel - wanted + SPARSE
+        return _picture(matrix * rfft2(embedded), (size, size))[:side, :side] + RIDGE * kernel - wanted + SPARSE
 
     kernel = ahead = start
     momentum = 1.0
-    for _ in range(40):
+    for _ in range(FITTING):
         moved = (ahead - gradient(ahead) / steepest).clamp(min=0)
         following = (1 + math.sqrt(1 + 4 * momentum**2)) / 2
         ahead = moved + (momentum - 1) / following * (moved - kernel)
         kernel, momentum = moved, following
-    kernel = kernel * (kernel >= 0.03 * kernel.max())
+    kernel = kernel * (kernel >= SPECK * kernel.max())
     total = float(kernel.sum())
     return kernel / total if total > 0 else None
 
 
-def _flattened(spectrum: Tensor, kernel: Tensor, flat: float, shape: torch.Size) -> Tensor:
+def _flattened(
+    spectrum: Tensor, along: tuple[Tensor, Tensor], kernel: Tensor, flat: float, shape: torch.Size
+) -> Tensor:
     """The picture that blurs to `spectrum`, piecewise flat: few gradients, by half-quadratic splitting (Xu et al. 2013,
-    section 3)."""
+    section 3). along: `_differences` of its shape."""
     transfer = _transfer(kernel, shape)
-    along_x, along_y = _differences(shape)
+    along_x, along_y = along
     roughness = along_x.abs().square() + along_y.abs().square()
     explained, power = transfer.conj() * spectrum, transfer.abs().square()
     sharp = _picture(spectrum, shape)
@@ -202,7 +201,7 @@ def _sharpened(plane: Tensor, kernel: Tensor, smooth: float = SMOOTH) -> Tensor:
     transfer = _transfer(kernel, shape) * torch.exp(2j * math.pi * turn)
     along_x, along_y = _differences(shape)
     roughness = along_x.abs().square() + along_y.abs().square()
-    inverse = transfer.conj() / (transfer.abs().square() + smooth * roughness + 1e-4)
+    inverse = transfer.conj() / (transfer.abs().square() + smooth * roughness + WHITE)
     return _picture(inverse * rfft2(wide), shape)[around : around + height, around : around + width]
 
 

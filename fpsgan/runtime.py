@@ -10,13 +10,14 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TypeVar
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from deblur.fast import FastDeblur
-from deblur.fpn import Deblur
+from deblur.fpn import MINIMUM, Deblur
 from deblur.shake import undo_shake
 from fpsgan.confidence import confidence, enlarged, fall_back
 from fpsgan.errors import OptionError, SetupError
@@ -32,6 +33,7 @@ R = TypeVar("R")
 
 OVERLAP = 64  # pixels that neighbouring tiles share; their weights fall linearly across it
 SMALLEST_TILE = 192
+BLACK = 4 / 255  # in a bar, as compression leaves it
 BATCH = 4  # timesteps of one pair that a GPU computes together
 
 
@@ -176,8 +178,17 @@ class DeblurRunner(_Runner):
 
         What the network changes is added to the picture as it came: values outside 0..1 stay, and a precision of the
         network that is lower than the picture's concerns the change alone. The mean of each channel stays the same, by
-        a factor on all (black stays black): a sharpened frame among untouched ones has their colour.
+        a factor on all (black stays black): a sharpened frame among untouched ones has their colour. Black bars, as of
+        a letterbox, are left out of it all: they are not blurred, and their sharp edges would ring.
         """
+        inside = _inside_bars(picture)
+        if min(side.stop - side.start for side in inside) < MINIMUM:
+            return picture.copy()  # black, or as good as
+        sharpened = picture.copy()
+        sharpened[inside] = self._sharpen(picture[inside], strength)
+        return sharpened
+
+    def _sharpen(self, picture: Picture, strength: float) -> Picture:
         height, width = picture.shape[:2]
         steady = undo_shake(picture) if self.undoes_shake else None
 
@@ -193,6 +204,12 @@ class DeblurRunner(_Runner):
             return _picture((whole + strength * change)[0])
 
         return self._within_memory(run, height, width)
+
+
+def _inside_bars(picture: Picture) -> tuple[slice, slice]:
+    """Rows and columns of a picture [H, W, 3] without black bars around it; both empty where all is black."""
+    left, top, width, height = cv2.boundingRect((picture.max(axis=2) > BLACK).astype(np.uint8))
+    return slice(top, top + height), slice(left, left + width)
 
 
 class InterpolatorRunner(_Runner):
@@ -236,7 +253,7 @@ class InterpolatorRunner(_Runner):
                 part0, part1 = (tensor[:, :, rows, columns] for tensor in (tensor0, tensor1))
                 place = (rows.start, columns.start)
                 if place not in pairs:
-                    pairs.clear()
+                    pairs.clear()  # one at a time: where there are tiles, memory is short
                     small01, small10 = (flow[:, :, _quarter(rows), _quarter(columns)] for flow in flows)
                     pairs[place] = self.interpolator.prepare(part0, part1, (small01, small10), features0, features1)
                 pair = pairs[place]

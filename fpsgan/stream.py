@@ -179,8 +179,8 @@ def stream(
         torch.set_num_threads(max(1, (os.cpu_count() or 2) // 2))  # the two stages share the cores
     sharpener = None
     if options.deblur != "off":
-        network = weights.load(options.deblur_weights, expect="deblur")
-        sharpener = DeblurRunner(network, device, dtype, options.tile, quick=True)
+        generator = weights.load(options.deblur_weights, expect="deblur")
+        sharpener = DeblurRunner(generator, device, dtype, options.tile, quick=True)
     network = weights.load(options.weights, expect="interpolator")
     interpolator = InterpolatorRunner(network, device, dtype, options.tile)  # type: ignore[arg-type]
     container = _opened(source)
@@ -225,11 +225,11 @@ def _warm_up(sharpener: DeblurRunner | None, interpolator: InterpolatorRunner, h
     """The first pictures take seconds: before the stream begins."""
     if min(height, width) < SMALLEST_SIDE:
         return  # not known yet, or an error to come
-    black = np.zeros((height, width, 3), np.float32)
-    grey = np.zeros((height, width), np.uint8)
+    picture = np.full((height, width, 3), 0.5, np.float32)
+    grey = np.full((height, width), 128, np.uint8)
     if sharpener is not None:
-        sharpener.sharpen(black)
-    interpolator.between(black, black.copy(), [0.5], interpolator.prior(grey, grey))
+        sharpener.sharpen(picture)
+    interpolator.between(picture, picture.copy(), [0.5], interpolator.prior(grey, grey))
 
 
 def _write(

@@ -27,6 +27,7 @@ __all__ = ["BlurredClips", "PairedFrames", "ShakenPhotos", "degrade", "expose", 
 MARGIN = 16  # px around a crop, so that blur carries in what really lay outside
 SHORTEST = 3.0  # px: the shortest path of a shaken camera
 UNTOUCHED = 0.05  # share of samples that are sharp already and must stay as they are; at 0.16 all else stayed too
+FOUND = 0.8  # share of the kernels that `deblur.shake` is taken to find
 WINDOWS = (3, 5, 5, 7, 7, 9, 11, 13)  # frames that add up to one blurred picture
 DENSE = 1.5  # px from one frame to the next, from which a mean of frames shows them apart
 MOST_BETWEEN = 12  # frames rendered between two, at most
@@ -145,7 +146,7 @@ def degrade(sharp: Image, rng: Rng, longest: float = 31.0, *, undone: bool = Fal
     others are out of focus or moved along a path of 3 to `longest` px, some turning as well, in linear light or in
     code values (as pictures are blurred by software), with noise and JPEG on top.
 
-    `undone`: four in five of those blurred by one kernel come as `deblur.shake.undo_shake` would leave them. To find
+    `undone`: most of those blurred by one kernel (FOUND) come as `deblur.shake.undo_shake` would leave them. To find
     the kernel takes a third of a second; the true one, made wrong in the ways of a found one, stands in for it.
     """
     kind = rng.random()
@@ -174,9 +175,8 @@ def degrade(sharp: Image, rng: Rng, longest: float = 31.0, *, undone: bool = Fal
     if kernel is not None:
         blurred = convolve(sharp, kernel, gamma)
     recorded = sensor(blurred, rng, noise=noise, jpeg=jpeg)
-    if undone and kernel is not None and rng.random() < 0.8:
-        light = deconvolve(recorded, torch.from_numpy(_as_found(kernel, rng)))
-        recorded = np.rint(light * 255).astype(np.uint8)
+    if undone and kernel is not None and rng.random() < FOUND:
+        recorded = np.rint(255 * deconvolve(recorded, torch.from_numpy(_as_found(kernel, rng)))).astype(np.uint8)
     return recorded, sharp
 
 

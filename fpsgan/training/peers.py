@@ -80,6 +80,7 @@ def by_network(network: Interpolator, device: torch.device, dtype: torch.dtype) 
         picture0, picture1 = picture(frame0), picture(frame1)
         latest[:] = [(frame1, picture1)]
         found = runner.between(picture0, picture1, times, runner.prior(frame0, frame1))
+        # times 255, rounded and clipped, in one pass
         return [np.asarray(cv2.addWeighted(made, 255, made, 0, 0, dtype=cv2.CV_8U), np.uint8) for made in found]
 
     return between

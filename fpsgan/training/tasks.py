@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, cast
+from typing import Protocol
 
 import cv2
 import numpy as np
@@ -222,7 +222,8 @@ class DeblurTask:
                 self.sources["pairs"] = PairedFrames(some, config.crop)
             else:
                 self.sources["clips"] = BlurredClips(some, config.crop)
-        undone = self._network().config.undo_shake
+        model = weights.metadata(config.fine_tune)["config"] if config.fine_tune else config.model
+        undone = bool(model.get("undo_shake"))
         validation: list[Source] = []
         if config.photos:
             files = files_below(config.photos, PICTURES, "pictures")
@@ -238,13 +239,11 @@ class DeblurTask:
         if not self.judged_by:
             note("nothing to validate on: the last weights are kept, not the best")
 
-    def _network(self) -> Deblur:
-        if self.config.fine_tune:
-            return cast(Deblur, weights.load(self.config.fine_tune, expect="deblur"))
-        return Deblur(DeblurConfig(**self.config.model))
-
     def network(self) -> nn.Module:
-        network = self._network().requires_grad_(True)
+        if self.config.fine_tune:
+            network: nn.Module = weights.load(self.config.fine_tune, expect="deblur").requires_grad_(True)
+        else:
+            network = Deblur(DeblurConfig(**self.config.model))
         _quicken(network)
         return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
