@@ -7,7 +7,8 @@ resolution; two full-resolution warps make the frame. With all its heads at zero
 returns the flow prior's result (fpsgan.prior): training starts there, not from noise.
 
 The pyramid follows DeblurGAN-v2 (Kupyn et al. 2019) and FPN (Lin et al. 2017), the warped laterals PWC-Net (Sun et
-al. 2018) and IFRNet (Kong et al. 2022), the forward splatting of flow Softmax Splatting (Niklaus and Liu 2020).
+al. 2018) and IFRNet (Kong et al. 2022), the forward splatting of flow Softmax Splatting (Niklaus and Liu 2020). Where
+the prior knows how motion speeds up or turns, from the frames around the two, the way that it takes is curved.
 
 Mirror symmetry is built in: every tensor of the top-down half holds two halves of channels, one per frame, and
 every convolution there treats both alike (MirrorConv). Swapping the frames and t with 1 − t swaps the halves and
@@ -16,6 +17,7 @@ nothing else, so the result is the same up to rounding. It also halves the weigh
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -75,7 +77,7 @@ class Pair(NamedTuple):
     features1: list[Tensor]
     quarter0: Tensor  # [B,3,h,w] either at 1/4, padded as the features are
     quarter1: Tensor
-    motion: tuple[Tensor, Tensor] | None  # `weighed` flow01 and flow10; None without a prior
+    motion: tuple[Tensor, Tensor] | None  # of either frame, as `weighed` returns it; None without a prior
 
 
 class MirrorConv(nn.Module):
@@ -204,7 +206,7 @@ class Interpolator(nn.Module):
         frame0: Tensor,
         frame1: Tensor,
         t: Tensor,
-        prior: tuple[Tensor, Tensor] | None = None,
+        prior: Sequence[Tensor] | None = None,
         features0: list[Tensor] | None = None,
         features1: list[Tensor] | None = None,
     ) -> Tensor:
@@ -213,8 +215,9 @@ class Interpolator(nn.Module):
         Args:
             frame0, frame1: [B,3,H,W] RGB, 0..1 and a little beyond; any floating dtype, H and W at least 16.
             t: [B], each in (0, 1).
-            prior: (flow01, flow10) of fpsgan.prior.flow_prior, each [B, 2, ceil(H/4), ceil(W/4)] in pixels.
-                None: the network finds the motion by itself, less well.
+            prior: (flow01, flow10) of fpsgan.prior.flow_prior, each [B, 2, ceil(H/4), ceil(W/4)] in pixels, or these
+                and the two accelerations of fpsgan.prior.with_acceleration, of the same size. None: the network finds
+                the motion by itself, less well.
             features0, features1: encode(frame0), encode(frame1), where they are there already.
 
         Returns:
@@ -231,7 +234,7 @@ class Interpolator(nn.Module):
         frame0: Tensor,
         frame1: Tensor,
         t: Tensor,
-        prior: tuple[Tensor, Tensor] | None = None,
+        prior: Sequence[Tensor] | None = None,
         features0: list[Tensor] | None = None,
         features1: list[Tensor] | None = None,
     ) -> Synthesis:
@@ -245,7 +248,7 @@ class Interpolator(nn.Module):
         self,
         frame0: Tensor,
         frame1: Tensor,
-        prior: tuple[Tensor, Tensor] | None = None,
+        prior: Sequence[Tensor] | None = None,
         features0: list[Tensor] | None = None,
         features1: list[Tensor] | None = None,
     ) -> Pair:
@@ -261,8 +264,8 @@ class Interpolator(nn.Module):
         quarter0, quarter1 = halve(features0[0]), halve(features1[0])
         motion = None
         if prior is not None:
-            flow01, flow10 = (_fit_prior(flow, height, width, quarter0.shape[-2:]) for flow in prior)
-            motion = weighed(flow01, flow10, quarter0, quarter1)
+            fitted = [_fit_prior(flow, height, width, quarter0.shape[-2:]) for flow in prior]
+            motion = weighed(fitted, quarter0, quarter1)
         return Pair(features0, features1, quarter0, quarter1, motion)
 
     def decide(self, pair: Pair, t: Tensor) -> tuple[Fine, list[tuple[Tensor, Tensor]]]:
@@ -275,12 +278,9 @@ class Interpolator(nn.Module):
         dtype = self.dtype
         half0, half1 = features0[0], features1[0]
         if pair.motion is None:
-            velocity = half0.new_zeros(len(t), 2, *pair.quarter0.shape[-2:])
-            trust0 = trust1 = velocity[:, :1]
+            prior_pyramid = [half0.new_zeros(len(t), 4, *pair.quarter0.shape[-2:])]
         else:
-            velocity, trust0, trust1 = splat(*pair.motion, t)
-
-        prior_pyramid = [torch.cat((velocity, trust0, trust1), dim=1)]
+            prior_pyramid = [torch.cat(splat(*pair.motion, t), dim=1)]
         while len(prior_pyramid) < len(self.levels):
             prior_pyramid.append(F.avg_pool2d(prior_pyramid[-1], 2))
         flows: list[tuple[Tensor, Tensor]] = []
@@ -288,8 +288,11 @@ class Interpolator(nn.Module):
         decided: Tensor | None = None
         for i in reversed(range(len(self.levels))):
             stride = FINEST * 2**i
-            velocity, trust0, trust1 = torch.split(prior_pyramid[i], [2, 1, 1], dim=1)
+            velocity, trust0, trust1 = torch.split(prior_pyramid[i][:, :4], [2, 1, 1], dim=1)
             flow0, flow1 = -t * velocity, (1.0 - t) * velocity
+            if prior_pyramid[i].shape[1] > 4:
+                curve = 0.5 * t * (1.0 - t) * prior_pyramid[i][:, 4:]
+                flow0, flow1 = flow0 + curve, flow1 + curve
             if decided is not None:
                 # The gate lets a coarse level overrule the prior here: −1 drops it for the flow found so far.
                 found0, gate0, found1, gate1 = torch.split(twice(decided), [2, 1, 2, 1], dim=1)
@@ -369,32 +372,33 @@ def _relative(found: Tensor) -> Tensor:
     return torch.cat((relative[:, :4], relative[:, 5:]), dim=1)
 
 
-def weighed(flow01: Tensor, flow10: Tensor, small0: Tensor, small1: Tensor) -> tuple[Tensor, Tensor]:
-    """Both flows, with a third channel: how far to believe them.
+def weighed(prior: Sequence[Tensor], small0: Tensor, small1: Tensor) -> tuple[Tensor, Tensor]:
+    """Both flows, with a third channel: how far to believe them. Accelerations follow as two more.
 
     That is how well the two flows agree, relative to their length, and the two frames match there. A flow that explains
     the frames no better than standing still, by PER_PIXEL of its length, becomes zero: where brightness changes
     without motion, as in animated gradients and fades, DIS finds motion all the same.
 
     Args:
-        flow01, flow10: [B,2,h,w] in full-size pixels, at 1/4.
+        prior: flow01, flow10 and, where known, both accelerations, [B,2,h,w] in full-size pixels, at 1/4.
         small0, small1: [B,3,h,w], the frames at 1/4, RGB 0..1.
 
     Returns:
-        Motion of frame0, of frame1, [B,3,h,w] each.
+        Motion of frame0, of frame1, [B,3,h,w] or [B,5,h,w] each.
     """
     resting = _unlike(small0, small1)
-    flows, unlike = [], []
-    for flow, here, there in ((flow01, small0, small1), (flow10, small1, small0)):
+    flows, curves, unlike = [], [], []
+    for (flow, *curve), here, there in ((prior[::2], small0, small1), (prior[1::2], small1, small0)):
         moving = _unlike(here, warp(there, flow / FINEST))
         better = around(resting - moving, 7) > PER_PIXEL * _length(flow)
         flows.append(flow * better)
+        curves.append([acceleration * better for acceleration in curve])
         unlike.append(torch.where(better, moving, resting))
     motion = []
-    for flow, back, left in ((flows[0], flows[1], unlike[0]), (flows[1], flows[0], unlike[1])):
+    for (flow, back), left, curve in zip((flows, flows[::-1]), unlike, curves, strict=True):
         returned = warp(back, flow / FINEST)
         miss = _length(flow + returned) / (1.0 + 0.1 * (_length(flow) + _length(returned)))
-        motion.append(torch.cat((flow, torch.exp(-miss - 25.0 * left)), dim=1))
+        motion.append(torch.cat((flow, torch.exp(-miss - 25.0 * left), *curve), dim=1))
     return motion[0], motion[1]
 
 
@@ -408,20 +412,20 @@ def _length(flow: Tensor) -> Tensor:
     return torch.hypot(flow[:, :1], flow[:, 1:])
 
 
-def splat(motion01: Tensor, motion10: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def splat(motion01: Tensor, motion10: Tensor, t: Tensor) -> list[Tensor]:
     """Carries both flows forward to time t: the motion of whatever is at each place at that time.
 
-    Every vector lands, bilinearly, where linear motion takes its pixel at time t; holes are filled from coarser sums.
+    Every vector lands, bilinearly, where its motion takes its pixel by time t; holes are filled from coarser sums.
 
     Args:
-        motion01, motion10: as `weighed` returns them, [B,3,h,w] or [1,3,h,w].
+        motion01, motion10: as `weighed` returns them, [B,C,h,w] or [1,C,h,w].
         t: [B,1,1,1].
 
     Returns:
-        (velocity [B,2,h,w], the motion from frame0 to frame1 seen at time t; trust0, trust1 [B,1,h,w], 0..1:
-        how much reliable motion of frame0 and of frame1 landed there).
+        [velocity [B,2,h,w], the motion from frame0 to frame1 seen at time t; trust0, trust1 [B,1,h,w], 0..1:
+        how much reliable motion of frame0 and of frame1 landed there], and the acceleration [B,2,h,w] if there is one.
     """
-    batch, (height, width) = len(t), motion01.shape[-2:]
+    batch, (channels, height, width) = len(t), motion01.shape[-3:]
     # A margin of one pixel before and two behind: what lands outside of the picture is lost there.
     wide, high = width + 3, height + 3
     column = torch.arange(width, device=t.device, dtype=torch.float32)
@@ -429,13 +433,18 @@ def splat(motion01: Tensor, motion10: Tensor, t: Tensor) -> tuple[Tensor, Tensor
     origin = torch.arange(batch, device=t.device).view(-1, 1, 1) * (high * wide)
     landed = []
     for motion, sign, time in ((motion01, 1.0, t[:, 0]), (motion10, -1.0, 1.0 - t[:, 0])):
-        across, along, weight = motion.unbind(1)
-        x = (column + across * (time / FINEST)).clamp(-1.0, width) + 1.0
-        y = (row + along * (time / FINEST)).clamp(-1.0, height) + 1.0
+        across, along, weight, *curve = motion.unbind(1)
+        values = [sign * across, sign * along, *curve]  # an acceleration is the same backwards
+        bend = 0.5 * time * (1.0 - time)
+        ahead = [across * time, along * time]
+        if curve:
+            ahead = [way - bend * acceleration for way, acceleration in zip(ahead, curve, strict=True)]
+        x = (column + ahead[0] / FINEST).clamp(-1.0, width) + 1.0
+        y = (row + ahead[1] / FINEST).clamp(-1.0, height) + 1.0
         left, top = x.floor(), y.floor()
         right, below = x - left, y - top
         index = ((top * wide + left).long() + origin).flatten()
-        total = x.new_zeros(3, batch * high * wide)
+        total = x.new_zeros(channels, batch * high * wide)
         upper, lower = weight * (1.0 - below), weight * below
         corners = (
             (0, upper * (1.0 - right)),
@@ -444,19 +453,21 @@ def splat(motion01: Tensor, motion10: Tensor, t: Tensor) -> tuple[Tensor, Tensor
             (wide + 1, lower * right),
         )
         for offset, share in corners:
-            for target, value in zip(total, (sign * across, sign * along, None), strict=True):
-                target[offset:].index_add_(0, index, (share if value is None else share * value).flatten())
-        landed.append(total.view(3, batch, high, wide)[..., 1:-2, 1:-2].transpose(0, 1))
+            total[0, offset:].index_add_(0, index, share.flatten())
+            for target, value in zip(total[1:], values, strict=True):
+                target[offset:].index_add_(0, index, (share * value).flatten())
+        landed.append(total.view(channels, batch, high, wide)[..., 1:-2, 1:-2].transpose(0, 1))
     both = (1.0 - t) * landed[0] + t * landed[1]
     sums = [both]
     while min(sums[-1].shape[-2:]) > 2:
         sums.append(F.avg_pool2d(sums[-1], 2, ceil_mode=True))
-    velocity = sums[-1][:, :2] / (sums[-1][:, 2:] + 1e-6)
+    found = sums[-1][:, 1:] / (sums[-1][:, :1] + 1e-6)
     for level in reversed(sums[:-1]):
         size = level.shape[-2:]
-        coarse = F.interpolate(velocity, scale_factor=2.0, mode="bilinear")[..., : size[0], : size[1]]
-        velocity = (level[:, :2] + 0.01 * coarse) / (level[:, 2:] + 0.01)
-    return velocity, landed[0][:, 2:].clamp(max=1.0), landed[1][:, 2:].clamp(max=1.0)
+        coarse = F.interpolate(found, scale_factor=2.0, mode="bilinear")[..., : size[0], : size[1]]
+        found = (level[:, 1:] + 0.01 * coarse) / (level[:, :1] + 0.01)
+    trust0, trust1 = (each[:, :1].clamp(max=1.0) for each in landed)
+    return [found[:, :2], trust0, trust1, *([found[:, 2:]] if channels > 3 else [])]
 
 
 def _fit_prior(flow: Tensor, height: int, width: int, quarter: torch.Size) -> Tensor:

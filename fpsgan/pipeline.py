@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from deblur.blur import blur_score, blur_strength, steady_score
 from fpsgan import weights
 from fpsgan.errors import InputError, OptionError, OutputError
+from fpsgan.prior import with_acceleration
 from fpsgan.runtime import DeblurRunner, InterpolatorRunner, pick_device, pick_dtype
 from fpsgan.scene import SCENE_THRESHOLD, Light, OverlayFinder, SceneDetector, light_change, stillness
 from fpsgan.timeline import Relation, Span, schedule, target_rate
@@ -147,7 +148,7 @@ class Job(NamedTuple):
     span: Span
     picture0: Picture | None
     picture1: Picture | None
-    prior: tuple[Picture, Picture] | None
+    prior: tuple[Picture, ...] | None
     light: Light | None = None
     overlay: NDArray[np.uint8] | None = None
 
@@ -386,8 +387,23 @@ def _grey(frame: Frame) -> NDArray[np.uint8]:
     return np.broadcast_to(frame.luma[..., None], (frame.height, frame.width, 3))
 
 
-def _prepare(spans: Iterable[Span], runner: InterpolatorRunner | None) -> Iterator[Job]:
-    """Colour conversion and flow, in a thread of their own: OpenCV works there while the network works elsewhere."""
+def _prepare(spans: Iterable[Span], runner: InterpolatorRunner | None, *, ahead: bool = True) -> Iterator[Job]:
+    """Colour conversion and flow, in a thread of their own: OpenCV works there while the network works elsewhere.
+
+    ``ahead``: the flow of the pair that follows is waited for, which tells how motion goes on.
+    """
+    before: Job | None = None
+    waiting: Job | None = None
+    for latest in _alone(spans, runner):
+        job, waiting = (waiting, latest) if ahead else (latest, None)
+        if job is not None:
+            yield _among(before, job, waiting)
+            before = job._replace(picture0=None, picture1=None)  # they are large
+    if waiting is not None:
+        yield _among(before, waiting, None)
+
+
+def _alone(spans: Iterable[Span], runner: InterpolatorRunner | None) -> Iterator[Job]:
     kept: tuple[Frame, Picture] | None = None
     overlays = OverlayFinder()
     for span in spans:
@@ -405,6 +421,26 @@ def _prepare(spans: Iterable[Span], runner: InterpolatorRunner | None) -> Iterat
         if light is not None:
             luma0, luma1 = (_relit(luma, light, t) for luma, t in ((luma0, 0.0), (luma1, 1.0)))
         yield Job(span, picture0, kept[1], runner.prior(luma0, luma1), light, overlay)
+
+
+def _among(before: Job | None, job: Job, after: Job | None) -> Job:
+    """The job with a prior that knows how motion was in the pair before and is in the one behind, if they adjoin."""
+    frame0, frame1, _ = job.span
+    if job.prior is None:
+        return job
+    if before is None or before.span.frame1 is not frame0:
+        before = None
+    if after is None or after.span.frame0 is not frame1 or after.prior is None:
+        after = None
+    flows = [None if other is None else other.prior for other in (before, after)]
+    own = _seconds(job.span)
+    lengths = [1.0 if other is None else _seconds(other.span) / own for other in (before, after)]
+    return job._replace(prior=with_acceleration(job.prior, flows[0], flows[1], (lengths[0], lengths[1])))
+
+
+def _seconds(span: Span) -> float:
+    assert span.frame1 is not None
+    return float(span.frame1.pts - span.frame0.pts)
 
 
 def _relit(luma: NDArray[np.uint8], light: Light, t: float) -> NDArray[np.uint8]:
@@ -481,7 +517,7 @@ def _write_map(path: Path, sure: Picture) -> None:
 
 
 def _alpha_between(
-    frame0: Frame, frame1: Frame, times: list[float], prior: tuple[Picture, Picture], runner: InterpolatorRunner
+    frame0: Frame, frame1: Frame, times: list[float], prior: tuple[Picture, ...], runner: InterpolatorRunner
 ) -> list[NDArray[np.generic]]:
     """The alpha planes at ``times``: the network moves them as it moves a grey picture."""
     if np.array_equal(frame0.planes[-1], frame1.planes[-1]):

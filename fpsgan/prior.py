@@ -4,11 +4,16 @@ Kroeger et al. 2016, "Fast Optical Flow using Dense Inverse Search", as OpenCV i
 fine and loses what is smaller than its own motion: a ball, a hand. Those are looked for by plain block matching on
 frames of 1/16, and where what it finds explains the frames much better it takes the place of the flow.
 
+With the flows of the pairs before and behind, the prior also says how what is seen speeds up or turns: most motion is
+no straight line at even speed, and a hand that holds a camera least of all.
+
 No learning and no torch: OpenCV releases the GIL, so a pipeline computes the prior of the next pair in a thread while
 the network works on this one.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
@@ -16,7 +21,7 @@ from numpy.typing import NDArray
 
 from fpsgan.errors import InputError
 
-__all__ = ["PRIOR_STRIDE", "flow_prior"]
+__all__ = ["PRIOR_STRIDE", "flow_prior", "with_acceleration"]
 
 Array = NDArray[np.float32]
 
@@ -25,6 +30,8 @@ PRIOR_STRIDE = 4  # pixels of the frame per pixel of the flow
 REACH = {2: 8, 1: 6}
 MUCH_BETTER = (0.75, 2.0)  # the error of a match, times the flow's, less so many codes, from which it replaces the flow
 AROUND = 2  # cells: margin of the rectangle in which matches are made finer
+UNEVEN = 2.0  # how many times as long as a pair its neighbour may last, or the reverse, to say how motion goes on
+DOUBT = 0.3  # per pixel by which two flows miss one another
 MIN_SIDE = 16  # DIS compares patches of 8×8 over a pyramid: smaller images give it nothing to work on
 
 
@@ -66,6 +73,69 @@ def flow_prior(
         flow10 = _corrected(flow10, matches10, pyramid1, pyramid0)
     planes01, planes10 = (np.ascontiguousarray(flow.transpose(2, 0, 1) * PRIOR_STRIDE) for flow in (flow01, flow10))
     return planes01, planes10
+
+
+def with_acceleration(
+    prior: Sequence[Array],
+    before: Sequence[Array] | None,
+    after: Sequence[Array] | None,
+    lengths: tuple[float, float] = (1.0, 1.0),
+) -> tuple[Array, ...]:
+    """The prior of a pair, and how what is seen in either frame speeds up or turns, from the pairs around it.
+
+    What moves by d01 from frame0 to frame1 and by d0b from frame0 back to the frame before has, at even intervals, the
+    acceleration d01 + d0b ("Quadratic Video Interpolation", Xu et al. 2019, section 3.1). Here that of frame0 and that
+    of frame1, followed along the flow, are averaged, by how well the flows that they come from agree with those that
+    lead back: at the middle that is the cubic through all four positions.
+
+    Args:
+        prior: (flow01, flow10) of the pair, as `flow_prior` returns it.
+        before: `flow_prior` of the frame before frame0 and frame0; None where there is none of the same scene.
+        after: likewise of frame1 and the frame behind it.
+        lengths: how long those pairs last, in lengths of this one; one that lasts more than twice or less than
+            half as long is passed over.
+
+    Returns:
+        (flow01, flow10, acceleration0, acceleration1), the last two like the flows, in pixels per squared length of the
+        pair; the prior itself where no neighbour is of use.
+    """
+    usable = [1 / UNEVEN <= length <= UNEVEN for length in lengths]
+    # of each frame the flow to the frame on its far side, and the one that leads back
+    sides = [
+        (before[1], before[0]) if before and usable[0] else None,
+        (after[0], after[1]) if after and usable[1] else None,
+    ]
+    if sides == [None, None]:
+        return tuple(prior)
+    flows = [_rows(flow) for flow in prior]
+    found = []
+    for here, side, length in zip((0, 1), sides, lengths, strict=True):
+        flow, back = flows[here], flows[1 - here]
+        if side is None:
+            found.append(np.zeros((*flow.shape[:2], 3), np.float32))
+            continue
+        away, returning = (_rows(each) for each in side)
+        acceleration = (flow + away / np.float32(length)) * np.float32(2 / (1 + length))
+        sure = _agreement(flow, back) * _agreement(away, returning)
+        found.append(np.dstack((acceleration * sure[..., None], sure)))
+    accelerations = []
+    for here in (0, 1):
+        own, other = found[here], _moved(found[1 - here], flows[here] / np.float32(PRIOR_STRIDE))
+        least = np.maximum(own[..., 2:], other[..., 2:]) / (own[..., 2:] + other[..., 2:] + np.float32(1e-3))
+        accelerations.append(np.ascontiguousarray(((own + other)[..., :2] * least).transpose(2, 0, 1)))
+    return *prior, *accelerations
+
+
+def _rows(flow: Array) -> Array:
+    """[2,h,w] as [h,w,2]."""
+    return np.ascontiguousarray(flow.transpose(1, 2, 0))
+
+
+def _agreement(flow: Array, back: Array) -> Array:
+    """How well a flow and the one that leads back agree: [h,w], 0 to 1. Both [h,w,2] in pixels of the full frame."""
+    returned = _moved(back, flow / np.float32(PRIOR_STRIDE))
+    miss, length, other = (np.hypot(*cv2.split(each)) for each in (flow + returned, flow, returned))
+    return np.asarray(np.exp(-DOUBT * miss / (1 + 0.1 * (length + other))), np.float32)
 
 
 def _small_grey(frame: NDArray[np.uint8], factor: int) -> NDArray[np.uint8]:

@@ -230,10 +230,11 @@ class InterpolatorRunner(_Runner):
         frame0: Picture,
         frame1: Picture,
         times: Sequence[float],
-        prior: tuple[NDArray[np.float32], NDArray[np.float32]],
+        prior: Sequence[NDArray[np.float32]],
         sure: list[Picture] | None = None,
     ) -> list[Picture]:
-        """The pictures at ``times``, each in (0, 1), between two pictures [H, W, 3]; ``prior`` from ``flow_prior``.
+        """The pictures at ``times``, each in (0, 1), between two pictures [H, W, 3]; ``prior`` from ``flow_prior``
+        or ``with_acceleration``.
 
         Where fpsgan.confidence finds a picture to be a guess it is the mixture of both. A list ``sure`` receives the
         confidence of each, [H, W, 1], 0 (a guess) to 1.
@@ -246,7 +247,7 @@ class InterpolatorRunner(_Runner):
             tensor0, features0 = self._encoded(frame0, whole)
             tensor1, features1 = self._encoded(frame1, whole)
             self._kept = (frame1, tensor1, features1)
-            flows = tuple(torch.from_numpy(flow).to(self.device).unsqueeze(0) for flow in prior)
+            flows = [torch.from_numpy(flow).to(self.device).unsqueeze(0) for flow in prior]
             pairs: dict[tuple[int, int], Pair] = {}
 
             def tile(rows: slice, columns: slice, t: Tensor) -> Tensor:
@@ -254,8 +255,8 @@ class InterpolatorRunner(_Runner):
                 place = (rows.start, columns.start)
                 if place not in pairs:
                     pairs.clear()  # one at a time: where there are tiles, memory is short
-                    small01, small10 = (flow[:, :, _quarter(rows), _quarter(columns)] for flow in flows)
-                    pairs[place] = self.interpolator.prepare(part0, part1, (small01, small10), features0, features1)
+                    small = [flow[:, :, _quarter(rows), _quarter(columns)] for flow in flows]
+                    pairs[place] = self.interpolator.prepare(part0, part1, small, features0, features1)
                 pair = pairs[place]
                 fine, _ = self.interpolator.decide(pair, t)
                 part0, part1 = (part.expand(len(t), -1, -1, -1) for part in (part0, part1))

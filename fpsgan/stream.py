@@ -205,7 +205,7 @@ def stream(
     gap = max(Fraction(1, 4), FREEZE / incoming)
     spans = clock.hold_late(schedule(sharpened, step, longest_gap=gap))
     outputs = _interpolate(
-        prefetch(_prepare(spans, interpolator), 1), interpolator, rate, Fraction(1), Fraction(0), result
+        prefetch(_prepare(spans, interpolator, ahead=False), 1), interpolator, rate, Fraction(1), Fraction(0), result
     )
     stage: Generator[Frame | None, None, None] = prefetch(outputs, 1, TICK)
     try:

@@ -21,7 +21,7 @@ from fpsgan.errors import InputError, OptionError, OutputError, SetupError
 from fpsgan.training.evaluate import evaluate, rebuilt, table, video, windows
 from fpsgan.training.manifest import Clip, write_manifest
 from fpsgan.training.metrics import psnr, vmaf_ffmpeg
-from fpsgan.training.peers import blend, hold
+from fpsgan.training.peers import Window, blend, hold
 from fpsgan.video.probe import probe
 
 SIDE = 64
@@ -68,6 +68,9 @@ def test_windows_keep_every_nth_frame_at_its_own_time() -> None:
         (0, 2, 2, 4),
     ]
     assert [w.times for w in found] == [(0.25,), (0.5,)]
+    first, second = found  # of 4 and 2 seconds; frame 5 is another shot
+    assert (first.before, first.after, first.lengths) == (None, second.frame1, (1.0, 0.5))
+    assert (second.before, second.after, second.lengths) == (first.frame0, None, (2.0, 1.0))
     assert [len(w.hidden) for w in windows(iter(frames), 4)] == [3]
     assert next(windows(iter(frames), 4)).times == (1 / 6, 4 / 6, 5 / 6)
 
@@ -97,7 +100,7 @@ def test_figures_are_those_of_the_pictures(tmp_path: Path) -> None:
     place = data_set(tmp_path / "bench", clips)
     result = evaluate([place], peers=["blend"], every=[2], vmaf=False, device="cpu", half=False)
     expected = {
-        name: [psnr(blend(f[k - 1], f[k + 1], [0.5])[0], f[k]) for k in range(1, len(f) - 1, 2)]
+        name: [psnr(blend(Window(0, 0, f[k - 1], (), (0.5,), f[k + 1]))[0], f[k]) for k in range(1, len(f) - 1, 2)]
         for name, f in clips.items()
     }
     assert {c: [s.psnr for s in result.images if s.clip == c and s.method == "blend"] for c in clips} == expected

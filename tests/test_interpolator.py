@@ -61,6 +61,25 @@ def test_untrained_it_moves_things_where_the_prior_says(t: float) -> None:
     assert ((frame0 + frame1) / 2 - truth)[inside].abs().mean() > 0.03
 
 
+@pytest.mark.parametrize("t", [0.25, 0.5, 0.8])
+def test_motion_that_speeds_up_takes_a_curved_way(t: float) -> None:
+    """A texture at 4 s + 4 s² px at time s of the pair: the acceleration is 8 px."""
+    frame0, frame1, prior = pair(96, 128)
+    network = Interpolator(SMALL).eval()
+    acceleration = torch.zeros_like(prior[0])
+    acceleration[:, 0] = 8.0
+    curved = (*prior, acceleration, acceleration)
+    with torch.no_grad():
+        found = network.synthesize(frame0, frame1, torch.tensor([t]), curved)
+        swapped = network(frame1, frame0, torch.tensor([1 - t]), (prior[1], prior[0], acceleration, acceleration))
+    place = 4 * t + 4 * t**2
+    inside = np.s_[..., 16:-16, 16:-16]
+    assert (found.frame - tensor(moved(96, 128, place)))[inside].abs().mean() < 0.01
+    assert found.flow_t0[0, 0][inside].median() == pytest.approx(-place, abs=0.3)
+    assert found.flow_t1[0, 0][inside].median() == pytest.approx(8 - place, abs=0.3)
+    assert (found.frame - swapped).abs().mean() < 1e-4
+
+
 def test_mirrored_input_gives_the_same_frame() -> None:
     frame0, frame1, (flow01, flow10) = pair(50, 70)
     network = stirred()

@@ -27,8 +27,9 @@ def windows(frames: list[np.ndarray], run: int = 0) -> list[Window]:
 
 def test_hold_and_blend() -> None:
     frame0, frame1 = np.full((4, 4, 3), 100, np.uint8), np.full((4, 4, 3), 200, np.uint8)
-    assert [int(image[0, 0, 0]) for image in hold(frame0, frame1, [0.25, 0.5])] == [100, 100]
-    assert [int(image[0, 0, 0]) for image in blend(frame0, frame1, [0.25, 0.5])] == [125, 150]
+    window = Window(0, 0, frame0, (), (0.25, 0.5), frame1)
+    assert [int(image[0, 0, 0]) for image in hold(window)] == [100, 100]
+    assert [int(image[0, 0, 0]) for image in blend(window)] == [125, 150]
 
 
 def test_minterpolate_gives_every_window_its_frames() -> None:
@@ -55,9 +56,27 @@ def test_minterpolate_passes_trouble_on_and_can_be_left() -> None:
 
 def test_a_network_sees_pictures_as_the_product_shows_them() -> None:
     frames = slide(3)
-    (image,) = by_network(Interpolator().eval(), CPU, torch.float32)(frames[0], frames[2], [0.5])
+    (image,) = by_network(Interpolator().eval(), CPU, torch.float32)(windows(frames)[0])
     assert (image.dtype, image.shape) == (np.uint8, frames[0].shape)
     assert psnr(image[:, 16:-16], frames[1][:, 16:-16]) > 30
+
+
+def test_a_network_sees_the_frames_around_too() -> None:
+    """A texture that speeds up, by 1 px a frame: at frame 3 it is not half way between its places at 2 and 4."""
+    speeding = slide(50, 1)
+    frames = [speeding[k * k // 2] for k in range(0, 9)]
+    window = Window(0, 2, frames[2], (frames[3],), (0.5,), frames[4])
+    between = by_network(Interpolator().eval(), CPU, torch.float32)
+    inside = np.s_[16:-16, 24:-24]
+
+    def score(window: Window) -> float:
+        return psnr(between(window)[0][inside], frames[3][inside])
+
+    alone, both = score(window), score(window._replace(before=frames[0], after=frames[6]))
+    assert both > alone + 3
+    assert score(window._replace(after=frames[6])) > alone + 1
+    # frames that are three times as far away say nothing about how it goes on
+    assert score(window._replace(before=frames[0], lengths=(3.0, 1.0))) == alone
 
 
 def test_rife_that_is_not_installed_says_how(monkeypatch: pytest.MonkeyPatch) -> None:

