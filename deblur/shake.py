@@ -1,11 +1,15 @@
 """What a shaking camera did to a frame, and its undoing: the blur kernel found in the frame itself, without learning.
 
 A hand moves the whole frame alike, so that the blur is one kernel, which a network has to be very large and long
-trained to read off; least squares find it in a third of a second. From coarse to fine, in turns: the frame is sharpened
+trained to read off; least squares find it in half a second. From coarse to fine, in turns: the frame is sharpened
 with the kernel so far, all but its strongest edges flattened (L0 smoothing: Xu, Zheng and Jia, "Unnatural L0 Sparse
 Representation for Natural Image Deblurring", CVPR 2013); then the kernel is found that takes these edges to the blurred
 ones. It has no negative values and is small: an L1 penalty makes most of it exactly zero, and is what makes the
 estimate trustworthy (without it 1 dB is lost where 1.2 are gained, docs/deblur.md).
+
+Light adds up in the sensor, code values do not: only in the light that was blurred is the blur one kernel. Which curve
+lies between is not known, or there is none, as where software has blurred or averaged code values. So several are
+tried on the picture at half its size, and the one is taken whose kernel leaves the sparsest edges.
 
 The networks then start from the frame so sharpened, as the interpolator does from its flow prior.
 """
@@ -30,17 +34,18 @@ __all__ = ["deconvolve", "find_kernel", "undo_shake"]
 Image = NDArray[np.float32]
 
 SIDE = 31  # of the kernel, px
-REGION = 320  # px: the piece of the frame that the kernel is read from
+REGION = 480  # px: the piece of the frame that the kernel is read from
+GAMMAS = (1.0, 1.5, 2.2)  # of code values over the light that may have been blurred
 LEAST = 128  # px a side, to read anything from
-ROUNDS = 6  # of sharpening and finding the kernel, at every size
+ROUNDS = 4  # of sharpening and finding the kernel, at every size
 LAST_ROUNDS = 2  # more of them at the full size
 FITTING = 40  # steps of FISTA in each
-SPARSE = 0.02  # weight of the L1 penalty, relative to the energy of the edges
+SPARSE = 0.01  # weight of the L1 penalty, relative to the energy of the edges
 RIDGE = 1e-3  # of the L2 penalty, likewise
 SPECK = 0.03  # of the kernel's largest value: what is less is taken for zero
 FLAT = 4e-3  # weight of the L0 penalty on the sharpened frame's gradients
 FAINT = 1 / 255  # a region whose neighbouring pixels differ by less, apart from an even ramp, shows no edges to read
-SMOOTH = 0.05  # weight of the gradients when the whole frame is sharpened: the less, the sharper and the noisier
+SMOOTH = 0.03  # weight of the gradients when the whole frame is sharpened: the less, the sharper and the noisier
 WHITE = 1e-4  # weight of the picture itself there: frequencies that the kernel takes away altogether stay away
 SMOOTH_TEST = 0.02  # the same where the kernel is put to the test: ringing shows more
 SHARP_PEAK = 0.3  # a kernel with so much of its weight in one pixel (up to 0.25 in shakes of 5 px) blurs nothing
@@ -57,30 +62,30 @@ def undo_shake(picture: NDArray[Any]) -> Image | None:
     Returns:
         [H,W,3] float32 0..1. Nothing is shifted: the kernel's centre of gravity is at zero.
     """
-    scale = np.float32(255 if picture.dtype == np.uint8 else 1)
-    grey = cv2.cvtColor((picture / scale).clip(0, 1).astype(np.float32), cv2.COLOR_RGB2GRAY)
-    if min(grey.shape) < LEAST:
+    if min(picture.shape[:2]) < LEAST:
         return None
-    region = _busiest(grey)
-    if max(float(np.diff(region, axis=axis).std()) for axis in (0, 1)) < FAINT:
+    grey = cv2.cvtColor(to_linear(picture, 1.0), cv2.COLOR_RGB2GRAY)
+    if max(float(np.diff(_busiest(grey), axis=axis).std()) for axis in (0, 1)) < FAINT:
         return None
+    regions = {gamma: _busiest(cv2.cvtColor(to_linear(picture, gamma), cv2.COLOR_RGB2GRAY)) for gamma in GAMMAS}
+    gamma = min(GAMMAS, key=lambda gamma: _doubt(regions[gamma]))
+    region = regions[gamma]
     kernel = find_kernel(region)
     if kernel is None or kernel.max() > SHARP_PEAK or _extent(kernel)[1] < SHORTEST:
         return None
-    plane = torch.from_numpy(region)
-    if _spread(_sharpened(plane, kernel, SMOOTH_TEST)) > LESS_SPARSE * _spread(plane):
+    if _ringing(region, kernel) > LESS_SPARSE:
         return None
-    return deconvolve(picture, kernel)
+    return deconvolve(picture, kernel, gamma)
 
 
-def deconvolve(picture: NDArray[Any], kernel: Tensor) -> Image:
-    """[H,W,3], uint8 or float 0..1, without the blur of a kernel [side,side], side odd: float32 0..1, in linear light.
+def deconvolve(picture: NDArray[Any], kernel: Tensor, gamma: float = 2.2) -> Image:
+    """[H,W,3], uint8 or float 0..1, without the blur of a kernel [side,side], side odd, in the light of this gamma.
 
-    Nothing is shifted, wherever the kernel's centre of gravity lies in it.
+    float32 0..1. Nothing is shifted, wherever the kernel's centre of gravity lies in it.
     """
-    light = to_linear(picture)
+    light = to_linear(picture, gamma)
     planes = [_sharpened(torch.from_numpy(plane), kernel).numpy() for plane in cv2.split(light)]
-    return to_code(cv2.merge(planes))
+    return to_code(cv2.merge(planes), gamma)
 
 
 @torch.inference_mode()
@@ -274,6 +279,22 @@ def _busiest(grey: NDArray[Any]) -> Image:
     total = sums[size:, size:] - sums[size:, :-size] - sums[:-size, size:] + sums[:-size, :-size]
     y, x = np.unravel_index(int(total.argmax()), total.shape)
     return np.ascontiguousarray(grey[y : y + size, x : x + size])
+
+
+def _doubt(region: Image) -> float:
+    """The less, the more likely is it that this is the light that was blurred, judged at half its size.
+
+    There the kernel leaves edges sparse, and is no point: a picture can always be explained as one that is not blurred.
+    """
+    half = np.asarray(cv2.resize(region, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA), np.float32)
+    kernel = find_kernel(half, SIDE // 2 | 1)
+    return math.inf if kernel is None else _ringing(half, kernel) * math.sqrt(float(kernel.max()))
+
+
+def _ringing(region: Image, kernel: Tensor) -> float:
+    """How much less sparse the edges of a region are without this blur: above 1 they ring."""
+    plane = torch.from_numpy(region)
+    return _spread(_sharpened(plane, kernel, SMOOTH_TEST)) / _spread(plane)
 
 
 def _spread(plane: Tensor) -> float:
