@@ -48,8 +48,8 @@ FAINT = 1 / 255  # a region whose neighbouring pixels differ by less, apart from
 SMOOTH = 0.03  # weight of the gradients when the whole frame is sharpened: the less, the sharper and the noisier
 WHITE = 1e-4  # weight of the picture itself there: frequencies that the kernel takes away altogether stay away
 SMOOTH_TEST = 0.02  # the same where the kernel is put to the test: ringing shows more
-SHARP_PEAK = 0.3  # a kernel with so much of its weight in one pixel (up to 0.25 in shakes of 5 px) blurs nothing
-SHORTEST = 1.0  # px, standard deviation along its longer axis, of a shake: what is shorter is the look of a soft lens
+SHARP_PEAK = 0.27  # a kernel with so much of its weight in one pixel (up to 0.24 in shakes of 5 px) blurs nothing
+SHORTEST = 1.3  # px, standard deviation along its longer axis, of a shake: what is shorter is the look of a soft lens
 LESS_SPARSE = 1.08  # edges that come out so much less sparse are ringing, not sharpness
 
 

@@ -100,7 +100,10 @@ def _deblur(source: Path, target: Path, runner: DeblurRunner, options: Options) 
     if strength < FAINTEST:
         strength = 0.0
     else:
-        picture = _sharpened(picture, runner, strength)
+        sharp = _sharpened(picture, runner, strength, cautious=options.deblur == "auto")
+        if sharp is picture:
+            strength = 0.0  # no blur was found that these weights could take away
+        picture = sharp
     partial = target.with_name(f".{target.name}.partial")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -140,9 +143,11 @@ def _open(path: Path) -> Image.Image:
     return photo
 
 
-def _sharpened(picture: Picture, runner: DeblurRunner, strength: float) -> Picture:
-    found = runner.sharpen(picture.astype(np.float32) / np.float32(255), strength)
-    return np.clip(np.rint(255 * found), 0, 255).astype(np.uint8)
+def _sharpened(picture: Picture, runner: DeblurRunner, strength: float, *, cautious: bool = False) -> Picture:
+    """The picture itself where the runner finds nothing to do."""
+    given = picture.astype(np.float32) / np.float32(255)
+    found = runner.sharpen(given, strength, cautious=cautious)
+    return picture if found is given else np.clip(np.rint(255 * found), 0, 255).astype(np.uint8)
 
 
 def _write(photo: Image.Image, picture: Picture, target: Path, partial: Path) -> None:

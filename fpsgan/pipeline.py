@@ -372,8 +372,14 @@ def _sharpen(
             yield frame, relation
             continue
         began = time.perf_counter()
-        picture = runner.sharpen(frame.as_rgb(), strength)
+        blurred = frame.as_rgb()
+        picture = runner.sharpen(blurred, strength, cautious=options.deblur == "auto")
         result.network_seconds += time.perf_counter() - began
+        if picture is blurred:
+            result.sharp_skipped += 1
+            before = None
+            yield frame, relation
+            continue
         result.deblurred += 1
         if before is not None:
             # Each frame is deblurred by itself. Where nothing moves, what differs is error, and is averaged away.

@@ -173,30 +173,36 @@ class DeblurRunner(_Runner):
         super().__init__(network, device, dtype, tile)
 
     @torch.inference_mode()
-    def sharpen(self, picture: Picture, strength: float = 1.0) -> Picture:
-        """``strength``: 0 returns the picture, 1 the network's result, between them the mixture.
+    def sharpen(self, picture: Picture, strength: float = 1.0, *, cautious: bool = False) -> Picture:
+        """``strength``: 0 returns the picture, 1 the network's result, between them the mixture. ``cautious``: weights
+        that want the shake undone leave a picture alone in which none is found; they did more harm than good there.
 
         What the network changes is added to the picture as it came: values outside 0..1 stay, and a precision of the
         network that is lower than the picture's concerns the change alone. The mean of each channel stays the same, by
         a factor on all (black stays black): a sharpened frame among untouched ones has their colour. Black bars, as of
         a letterbox, are left out of it all: they are not blurred, and their sharp edges would ring.
+
+        A picture that is left alone, or black, comes back itself, not as a copy.
         """
         inside = _inside_bars(picture)
         if min(side.stop - side.start for side in inside) < MINIMUM:
-            return picture.copy()  # black, or as good as
+            return picture
+        shown = picture[inside]
+        steady = undo_shake(shown) if self.undoes_shake else shown
+        if steady is None and cautious:
+            return picture
         sharpened = picture.copy()
-        sharpened[inside] = self._sharpen(picture[inside], strength)
+        sharpened[inside] = self._sharpen(shown, shown if steady is None else steady, strength)
         return sharpened
 
-    def _sharpen(self, picture: Picture, strength: float) -> Picture:
+    def _sharpen(self, picture: Picture, start: Picture, strength: float) -> Picture:
         height, width = picture.shape[:2]
-        steady = undo_shake(picture) if self.undoes_shake else None
 
         def run() -> Picture:
             whole = self._tensor(picture).float()
-            start = whole if steady is None else self._tensor(steady)
+            given = whole if start is picture else self._tensor(start)
             result = blend_tiles(
-                height, width, self.tile, (1, 3), lambda rows, columns: self.network(start[:, :, rows, columns])
+                height, width, self.tile, (1, 3), lambda rows, columns: self.network(given[:, :, rows, columns])
             )
             change = result - whole.clamp(0, 1)
             level, drift = (part.mean((2, 3), keepdim=True) for part in (result, change))

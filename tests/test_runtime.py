@@ -56,6 +56,12 @@ def test_tiling_weights_add_up_to_one() -> None:
     assert np.abs(DeblurRunner(Same(), CPU, torch.float32, tile=192).sharpen(frame) - frame).max() < 1e-5
 
 
+def test_where_no_shake_is_found_the_picture_itself_comes_back() -> None:
+    run = DeblurRunner(weights.load("deblur-mobilenet"), CPU, torch.float32)
+    for frame in (picture(0.3), np.zeros((100, 100, 3), np.float32)):
+        assert run.sharpen(frame, cautious=True) is frame
+
+
 def test_memory_running_out_means_smaller_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     run = DeblurRunner(weights.load("deblur-mobilenet"), CPU, torch.float32)
     frame = picture(0.3, 400, 300)

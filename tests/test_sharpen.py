@@ -79,13 +79,15 @@ def scene() -> np.ndarray:
     return render_scene(0.2, 320, 224)
 
 
-@pytest.mark.parametrize("runner", [shipped(), DeblurRunner(Sharper(), CPU, torch.float32)], ids=["shipped", "mask"])
-def test_a_scene_that_stands_still_does_not_flicker(scene: np.ndarray, runner: DeblurRunner) -> None:
+@pytest.mark.parametrize(
+    ("runner", "extent"), [(shipped(), 5), (DeblurRunner(Sharper(), CPU, torch.float32), 4)], ids=["shipped", "mask"]
+)
+def test_a_scene_that_stands_still_does_not_flicker(scene: np.ndarray, runner: DeblurRunner, extent: float) -> None:
     """Noise and another shake in every frame: the result changes no more than the noise of the truth does."""
     rng = np.random.default_rng(1)
     truth = [sensor(scene / np.float32(255), rng, noise=0.01) for _ in range(8)]
     for mode in ("on", "auto"):
-        found, result = sharpen(shaken(scene, 4, 0.01, 8), runner, deblur=mode)
+        found, result = sharpen(shaken(scene, extent, 0.01, 8), runner, deblur=mode)
         assert result.deblurred >= 6
         assert change(found) <= 1.1 * change(truth)
 

@@ -418,7 +418,7 @@ def _sharpener(name: str, device: torch.device, dtype: torch.dtype) -> Callable[
     runner = DeblurRunner(weights_store.load(name, expect="deblur"), device, dtype)
 
     def sharpen(image: Image) -> Image:
-        made = runner.sharpen(image.astype(np.float32) / np.float32(255))
+        made = runner.sharpen(image.astype(np.float32) / np.float32(255), cautious=True)  # as by default
         return np.asarray(np.clip(np.rint(made * np.float32(255)), 0, 255), np.uint8)
 
     return sharpen
