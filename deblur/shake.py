@@ -1,7 +1,7 @@
 """What a shaking camera did to a frame, and its undoing: the blur kernel found in the frame itself, without learning.
 
 A hand moves the whole frame alike, so that the blur is one kernel, which a network has to be very large and long
-trained to read off; least squares find it in half a second. From coarse to fine, in turns: the frame is sharpened
+trained to read off; least squares find it in a second. From coarse to fine, in turns: the frame is sharpened
 with the kernel so far, all but its strongest edges flattened (L0 smoothing: Xu, Zheng and Jia, "Unnatural L0 Sparse
 Representation for Natural Image Deblurring", CVPR 2013); then the kernel is found that takes these edges to the blurred
 ones. It has no negative values and is small: an L1 penalty makes most of it exactly zero, and is what makes the

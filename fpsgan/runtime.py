@@ -158,7 +158,7 @@ def _picture(tensor: Tensor) -> Picture:
 class DeblurRunner(_Runner):
     """Pictures [H, W, 3] in, sharper pictures of the same size out.
 
-    Weights that want it get the picture with its camera shake undone (deblur.shake), which takes half a second for each
+    Weights that want it get the picture with its camera shake undone (deblur.shake), which takes a second for each
     and more for large ones; ``quick`` leaves that out.
     """
 

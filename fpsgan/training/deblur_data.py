@@ -147,7 +147,7 @@ def degrade(sharp: Image, rng: Rng, longest: float = 31.0, *, undone: bool = Fal
     code values (as pictures are blurred by software), with noise and JPEG on top.
 
     `undone`: most of those blurred by one kernel (FOUND) come as `deblur.shake.undo_shake` would leave them. To find
-    the kernel takes a third of a second; the true one, made wrong in the ways of a found one, stands in for it.
+    the kernel takes a second; the true one, made wrong in the ways of a found one, stands in for it.
     """
     kind = rng.random()
     noise = float(rng.uniform(0, 0.012)) if rng.random() < 0.5 else 0.0
