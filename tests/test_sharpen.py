@@ -92,6 +92,15 @@ def test_a_scene_that_stands_still_does_not_flicker(scene: np.ndarray, runner: D
         assert change(found) <= 1.1 * change(truth)
 
 
+def test_auto_leaves_alone_what_is_soft_but_not_shaken(scene: np.ndarray) -> None:
+    """Weights that undo the shake are of no use there; when told to, they sharpen it all the same."""
+    soft = [cv2.GaussianBlur(scene, (0, 0), 1.0)] * 2
+    found, result = sharpen(soft, shipped(), deblur="auto")
+    assert (result.deblurred, result.sharp_skipped) == (0, 2)
+    assert np.abs(found[0].astype(int) - soft[0]).max() <= 1  # as it came
+    assert sharpen(soft, shipped(), deblur="on")[1].deblurred == 2
+
+
 def test_what_moves_is_not_smeared(scene: np.ndarray) -> None:
     """A pan by half a pixel a frame, and a small thing that moves over a scene that stands: each frame as by itself."""
     wide = cv2.resize(render_scene(0.2, 960, 640), (960, 640))
