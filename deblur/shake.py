@@ -64,10 +64,9 @@ def undo_shake(picture: NDArray[Any]) -> Image | None:
     """
     if min(picture.shape[:2]) < LEAST:
         return None
-    grey = cv2.cvtColor(to_linear(picture, 1.0), cv2.COLOR_RGB2GRAY)
-    if max(float(np.diff(_busiest(grey), axis=axis).std()) for axis in (0, 1)) < FAINT:
-        return None
     regions = {gamma: _busiest(cv2.cvtColor(to_linear(picture, gamma), cv2.COLOR_RGB2GRAY)) for gamma in GAMMAS}
+    if max(float(np.diff(regions[1.0], axis=axis).std()) for axis in (0, 1)) < FAINT:
+        return None
     gamma = min(GAMMAS, key=lambda gamma: _doubt(regions[gamma]))
     region = regions[gamma]
     kernel = find_kernel(region)

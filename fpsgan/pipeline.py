@@ -104,7 +104,8 @@ class Progress(NamedTuple):
 @dataclasses.dataclass
 class Result:
     """What was done: the proof. Times in seconds of the source (cuts) or as named; ``network_seconds`` is the time
-    spent inside the networks, flow prior excluded."""
+    spent inside the networks, flow prior excluded; ``sharp_skipped`` counts the frames that the deblurring left alone,
+    as sharp or because `auto` found no shake in them."""
 
     source: str
     target: str
@@ -400,16 +401,16 @@ def _prepare(spans: Iterable[Span], runner: InterpolatorRunner | None, *, ahead:
     """
     before: Job | None = None
     waiting: Job | None = None
-    for latest in _alone(spans, runner):
+    for latest in _jobs(spans, runner):
         job, waiting = (waiting, latest) if ahead else (latest, None)
         if job is not None:
-            yield _among(before, job, waiting)
+            yield _with_neighbours(before, job, waiting)
             before = job._replace(picture0=None, picture1=None)  # they are large
     if waiting is not None:
-        yield _among(before, waiting, None)
+        yield _with_neighbours(before, waiting, None)
 
 
-def _alone(spans: Iterable[Span], runner: InterpolatorRunner | None) -> Iterator[Job]:
+def _jobs(spans: Iterable[Span], runner: InterpolatorRunner | None) -> Iterator[Job]:
     kept: tuple[Frame, Picture] | None = None
     overlays = OverlayFinder()
     for span in spans:
@@ -429,7 +430,7 @@ def _alone(spans: Iterable[Span], runner: InterpolatorRunner | None) -> Iterator
         yield Job(span, picture0, kept[1], runner.prior(luma0, luma1), light, overlay)
 
 
-def _among(before: Job | None, job: Job, after: Job | None) -> Job:
+def _with_neighbours(before: Job | None, job: Job, after: Job | None) -> Job:
     """The job with a prior that knows how motion was in the pair before and is in the one behind, if they adjoin."""
     frame0, frame1, _ = job.span
     if job.prior is None:

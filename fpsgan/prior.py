@@ -132,7 +132,10 @@ def _rows(flow: Array) -> Array:
 
 
 def _agreement(flow: Array, back: Array) -> Array:
-    """How well a flow and the one that leads back agree: [h,w], 0 to 1. Both [h,w,2] in pixels of the full frame."""
+    """How well a flow and the one that leads back agree: [h,w], 0 to 1. Both [h,w,2] in pixels of the full frame.
+
+    The measure of `fpsgan.interpolator.weighed`, less strict: what accelerates agrees less well.
+    """
     returned = _moved(back, flow / np.float32(PRIOR_STRIDE))
     miss, length, other = (np.hypot(*cv2.split(each)) for each in (flow + returned, flow, returned))
     return np.asarray(np.exp(-DOUBT * miss / (1 + 0.1 * (length + other))), np.float32)

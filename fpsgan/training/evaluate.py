@@ -482,6 +482,7 @@ class _Run:
                     shot = window.run
                 truths = (window.frame0, *window.hidden, window.frame1)
                 steady = {m: flicker((window.frame0, *images, window.frame1), truths) for m, images in made.items()}
+                mixed = blend(window) if made else []
                 for k, truth in enumerate(window.hidden if made else ()):
                     now = {method: images[k] for method, images in made.items()}
                     at = name, take.name, window.number + 1 + k
@@ -489,8 +490,7 @@ class _Run:
                         method: self._score(*at, method, image, truth, steady[method]) for method, image in now.items()
                     }
                     judges.add(now, truth, new)
-                    given = blend(window)[k]
-                    self._keep_worst(new[first].psnr, given, truth, now[first])
+                    self._keep_worst(new[first].psnr, mixed[k], truth, now[first])
                 if made:
                     judges.add(dict.fromkeys(methods, window.frame1), window.frame1, {})
                 self._tell(len(window.hidden))
