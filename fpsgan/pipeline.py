@@ -2,7 +2,8 @@
 
 Each stage is a generator that pulls from the one before it; ``prefetch`` runs a stage in a thread of its own behind a
 short queue. So decoding, flow and colour conversion, the networks, and encoding overlap, memory does not depend on the
-length of the video, and an error or Ctrl-C anywhere closes the whole chain.
+length of the video, and an error or Ctrl-C anywhere closes the whole chain. On a CPU the dear steps work on several
+frames at once (``in_order``), one core each: much of what they do would leave the other cores idle.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ import sys
 import tempfile
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -27,7 +30,7 @@ from deblur.blur import blur_score, blur_strength, steady_score
 from fpsgan import weights
 from fpsgan.errors import InputError, OptionError, OutputError
 from fpsgan.prior import with_acceleration
-from fpsgan.runtime import DeblurRunner, InterpolatorRunner, pick_device, pick_dtype
+from fpsgan.runtime import DeblurRunner, InterpolatorRunner, at_once, pick_device, pick_dtype, sharing_cores
 from fpsgan.scene import SCENE_THRESHOLD, Light, OverlayFinder, SceneDetector, light_change, stillness
 from fpsgan.timeline import Relation, Span, schedule, target_rate
 from fpsgan.video.decode import decode
@@ -37,11 +40,13 @@ from fpsgan.video.probe import VideoInfo, probe
 
 __all__ = ["Estimate", "Options", "Progress", "Result", "enhance", "estimate"]
 
+Grey = NDArray[np.uint8]
 T = TypeVar("T")
+R = TypeVar("R")
 SMALLEST_SIDE = 16
 FAINTEST = 0.02  # a strength below changes strong edges by a code or less: the frame is left untouched
 STEADINESS = 0.75  # share of the last sharpened frame in the next, where both stand still
-PREVIEW = 8  # source frames that estimate() really processes
+PREVIEW = 8  # source frames that estimate() really processes, and two more for each core
 FREEZE = 4  # a step of this many usual frame intervals, and over a quarter second, is a gap: nothing moves across it
 
 
@@ -192,13 +197,14 @@ def enhance(
     start = options.start or Fraction(0)
     device = pick_device(options.device)
     dtype = pick_dtype(device, options.half)
+    workers = at_once(device, info.width * info.height)
     sharpener = interpolator = None
     if options.deblur != "off":
         network = weights.load(options.deblur_weights, expect="deblur")
         sharpener = DeblurRunner(network, device, dtype, options.tile)
     if rate is not None:
         network = weights.load(options.weights, expect="interpolator")
-        interpolator = InterpolatorRunner(network, device, dtype, options.tile)  # type: ignore[arg-type]
+        interpolator = InterpolatorRunner(network, device, dtype, options.tile, workers)  # type: ignore[arg-type]
     if options.confidence_map is not None:
         try:
             options.confidence_map.mkdir(parents=True, exist_ok=True)
@@ -209,17 +215,18 @@ def enhance(
     began = time.perf_counter()
     frames = _counted(decode(info, start=options.start, end=options.end, conceal=options.conceal, report=note), result)
     related = _relate(frames, SceneDetector(options.scene_threshold, options.dedup), result)
-    sharpened = _sharpen(prefetch(related, 4), sharpener, options, result)
+    sharpened = _sharpen(prefetch(related, 4), sharpener, options, result, workers=workers)
     if rate is None:
         outputs = _unscheduled(sharpened, start, result)
     else:
         gap = max(Fraction(1, 4), FREEZE / info.frame_rate)
-        jobs = prefetch(_prepare(schedule(sharpened, step, longest_gap=gap), interpolator), 1)
-        outputs = _interpolate(jobs, interpolator, rate, slowmo, start, result, options.confidence_map)
+        spans = schedule(sharpened, step, longest_gap=gap)
+        jobs = prefetch(_prepare(spans, interpolator, workers=workers), 1)
+        outputs = _interpolate(jobs, interpolator, rate, slowmo, start, result, options.confidence_map, workers)
     limit = options.end - start if options.end is not None else None
     stage = prefetch(outputs, 1)  # float pictures are large: one ahead keeps everybody busy
     try:
-        with Encoder(plan, info, start=start, limit=limit) as encoder:
+        with sharing_cores(workers), Encoder(plan, info, start=start, limit=limit) as encoder:
             for frame in stage:
                 encoder.write(frame)
                 result.frames_out = encoder.frames
@@ -259,7 +266,8 @@ def estimate(source: str | Path, target: str | Path, *, options: Options | None 
         trial = Path(folder) / f"trial{target.suffix}"
         ticks: list[float] = []
         first = max(options.start or Fraction(0), info.start - info.origin)
-        preview = first + PREVIEW / info.frame_rate
+        workers = at_once(pick_device(options.device), info.width * info.height)
+        preview = first + (PREVIEW + 2 * workers) / info.frame_rate  # what is worked on at once comes at once
         some = dataclasses.replace(options, end=min(preview, options.end or preview), confidence_map=None)
         result = enhance(source, trial, options=some, on_progress=lambda _: ticks.append(time.perf_counter()))
     # the first output pays for warming up
@@ -325,6 +333,25 @@ def prefetch(items: Iterator[T], depth: int, tick: float | None = None) -> Gener
         thread.join(timeout=1.0)  # a network call cannot be interrupted; the thread ends after it
 
 
+def in_order(items: Iterable[T], work: Callable[[T], R], workers: int) -> Iterator[R]:
+    """``work(item)`` for every item, in order; as many of them at once as there are workers."""
+    if workers == 1:
+        yield from map(work, items)
+        return
+    waiting: deque[Future[R]] = deque()
+    with ThreadPoolExecutor(workers) as pool:
+        try:
+            for item in items:
+                waiting.append(pool.submit(work, item))
+                if len(waiting) > workers:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
 def _counted(frames: Iterator[Frame], result: Result) -> Iterator[Frame]:
     first: Frame | None = None
     for frame in frames:
@@ -345,44 +372,66 @@ def _relate(frames: Iterable[Frame], detector: SceneDetector, result: Result) ->
         yield frame, relation
 
 
+class _Asked(NamedTuple):
+    """A frame and how strongly it is to be sharpened; 0: not at all."""
+
+    frame: Frame
+    relation: Relation
+    strength: float
+
+
+def _asked(
+    frames: Iterable[tuple[Frame, Relation]], options: Options, result: Result, late: Callable[[Frame], bool]
+) -> Iterator[_Asked]:
+    score: float | None = None
+    for frame, relation in frames:
+        strength = 0.0
+        if not late(frame):
+            strength = options.deblur_strength
+            if options.deblur == "auto":
+                # one scene has one look: its score is steadied, and begins anew with the next
+                score = steady_score(None if relation is Relation.CUT else score, blur_score(_grey(frame)))
+                strength *= blur_strength(score)
+            if strength < FAINTEST:
+                result.sharp_skipped += 1
+                strength = 0.0
+        yield _Asked(frame, relation, strength)
+
+
 def _sharpen(
     frames: Iterable[tuple[Frame, Relation]],
     runner: DeblurRunner | None,
     options: Options,
     result: Result,
     late: Callable[[Frame], bool] = lambda _: False,
+    workers: int = 1,
 ) -> Iterator[tuple[Frame, Relation]]:
     """Each frame as sharp as its blur asks for; where ``late`` says so of a frame, as it is."""
-    score: float | None = None
-    before: Frame | None = None  # the last one, if it was sharpened and shows the same scene
-    for frame, relation in frames:
-        if relation is Relation.CUT:
-            before = None
-        if runner is None or late(frame):
-            before = None
-            yield frame, relation
-            continue
-        strength = options.deblur_strength
-        if options.deblur == "auto":
-            # one scene has one look: its score is steadied, and begins anew with the next
-            score = steady_score(None if relation is Relation.CUT else score, blur_score(_grey(frame)))
-            strength *= blur_strength(score)
-        if strength < FAINTEST:
-            result.sharp_skipped += 1
-            before = None
-            yield frame, relation
-            continue
+    if runner is None:
+        yield from frames
+        return
+
+    def sharper(asked: _Asked) -> tuple[_Asked, Picture | None, float]:
+        """(what was asked, the sharper picture if it is another, seconds)."""
+        if not asked.strength:
+            return asked, None, 0.0
         began = time.perf_counter()
-        blurred = frame.as_rgb()
-        picture = runner.sharpen(blurred, strength, cautious=options.deblur == "auto")
-        result.network_seconds += time.perf_counter() - began
-        if picture is blurred:
-            result.sharp_skipped += 1
+        blurred = asked.frame.as_rgb()
+        picture = runner.sharpen(blurred, asked.strength, cautious=options.deblur == "auto")
+        return asked, None if picture is blurred else picture, time.perf_counter() - began
+
+    before: Frame | None = None  # the last one, if it was sharpened and shows the same scene
+    for (frame, relation, strength), picture, seconds in in_order(
+        _asked(frames, options, result, late), sharper, workers
+    ):
+        result.network_seconds += seconds / workers
+        if picture is None:
+            result.sharp_skipped += strength > 0
             before = None
             yield frame, relation
             continue
         result.deblurred += 1
-        if before is not None:
+        if before is not None and relation is not Relation.CUT:
             # Each frame is deblurred by itself. Where nothing moves, what differs is error, and is averaged away.
             still = stillness(before.luma, frame.luma)[..., None]
             picture += STEADINESS * strength * still * (before.as_rgb() - picture)
@@ -394,14 +443,24 @@ def _grey(frame: Frame) -> NDArray[np.uint8]:
     return np.broadcast_to(frame.luma[..., None], (frame.height, frame.width, 3))
 
 
-def _prepare(spans: Iterable[Span], runner: InterpolatorRunner | None, *, ahead: bool = True) -> Iterator[Job]:
+def _prepare(
+    spans: Iterable[Span], runner: InterpolatorRunner | None, *, ahead: bool = True, workers: int = 1
+) -> Iterator[Job]:
     """Colour conversion and flow, in a thread of their own: OpenCV works there while the network works elsewhere.
 
     ``ahead``: the flow of the pair that follows is waited for, which tells how motion goes on.
     """
     before: Job | None = None
     waiting: Job | None = None
-    for latest in _jobs(spans, runner):
+
+    def with_prior(seen: tuple[Job, Grey, Grey] | Job) -> Job:
+        if isinstance(seen, Job):
+            return seen
+        assert runner is not None
+        job, luma0, luma1 = seen
+        return job._replace(prior=runner.prior(luma0, luma1))
+
+    for latest in in_order(_jobs(spans), with_prior, workers):
         job, waiting = (waiting, latest) if ahead else (latest, None)
         if job is not None:
             yield _with_neighbours(before, job, waiting)
@@ -410,7 +469,8 @@ def _prepare(spans: Iterable[Span], runner: InterpolatorRunner | None, *, ahead:
         yield _with_neighbours(before, waiting, None)
 
 
-def _jobs(spans: Iterable[Span], runner: InterpolatorRunner | None) -> Iterator[Job]:
+def _jobs(spans: Iterable[Span]) -> Iterator[tuple[Job, Grey, Grey] | Job]:
+    """Jobs without their priors, and the grey pictures that those are found on; where nothing moves, the job alone."""
     kept: tuple[Frame, Picture] | None = None
     overlays = OverlayFinder()
     for span in spans:
@@ -419,7 +479,7 @@ def _jobs(spans: Iterable[Span], runner: InterpolatorRunner | None) -> Iterator[
             overlays.forget()
             yield Job(span, None, None, None)
             continue
-        assert isinstance(frame0, Frame) and isinstance(frame1, Frame) and runner is not None
+        assert isinstance(frame0, Frame) and isinstance(frame1, Frame)
         picture0 = kept[1] if kept is not None and kept[0] is frame0 else frame0.as_rgb()
         kept = (frame1, frame1.as_rgb())
         luma0, luma1 = frame0.luma, frame1.luma
@@ -427,7 +487,7 @@ def _jobs(spans: Iterable[Span], runner: InterpolatorRunner | None) -> Iterator[
         light = light_change(luma0, luma1)
         if light is not None:
             luma0, luma1 = (_relit(luma, light, t) for luma, t in ((luma0, 0.0), (luma1, 1.0)))
-        yield Job(span, picture0, kept[1], runner.prior(luma0, luma1), light, overlay)
+        yield Job(span, picture0, kept[1], None, light, overlay), luma0, luma1
 
 
 def _with_neighbours(before: Job | None, job: Job, after: Job | None) -> Job:
@@ -468,6 +528,40 @@ def _keep_still(
     return picture
 
 
+class _Made(NamedTuple):
+    """What lies between the frames of a job."""
+
+    job: Job
+    pictures: list[Picture]
+    alphas: list[NDArray[np.generic]]
+    sure: list[Picture]  # how far each picture is to be believed, if it was asked for
+    seconds: float
+
+
+def _make(job: Job, runner: InterpolatorRunner | None, maps: bool) -> _Made:
+    """The pictures of a job at all its times but 0."""
+    (frame0, frame1, times), picture0, picture1, prior, light, overlay = job
+    moving = [float(t) for t in times if t]
+    if not moving:
+        return _Made(job, [], [], [], 0.0)
+    assert runner is not None and isinstance(frame0, Frame) and isinstance(frame1, Frame)
+    assert picture0 is not None and picture1 is not None and prior is not None
+    sure: list[Picture] = []
+    alphas: list[NDArray[np.generic]] = []
+    began = time.perf_counter()
+    lit0, lit1 = picture0, picture1
+    if light is not None:
+        lit0, lit1 = light.move(picture0, 0.0, light.best), light.move(picture1, 1.0, light.best)
+    made = runner.between(lit0, lit1, moving, prior, sure if maps else None)
+    if light is not None:
+        made = [light.move(picture, light.best, t) for picture, t in zip(made, moving, strict=True)]
+    if overlay is not None:
+        made = [_keep_still(p, picture0, picture1, t, overlay) for p, t in zip(made, moving, strict=True)]
+    if frame0.format.alpha:
+        alphas = _alpha_between(frame0, frame1, moving, prior, runner)
+    return _Made(job, made, alphas, sure, time.perf_counter() - began)
+
+
 def _interpolate(
     jobs: Iterable[Job],
     runner: InterpolatorRunner | None,
@@ -476,41 +570,25 @@ def _interpolate(
     start: Fraction,
     result: Result,
     maps: Path | None = None,
+    workers: int = 1,
 ) -> Iterator[Frame]:
     """Output frames with their output times: source frames themselves where t = 0, the network's elsewhere."""
     first: Fraction | None = None
     number = 0
-    for (frame0, frame1, times), picture0, picture1, prior, light, overlay in jobs:
+    for made in in_order(jobs, lambda job: _make(job, runner, maps is not None), workers):
+        result.network_seconds += made.seconds / workers
+        job, pictures, alphas, sure = made.job, iter(made.pictures), iter(made.alphas), iter(made.sure)
+        frame0 = job.span.frame0
         assert isinstance(frame0, Frame)
         first = (frame0.pts - start) * slowmo if first is None else first
-        between: Iterator[Picture] = iter(())
-        opacity: Iterator[NDArray[np.generic] | None] = iter(())
-        moving = [float(t) for t in times if t]
-        sure: list[Picture] | None = None if maps is None else []
-        if moving:
-            assert runner is not None and isinstance(frame1, Frame)
-            assert picture0 is not None and picture1 is not None and prior is not None
-            began = time.perf_counter()
-            lit0, lit1 = picture0, picture1
-            if light is not None:
-                lit0, lit1 = light.move(picture0, 0.0, light.best), light.move(picture1, 1.0, light.best)
-            made = runner.between(lit0, lit1, moving, prior, sure)
-            if light is not None:
-                made = [light.move(picture, light.best, t) for picture, t in zip(made, moving, strict=True)]
-            if overlay is not None:
-                made = [_keep_still(p, picture0, picture1, t, overlay) for p, t in zip(made, moving, strict=True)]
-            between = iter(made)
-            if frame0.format.alpha:
-                opacity = iter(_alpha_between(frame0, frame1, moving, prior, runner))
-            result.network_seconds += time.perf_counter() - began
-        for t in times:
+        for t in job.span.times:
             frame = frame0
             if t:
-                alpha = next(opacity, None)
+                alpha = next(alphas, None)
                 planes = frame0.planes if alpha is None else (*frame0.planes[:-1], alpha)
-                frame = dataclasses.replace(frame0, planes=planes, rgb=next(between))
-                if maps is not None and sure:
-                    _write_map(maps / f"{number:06}.png", sure.pop(0))
+                frame = dataclasses.replace(frame0, planes=planes, rgb=next(pictures))
+                if maps is not None:
+                    _write_map(maps / f"{number:06}.png", next(sure))
                 result.generated += 1
             elif frame0.rgb is None:
                 result.untouched += 1

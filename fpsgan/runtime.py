@@ -6,7 +6,10 @@ cut into overlapping tiles whose seams are blended away, and what one pair has c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
 from functools import partial
 from typing import TypeVar
 
@@ -25,15 +28,17 @@ from fpsgan.interpolator import Interpolator, Pair
 from fpsgan.prior import PRIOR_STRIDE, flow_prior
 from fpsgan.warp import compose, halve, quads
 
-__all__ = ["DeblurRunner", "InterpolatorRunner", "pick_device", "pick_dtype"]
+__all__ = ["DeblurRunner", "InterpolatorRunner", "at_once", "pick_device", "pick_dtype", "sharing_cores"]
 
 Array = NDArray[np.uint8]
 Picture = NDArray[np.float32]
 R = TypeVar("R")
+Encoded = tuple[Tensor, list[Tensor] | None]  # a picture on the device, and what the network makes of it as a whole
 
 OVERLAP = 64  # pixels that neighbouring tiles share; their weights fall linearly across it
 SMALLEST_TILE = 192
 BLACK = 4 / 255  # in a bar, as compression leaves it
+IN_FLIGHT = 2**24  # pixels of all frames that a CPU works on at a time
 BATCH = 4  # timesteps of one pair that a GPU computes together
 
 
@@ -71,6 +76,22 @@ def pick_dtype(device: torch.device, half: bool | None) -> torch.dtype:
     if not half:
         return torch.float32
     return torch.bfloat16 if device.type == "cpu" else torch.float16
+
+
+def at_once(device: torch.device, pixels: int) -> int:
+    """How many frames of so many pixels to work on at a time: on a CPU one a core, as far as memory goes."""
+    return max(1, min(torch.get_num_threads(), IN_FLIGHT // pixels)) if device.type == "cpu" else 1
+
+
+@contextmanager
+def sharing_cores(workers: int) -> Iterator[None]:
+    """While so many threads run networks at once: each gets its share of the cores that torch would use for one."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(max(1, threads // workers))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 class _Runner:
@@ -219,12 +240,18 @@ def _inside_bars(picture: Picture) -> tuple[slice, slice]:
 
 
 class InterpolatorRunner(_Runner):
-    """Pictures between two pictures. What was computed for frame1 alone is kept: it is the next pair's frame0."""
+    """Pictures between two pictures. What was computed for frame1 alone is kept: it is the next pair's frame0.
 
-    def __init__(self, network: Interpolator, device: torch.device, dtype: torch.dtype, tile: int = 0) -> None:
+    So many threads as there are ``workers`` may ask at once, for pairs that follow one another.
+    """
+
+    def __init__(
+        self, network: Interpolator, device: torch.device, dtype: torch.dtype, tile: int = 0, workers: int = 1
+    ) -> None:
         super().__init__(network, device, dtype, tile)
-        self.interpolator = network
-        self._kept: tuple[Picture, Tensor, list[Tensor] | None] | None = None
+        self.interpolator, self.workers = network, workers
+        self._kept: list[tuple[Picture, bool, Future[Encoded]]] = []
+        self._lock = threading.Lock()
 
     def prior(self, frame0: Array, frame1: Array) -> tuple[Picture, Picture]:
         """The flow prior that these weights go with, of uint8 frames; for another thread than the network's."""
@@ -252,7 +279,6 @@ class InterpolatorRunner(_Runner):
             whole = not self.tile or self.tile >= max(height, width)
             tensor0, features0 = self._encoded(frame0, whole)
             tensor1, features1 = self._encoded(frame1, whole)
-            self._kept = (frame1, tensor1, features1)
             flows = [torch.from_numpy(flow).to(self.device).unsqueeze(0) for flow in prior]
             pairs: dict[tuple[int, int], Pair] = {}
 
@@ -284,11 +310,21 @@ class InterpolatorRunner(_Runner):
 
         return self._within_memory(run, height, width)
 
-    def _encoded(self, frame: Picture, whole: bool) -> tuple[Tensor, list[Tensor] | None]:
-        if self._kept is not None and self._kept[0] is frame and (self._kept[2] is not None) == whole:
-            return self._kept[1], self._kept[2]
-        tensor = quads(self._tensor(frame))
-        return tensor, self.interpolator.encode(tensor) if whole else None
+    def _encoded(self, frame: Picture, whole: bool) -> Encoded:
+        with self._lock:
+            known = next((found for kept, how, found in self._kept if kept is frame and how == whole), None)
+            found: Future[Encoded] = known or Future()
+            if known is None:
+                self._kept = [*self._kept, (frame, whole, found)][-self.workers :]
+        if known is None:
+            try:
+                tensor = quads(self._tensor(frame))
+                found.set_result((tensor, self.interpolator.encode(tensor) if whole else None))
+            except BaseException as error:  # noqa: BLE001 (raised below)
+                with self._lock:
+                    self._kept = [kept for kept in self._kept if kept[2] is not found]
+                found.set_exception(error)
+        return found.result()
 
 
 def _quarter(span: slice) -> slice:

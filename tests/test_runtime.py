@@ -11,8 +11,18 @@ from deblur.fpn import Deblur, DeblurConfig
 from fpsgan import weights
 from fpsgan.demo import render_scene
 from fpsgan.errors import OptionError, SetupError
+from fpsgan.pipeline import in_order
 from fpsgan.prior import flow_prior
-from fpsgan.runtime import OVERLAP, DeblurRunner, InterpolatorRunner, pick_device, pick_dtype, tile_spans
+from fpsgan.runtime import (
+    OVERLAP,
+    DeblurRunner,
+    InterpolatorRunner,
+    at_once,
+    pick_device,
+    pick_dtype,
+    sharing_cores,
+    tile_spans,
+)
 
 CPU = torch.device("cpu")
 
@@ -104,6 +114,38 @@ def test_frames_are_encoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
     for frame0, frame1 in itertools.pairwise(frames):
         assert len(run.between(frame0, frame1, [0.25, 0.5, 0.75], prior)) == 3
     assert len(encoded) == 4
+
+
+def test_threads_share_what_is_encoded_and_make_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    frames = [picture(0.1 * k) for k in range(7)]
+    prior = flow_prior(*(np.rint(frame * 255).astype(np.uint8) for frame in frames[:2]))
+    alone = runner()
+    wanted = [alone.between(*pair, [0.5], prior)[0] for pair in itertools.pairwise(frames)]
+    run = InterpolatorRunner(weights.load("interpolator-base"), CPU, torch.float32, workers=3)  # type: ignore[arg-type]
+    encode, encoded = run.interpolator.encode, []
+    monkeypatch.setattr(run.interpolator, "encode", lambda frame: encoded.append(1) or encode(frame))
+    made = list(in_order(itertools.pairwise(frames), lambda pair: run.between(*pair, [0.5], prior)[0], 3))
+    assert len(encoded) <= 8, "seven frames, and now and then one again"
+    assert all(np.abs(one - other).max() < 1e-4 for one, other in zip(made, wanted, strict=True))
+
+
+def test_an_encoding_that_fails_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    run, frames = runner(), [picture(0.1), picture(0.2)]
+    prior = flow_prior(*(np.rint(frame * 255).astype(np.uint8) for frame in frames))
+    with monkeypatch.context() as patched:
+        patched.setattr(run.interpolator, "encode", lambda frame: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            run.between(*frames, [0.5], prior)
+    assert len(run.between(*frames, [0.5], prior)) == 1
+
+
+def test_a_cpu_works_on_as_many_frames_as_it_has_cores_but_not_on_many_large_ones() -> None:
+    threads = torch.get_num_threads()
+    assert at_once(CPU, 1280 * 720) == min(threads, 18) and at_once(CPU, 2**25) == 1
+    assert at_once(torch.device("cuda"), 1280 * 720) == 1
+    with sharing_cores(threads):
+        assert torch.get_num_threads() == 1
+    assert torch.get_num_threads() == threads
 
 
 def test_kept_features_change_nothing() -> None:
