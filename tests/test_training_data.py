@@ -35,7 +35,19 @@ from fpsgan.training.scenes import Scenes
 from fpsgan.warp import warp
 
 Image = NDArray[np.uint8]
-KEYS = {"frame0", "truth", "frame1", "t", "flow01", "flow10", "flow_t0", "flow_t1", "visible"}
+KEYS = {
+    "frame0",
+    "truth",
+    "frame1",
+    "t",
+    "flow01",
+    "flow10",
+    "acceleration0",
+    "acceleration1",
+    "flow_t0",
+    "flow_t1",
+    "visible",
+}
 VELOCITY = (3.0, -1.5)  # px per frame, of `pan`
 
 
@@ -258,6 +270,35 @@ def test_flow_is_unknown_without_the_privileged_search(clip: Clip) -> None:
     sample = ClipTriplets([clip], 96, privileged=False).sample(np.random.default_rng(0))
     assert np.isnan(sample["flow_t0"]).all() and np.isnan(sample["flow_t1"]).all()
     assert (sample["visible"] == 1).all() and np.isfinite(sample["flow01"]).all()
+
+
+def test_how_motion_speeds_up_comes_with_the_clip_whatever_is_done_to_it(tmp_path: Path) -> None:
+    """A pan that gets faster by (1, −0.5) px a frame: over a pair of `gap` frames by gap² as much, either way in time,
+    turned and enlarged as the motion is; none where frames before or behind are missing."""
+    big = texture(512)
+    places = [(0.5 * k * k - 200, -0.25 * k * k - 150) for k in range(7)]
+    frames = [
+        cv2.warpAffine(big, np.float32([[1, 0, x], [0, 1, y]]), (160, 160), flags=cv2.INTER_CUBIC) for x, y in places
+    ]
+    found = set()
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        sample = triplet([frames[k] for k in (0, 2, 3, 4, 6)], (1, 2), 96, rng, zoom=True, privileged=False)
+        acceleration = typical(sample["acceleration0"])
+        assert np.abs(acceleration - typical(sample["acceleration1"])).max() < 0.4
+        if acceleration.any():
+            length = float(np.hypot(*acceleration))
+            assert 0.8 * np.hypot(4, 2) < length < 2.3 * np.hypot(4, 2)
+            assert 1.6 < np.abs(acceleration).max() / np.abs(acceleration).min() < 2.5
+            found.add(tuple(np.sign(acceleration)))
+    assert len(found) >= 4
+    alone = triplet(frames[2:5], (1, 2), 96, np.random.default_rng(0), zoom=True, privileged=False)
+    assert not alone["acceleration0"].any() and not alone["acceleration1"].any()
+    source = ClipTriplets([packed(tmp_path, frames)], 96, max_gap=2, privileged=False)
+    assert {bool(source.sample(np.random.default_rng(seed))["acceleration0"].any()) for seed in range(20)} == {
+        False,
+        True,
+    }
 
 
 def test_privileged_flow_knows_where_it_is_wrong() -> None:

@@ -21,7 +21,7 @@ __all__ = ["NETWORKS", "TrainConfig", "load_config"]
 NETWORKS = {"interpolator": InterpolatorConfig, "deblur": DeblurConfig}
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 LOSSES = {
-    "interpolator": ("laplacian", "charbonnier", "census", "multilevel", "flow"),
+    "interpolator": ("laplacian", "charbonnier", "census", "squared", "multilevel", "flow"),
     "deblur": ("charbonnier", "spectrum"),
 }
 # Found by trying, see docs/experiments.md and docs/deblur.md. A TOML file or a flag overrules each.

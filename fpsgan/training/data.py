@@ -13,6 +13,8 @@ Every interpolation sample has the same keys, S being the side of the crop, a mu
     frame0, truth, frame1   uint8 [3,S,S] RGB
     t                       float32 (), strictly between 0 and 1
     flow01, flow10          float32 [2,S/4,S/4] px: the flow prior, as the network will get it
+    acceleration0, acceleration1   float32 [2,S/4,S/4] px: the rest of the prior, of what is seen in either frame
+                            (fpsgan.prior.with_acceleration); 0 where no frames around the two are known
     flow_t0, flow_t1        float32 [2,S/4,S/4] px: from the truth to either frame; NaN where nobody knows
     visible                 float32 [2,S/4,S/4]: 1 where what the truth shows is seen in frame0 / frame1, between 0 and
                             1 at the edges of what covers it; 1 everywhere if that is not known
@@ -23,6 +25,7 @@ from __future__ import annotations
 import sys
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -32,7 +35,7 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from fpsgan.errors import InputError
-from fpsgan.prior import PRIOR_STRIDE, flow_prior
+from fpsgan.prior import PRIOR_STRIDE, flow_prior, with_acceleration
 from fpsgan.training.manifest import Clip
 
 __all__ = [
@@ -205,9 +208,10 @@ def fitting(clips: Sequence[Clip], size: int, frames: int) -> list[Clip]:
 class ClipTriplets:
     """Three frames of a clip: i < j < k, t = (j − i)/(k − i), k − i at most `max_gap`.
 
-    With `privileged`, flow_t0 and flow_t1 are found with the truth at hand (see `privileged_flow`), which takes about a
-    third of the time of a sample; otherwise they are NaN. InputError if a clip is smaller than `size` or has under
-    three frames, ValueError for a size that is no multiple of 8 or a max_gap below 2.
+    Where the clip has the frames one such step before and behind, the prior looks at them too. With `privileged`,
+    flow_t0 and flow_t1 are found with the truth at hand (see `privileged_flow`), which takes about a sixth of
+    a sample; otherwise they are NaN. InputError if a clip is smaller than `size` or has under three frames, ValueError
+    for a size that is no multiple of 8 or a max_gap below 2.
     """
 
     def __init__(self, clips: Sequence[Clip], size: int, *, max_gap: int = 8, privileged: bool = True) -> None:
@@ -220,7 +224,10 @@ class ClipTriplets:
         clip = self.clips[int(rng.integers(len(self.clips)))]
         gap = int(rng.choice([gap for gap in self.gaps if gap < clip.count]))
         first, part = int(rng.integers(clip.count - gap)), int(rng.integers(1, gap))
-        frames = [clip.read(first + step) for step in (0, part, gap)]
+        steps = [0, part, gap]
+        if gap <= first < clip.count - 2 * gap:
+            steps = [-gap, *steps, 2 * gap]
+        frames = [clip.read(first + step) for step in steps]
         return triplet(frames, (part, gap), self.size, rng, zoom=True, privileged=self.privileged)
 
 
@@ -228,6 +235,8 @@ def triplet(
     frames: Sequence[Image], when: tuple[int, int], size: int, rng: Rng, *, zoom: bool, privileged: bool
 ) -> Sample:
     """An interpolation sample of three whole pictures (frame0, truth, frame1), with every augmentation.
+
+    Or of five, with one more on either side, as far away as frame0 and frame1 are from one another.
 
     The truth is at t = when[0] / when[1]. Geometry comes first and is done to the pictures (one of the square's eight
     symmetries, time reversal, 1–2× zoom, opposite shifts), so that flows are measured on the result and never have to
@@ -245,8 +254,10 @@ def triplet(
         down, right = (
             int(rng.integers(-most, most + 1)) for most in (min(MOST_SHIFT, (s - size) // 2) for s in (height, width))
         )
+        frames = frames[-4:-1] if len(frames) > 3 else frames  # those around would have to go three times as far
     bottom, end = height - abs(down), width - abs(right)  # of what all three frames have
-    change = _movement(frames[0], frames[2])
+    middle = len(frames) // 2
+    change = _movement(frames[middle - 1], frames[middle + 1])
 
     def place() -> tuple[int, int, float]:
         y, x = int(rng.integers(abs(down), bottom - size + 1)), int(rng.integers(abs(right), end - size + 1))
@@ -262,13 +273,13 @@ def triplet(
     def window(frame: Image, s: int) -> Image:
         return _window(frame, scale, y - above + s * down, x - before + s * right, rows, columns)
 
-    windows = [window(frame, s) for frame, s in zip(frames, (-1, 0, 1), strict=True)]
+    windows = [window(frame, number - middle) for number, frame in enumerate(frames)]
     known = None
     if privileged:
         same = [window(frame, 0) for frame in frames] if down or right else windows
         moved = np.array([right, down], np.float32)[:, None, None]
         inner = np.s_[:, :, above // 4 : (above + size) // 4, before // 4 : (before + size) // 4]
-        known = privileged_flow(same)[inner] + np.stack([moved, -moved])
+        known = privileged_flow(same[middle - 1 :][:3])[inner] + np.stack([moved, -moved])
     return finish(windows, part / gap, (above, before), size, rng, flows=known)
 
 
@@ -360,10 +371,10 @@ def finish(
     flows: NDArray[np.float32] | None = None,
     visible: NDArray[np.float32] | None = None,
 ) -> Sample:
-    """An interpolation sample of frame0, truth and frame1 with context around the crop at `corner` (y, x), both
-    multiples of 4.
+    """An interpolation sample of frame0, truth and frame1, or of these and one more on either side, with context around
+    the crop at `corner` (y, x), both multiples of 4.
 
-    Colours change here, places do not: channel order and exposure alike for all three; a drift of exposure, noise and
+    Colours change here, places do not: channel order and exposure alike for all; a drift of exposure, noise and
     JPEG for the inputs only, since the truth is what should come out. The flow prior is computed on what results.
     flows [2,2,S/4,S/4] (flow_t0, flow_t1) and visible [2,S/4,S/4] belong to the crop.
     """
@@ -374,17 +385,24 @@ def finish(
     noise = float(rng.uniform(0, 4)) if rng.random() < 0.15 else 0.0  # sigma, of 255
     quality = int(rng.integers(60, 97)) if rng.random() < 0.15 else None
     # as light that changes evenly from frame0 to frame1 is at t
-    gains = exposure * np.array([1 + drift[0], 1 + (1 - t) * drift[0] + t * drift[1], 1 + drift[1]])
-    frames = [_exposed(frame, float(gain)) for frame, gain in zip(frames, gains, strict=True)]
-    inputs = [_recorded(frame, noise, quality, rng) for frame in frames[::2]]
-    prior = np.stack(flow_prior(*inputs))
+    gains = [1 + drift[0], 1 + (1 - t) * drift[0] + t * drift[1], 1 + drift[1]]
+    if len(frames) > 3:
+        gains = [gains[0], *gains, gains[2]]
+    frames = [_exposed(frame, exposure * float(gain)) for frame, gain in zip(frames, gains, strict=True)]
+    truth = frames.pop(len(frames) // 2)
+    inputs = [_recorded(frame, noise, quality, rng) for frame in frames]
+    found = [flow_prior(*pair) for pair in pairwise(inputs)]
+    before, between, after = found if len(found) == 3 else (None, found[0], None)
+    known = with_acceleration(between, before, after)
+    prior = np.stack(known if len(known) == 4 else (*known, *np.zeros_like(known)))
+    frame0, frame1 = inputs[len(inputs) // 2 - 1 :][:2]
     y, x = corner
     crop = np.s_[y : y + size, x : x + size]
     small = np.s_[:, :, y // 4 : (y + size) // 4, x // 4 : (x + size) // 4]
-    planes = [np.stack(cv2.split(frame[crop])) for frame in (inputs[0], frames[1], inputs[1])]
+    planes = [np.stack(cv2.split(frame[crop])) for frame in (frame0, truth, frame1)]
     cells = size // PRIOR_STRIDE
     unknown = np.full((2, 2, cells, cells), np.nan, np.float32)
-    flow01, flow10 = np.ascontiguousarray(prior[small])
+    flow01, flow10, acceleration0, acceleration1 = np.ascontiguousarray(prior[small])
     flow_t0, flow_t1 = unknown if flows is None else np.ascontiguousarray(flows, np.float32)
     return {
         "frame0": planes[0],
@@ -393,6 +411,8 @@ def finish(
         "t": np.array(t, np.float32),
         "flow01": flow01,
         "flow10": flow10,
+        "acceleration0": acceleration0,
+        "acceleration1": acceleration1,
         "flow_t0": flow_t0,
         "flow_t1": flow_t1,
         "visible": np.ones((2, cells, cells), np.float32) if visible is None else np.ascontiguousarray(visible),

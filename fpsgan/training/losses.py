@@ -9,7 +9,7 @@ from torch import Tensor
 from fpsgan.interpolator import Synthesis
 from fpsgan.warp import warp
 
-__all__ = ["census", "charbonnier", "flow_loss", "laplacian", "multilevel"]
+__all__ = ["census", "charbonnier", "flow_loss", "laplacian", "multilevel", "squared"]
 
 
 def charbonnier(image: Tensor, truth: Tensor, epsilon: float = 1e-3) -> Tensor:
@@ -19,6 +19,12 @@ def charbonnier(image: Tensor, truth: Tensor, epsilon: float = 1e-3) -> Tensor:
     """
     _same_shape(image, truth)
     return ((image - truth).square() + epsilon * epsilon).sqrt().flatten(1).mean(dim=1)
+
+
+def squared(image: Tensor, truth: Tensor) -> Tensor:
+    """Mean squared error, which PSNR is the logarithm of. [B,C,H,W] twice → [B]. ValueError for different shapes."""
+    _same_shape(image, truth)
+    return (image - truth).square().flatten(1).mean(dim=1)
 
 
 def laplacian(image: Tensor, truth: Tensor, levels: int = 5) -> Tensor:

@@ -17,11 +17,11 @@ from deblur.fpn import Deblur, DeblurConfig
 from fpsgan import weights
 from fpsgan.errors import InputError
 from fpsgan.interpolator import Interpolator, InterpolatorConfig
-from fpsgan.prior import flow_prior
+from fpsgan.prior import flow_prior, with_acceleration
 from fpsgan.training.config import TrainConfig
 from fpsgan.training.data import PICTURES, ClipTriplets, Mixture, Source, files_below
 from fpsgan.training.deblur_data import BlurredClips, PairedFrames, ShakenPhotos
-from fpsgan.training.losses import census, charbonnier, flow_loss, laplacian, multilevel
+from fpsgan.training.losses import census, charbonnier, flow_loss, laplacian, multilevel, squared
 from fpsgan.training.lottie import Animations
 from fpsgan.training.manifest import Clip, read_manifest
 from fpsgan.training.metrics import psnr, ssim
@@ -34,6 +34,9 @@ Image = NDArray[np.uint8]
 
 FEWEST = 4  # sequences of a data set; fewer teach nothing but themselves
 JUDGED_BY = 24  # samples of the validation split
+PICTURE_LOSSES = {"laplacian": laplacian, "charbonnier": charbonnier, "census": census, "squared": squared}
+NOTHING_LEFT = {"laplacian": 0.02, "squared": 1e-5}  # losses whose logarithm counts, and below what they hardly do
+PRIOR = ("flow01", "flow10", "acceleration0", "acceleration1")
 SHOWN = 4  # of them, as pictures
 HELD_OUT = 16  # every so many-th photo is kept for validation
 
@@ -129,7 +132,7 @@ class InterpolatorTask:
     """Frames dropped from footage, rendered scenes and animations, found again."""
 
     methods: Sequence[str] = ("synthesize",)
-    inputs: Sequence[str] = ("t", "flow01", "flow10")
+    inputs: Sequence[str] = ("t", *PRIOR)
     judged = 9  # the frame and, as its condition, the two that it lies between
     backbone = ""
 
@@ -158,10 +161,10 @@ class InterpolatorTask:
 
     def loss(self, model: nn.Module, batch: Batch, step: int) -> Output:
         frame0, truth, frame1 = (batch[name].float() / 255 for name in ("frame0", "truth", "frame1"))
-        prior: tuple[Tensor, Tensor] | None = (batch["flow01"], batch["flow10"])
+        prior = [batch[name] for name in PRIOR]
         if np.random.default_rng([self.config.seed, step]).random() < self.config.drop_prior:
-            prior = None  # for the whole batch: it is another path through the network
-        result = model.synthesize(frame0, frame1, batch["t"], prior)  # type: ignore[operator]
+            prior = []  # for the whole batch: it is another path through the network
+        result = model.synthesize(frame0, frame1, batch["t"], prior or None)  # type: ignore[operator]
         terms: dict[str, Tensor] = {}
         for name, weight in self.config.losses.items():
             if not weight:
@@ -171,13 +174,11 @@ class InterpolatorTask:
             elif name == "multilevel":
                 value = multilevel(result, frame0, frame1, truth)
             else:
-                value = {"laplacian": laplacian, "charbonnier": charbonnier, "census": census}[name](
-                    result.frame, truth
-                )
-            if name == "laplacian":
+                value = PICTURE_LOSSES[name](result.frame, truth)
+            if name in NOTHING_LEFT:
                 # The logarithm gives an easy sample the weight of a hopeless one, as the mean of PSNRs does; without it
                 # the fastest few of a batch make nearly all of the gradient.
-                value = torch.log(value + 0.02)
+                value = torch.log(value + NOTHING_LEFT[name])
             terms[name] = value.mean()
         total = torch.stack([self.config.losses[name] * value for name, value in terms.items()]).sum()
         scalars = {name: float(value.detach()) for name, value in terms.items()}
@@ -186,15 +187,19 @@ class InterpolatorTask:
 
     @torch.no_grad()
     def validate(self, network: nn.Module) -> tuple[dict[str, float], dict[str, Image]]:
-        """PSNR, SSIM and gain over the blend, of the middle one of three consecutive frames."""
+        """PSNR, SSIM and gain over the blend, of a frame rebuilt from those beside it, and one more on either side."""
         device = next(network.parameters()).device
         found: list[Image] = []
         truths: list[Image] = []
         blends: list[Image] = []
         pictures: dict[str, Image] = {}
         for clip in self.judged_by:
-            image0, truth, image1 = (_middle(clip.read(clip.count // 2 + i)) for i in (-1, 0, 1))
-            prior = tuple(torch.from_numpy(flow)[None].to(device) for flow in flow_prior(image0, image1))
+            at = clip.count // 2
+            image0, truth, image1 = (_middle(clip.read(at + i)) for i in (-1, 0, 1))
+            before = flow_prior(_middle(clip.read(at - 3)), image0) if at >= 3 else None
+            after = flow_prior(image1, _middle(clip.read(at + 3))) if at + 3 < clip.count else None
+            known = with_acceleration(flow_prior(image0, image1), before, after)
+            prior = [torch.from_numpy(each)[None].to(device) for each in known]
             half = torch.tensor([0.5], device=device)
             image = _image(network(_tensor(image0, device), _tensor(image1, device), half, prior))
             found.append(image)
