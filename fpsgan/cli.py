@@ -360,6 +360,7 @@ def dataset_build_command(
     val: Annotated[float | None, _option("--val", help="Share of the videos to validate on (0.1).")] = None,
     test: Annotated[float | None, _option("--test", help="Share of the videos to test on (0.05).")] = None,
     licence: Annotated[str | None, _option("--licence", help="Of what no SOURCES.tsv beside it lists.")] = None,
+    native: Annotated[bool, _option("--native", help="Tiles in the footage's own pixels; otherwise shrunk.")] = False,
     lossless: Annotated[bool, _option("--lossless", help="PNG instead of JPEG: five times as large.")] = False,
     pack_size: Annotated[float | None, _option("--pack-size", help="MiB that a pack may have (512).")] = None,
     seed: Annotated[int | None, _option("--seed", help="Of tiles, scales and split (0).")] = None,
@@ -377,7 +378,7 @@ def dataset_build_command(
         "test": test, "licence": licence, "pack_size": pack_size, "seed": seed,
         "min_fps": None if min_fps is None else parse_rate(min_fps),
     }  # fmt: skip
-    options = BuildOptions(lossless=lossless, **{k: v for k, v in given.items() if v is not None})  # type: ignore[arg-type]
+    options = BuildOptions(native=native, lossless=lossless, **{k: v for k, v in given.items() if v is not None})  # type: ignore[arg-type]
     meter = _BuildMeter()
     try:
         summary = build(footage, output, options=options, overwrite=overwrite, on_progress=meter, on_note=_say)

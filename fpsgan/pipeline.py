@@ -9,17 +9,13 @@ frames at once (``in_order``), one core each: much of what they do would leave t
 from __future__ import annotations
 
 import dataclasses
-import queue
 import sys
 import tempfile
-import threading
 import time
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple
 
 import av
 import cv2
@@ -32,6 +28,7 @@ from fpsgan.errors import InputError, OptionError, OutputError
 from fpsgan.prior import with_acceleration
 from fpsgan.runtime import DeblurRunner, InterpolatorRunner, at_once, pick_device, pick_dtype, sharing_cores
 from fpsgan.scene import SCENE_THRESHOLD, Light, OverlayFinder, SceneDetector, light_change, stillness
+from fpsgan.threads import in_order, prefetch
 from fpsgan.timeline import Relation, Span, schedule, target_rate
 from fpsgan.video.decode import decode
 from fpsgan.video.encode import EncodeOptions, Encoder, check_target, plan_output
@@ -41,8 +38,6 @@ from fpsgan.video.probe import VideoInfo, probe
 __all__ = ["Estimate", "Options", "Progress", "Result", "enhance", "estimate"]
 
 Grey = NDArray[np.uint8]
-T = TypeVar("T")
-R = TypeVar("R")
 SMALLEST_SIDE = 16
 FAINTEST = 0.02  # a strength below changes strong edges by a code or less: the frame is left untouched
 STEADINESS = 0.75  # share of the last sharpened frame in the next, where both stand still
@@ -281,75 +276,6 @@ def estimate(source: str | Path, target: str | Path, *, options: Options | None 
         size=round(result.size / result.frames_out * total),
         notes=result.notes,
     )
-
-
-def prefetch(items: Iterator[T], depth: int, tick: float | None = None) -> Generator[T, None, None]:
-    """Run ``items`` in a thread, at most ``depth`` ahead. Its errors come out here; closing this closes it too.
-
-    With ``tick``, a None comes out whenever nothing else has for so many seconds.
-    """
-    ready: queue.Queue[tuple[bool, Any]] = queue.Queue(depth)
-    stop = threading.Event()
-
-    def put(entry: tuple[bool, Any]) -> None:
-        while not stop.is_set():
-            try:
-                return ready.put(entry, timeout=0.1)
-            except queue.Full:
-                continue
-
-    def work() -> None:
-        try:
-            for item in items:
-                put((True, item))
-                if stop.is_set():
-                    break
-            put((False, None))
-        except BaseException as error:  # noqa: BLE001 (handed to the thread that asked)
-            put((False, error))
-        finally:
-            if isinstance(items, Generator):
-                items.close()
-
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
-    try:
-        while True:
-            try:
-                # a wait without end would not let Ctrl-C through on Windows
-                more, item = ready.get(timeout=tick or 0.2)
-            except queue.Empty:
-                if tick:
-                    yield None  # type: ignore[misc]
-                continue
-            if more:
-                yield item
-            elif item is not None:
-                raise item
-            else:
-                return
-    finally:
-        stop.set()
-        thread.join(timeout=1.0)  # a network call cannot be interrupted; the thread ends after it
-
-
-def in_order(items: Iterable[T], work: Callable[[T], R], workers: int) -> Iterator[R]:
-    """``work(item)`` for every item, in order; as many of them at once as there are workers."""
-    if workers == 1:
-        yield from map(work, items)
-        return
-    waiting: deque[Future[R]] = deque()
-    with ThreadPoolExecutor(workers) as pool:
-        try:
-            for item in items:
-                waiting.append(pool.submit(work, item))
-                if len(waiting) > workers:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
 
 
 def _counted(frames: Iterator[Frame], result: Result) -> Iterator[Frame]:

@@ -13,13 +13,16 @@ the network works on this one.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from fpsgan.errors import InputError
+from fpsgan.threads import in_threads
 
 __all__ = ["PRIOR_STRIDE", "flow_prior", "with_acceleration"]
 
@@ -63,14 +66,25 @@ def flow_prior(
     while factor > 1 and min(height, width) < MIN_SIDE * factor:
         factor //= 2
     small0, small1 = (_small_grey(frame, factor) for frame in (frame0, frame1))
-    flow01, flow10 = _flow(small0, small1, factor, quick), _flow(small1, small0, factor, quick)
-    if not quick and factor == PRIOR_STRIDE and min(small0.shape) >= 2 * MIN_SIDE:
+    finding: list[Callable[[], Any]] = [
+        partial(_flow, small0, small1, factor, quick),
+        partial(_flow, small1, small0, factor, quick),
+    ]
+    if quick or factor < PRIOR_STRIDE or min(small0.shape) < 2 * MIN_SIDE:
+        flow01, flow10 = in_threads(finding)
+    else:
         pyramid0, pyramid1 = _pyramid(small0), _pyramid(small1)
-        matches01, matches10 = {}, {}
-        for level, reach in REACH.items():
-            matches01[level], matches10[level] = _matches(pyramid0[level], pyramid1[level], reach)
-        flow01 = _corrected(flow01, matches01, pyramid0, pyramid1)
-        flow10 = _corrected(flow10, matches10, pyramid1, pyramid0)
+        matching: list[Callable[[], Any]] = [
+            partial(_matches, pyramid0[level], pyramid1[level], reach) for level, reach in REACH.items()
+        ]
+        flow01, flow10, *matches = in_threads([*finding, *matching])
+        matches01, matches10 = (dict(zip(REACH, each, strict=True)) for each in zip(*matches, strict=True))
+        flow01, flow10 = in_threads(
+            [
+                partial(_corrected, flow01, matches01, pyramid0, pyramid1),
+                partial(_corrected, flow10, matches10, pyramid1, pyramid0),
+            ]
+        )
     planes01, planes10 = (np.ascontiguousarray(flow.transpose(2, 0, 1) * PRIOR_STRIDE) for flow in (flow01, flow10))
     return planes01, planes10
 

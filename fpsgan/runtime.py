@@ -85,13 +85,15 @@ def at_once(device: torch.device, pixels: int) -> int:
 
 @contextmanager
 def sharing_cores(workers: int) -> Iterator[None]:
-    """While so many threads run networks at once: each gets its share of the cores that torch would use for one."""
-    threads = torch.get_num_threads()
+    """While so many threads run networks at once: each gets its share of the cores that one would use."""
+    threads, of_opencv = torch.get_num_threads(), cv2.getNumThreads()
     torch.set_num_threads(max(1, threads // workers))
+    cv2.setNumThreads(max(1, of_opencv // workers))
     try:
         yield
     finally:
         torch.set_num_threads(threads)
+        cv2.setNumThreads(of_opencv)
 
 
 class _Runner:

@@ -38,10 +38,10 @@ from fpsgan.pipeline import (
     _prepare,
     _relate,
     _sharpen,
-    prefetch,
 )
 from fpsgan.runtime import DeblurRunner, InterpolatorRunner, pick_device, pick_dtype
 from fpsgan.scene import SceneDetector
+from fpsgan.threads import prefetch
 from fpsgan.timeline import Span, schedule, target_rate
 from fpsgan.video.ffmpeg import ffmpeg_path
 from fpsgan.video.frame import Frame, PixelFormat

@@ -7,6 +7,7 @@ several times faster, to 1/32 px; that is most of what an interpolated frame cos
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import cv2
@@ -15,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
+
+from fpsgan.threads import in_threads
 
 __all__ = ["Fine", "around", "cast", "compose", "halve", "pad", "quads", "twice", "warp"]
 
@@ -62,8 +65,10 @@ def compose(frame0: Tensor, frame1: Tensor, fine: Fine) -> Tensor:
     height, width = frame0.shape[-2:]
     if _opencv_can(frame0, frame1, *fine):
         out = np.empty((len(frame0), height, width, 3), np.float32)
+        threads = max(1, cv2.getNumThreads())
+        tops = range(0, height, STRIP)
         for images in zip(_quads(frame0), _quads(frame1), *(_images(x) for x in fine), out, strict=True):
-            _compose_opencv(*images)
+            in_threads([partial(_compose_opencv, tops[k::threads], *images) for k in range(threads)])
         return torch.from_numpy(out).permute(0, 3, 1, 2).to(frame0.dtype)
     flow0, flow1, mask, residual = (twice(x)[..., :height, :width] for x in fine)
     frame = torch.lerp(warp(frame1.float(), flow1), warp(frame0.float(), flow0), mask) + residual
@@ -71,11 +76,19 @@ def compose(frame0: Tensor, frame1: Tensor, fine: Fine) -> Tensor:
 
 
 def _compose_opencv(
-    image0: Array, image1: Array, flow0: Array, flow1: Array, mask: Array, residual: Array, target: Array
+    tops: Sequence[int],
+    image0: Array,
+    image1: Array,
+    flow0: Array,
+    flow1: Array,
+    mask: Array,
+    residual: Array,
+    target: Array,
 ) -> None:
-    """[H,W,4] twice and the parts of Fine, [h,w,C]. In strips: what lies between the steps stays in the cache."""
+    """[H,W,4] twice and the parts of Fine, [h,w,C]. In the strips that begin at `tops`: what lies between the steps
+    stays in the cache."""
     height, width = target.shape[:2]
-    for top in range(0, height, STRIP):
+    for top in tops:
         bottom = min(top + STRIP, height)
         above = max(0, top // 2 - 1)  # a row more on each side, for the bilinear enlargement
         below = min(-(-bottom // 2) + 1, len(mask))

@@ -17,7 +17,7 @@ import fpsgan
 
 # From the bottom up; a module may import what stands in a lower row, never its own row or a higher one.
 LAYERS = (
-    ("fpsgan.errors", "deblur"),
+    ("fpsgan.errors", "fpsgan.threads", "deblur"),
     ("fpsgan.timeline", "fpsgan.video", "fpsgan.prior", "fpsgan.warp"),
     ("fpsgan.scene", "fpsgan.interpolator", "fpsgan.confidence"),
     ("fpsgan.weights", "fpsgan.runtime"),
@@ -25,7 +25,7 @@ LAYERS = (
     ("fpsgan.demo", "fpsgan.photo", "fpsgan.stream"),
     ("fpsgan.cli",),
 )
-TORCH_FREE = ("fpsgan.errors", "fpsgan.timeline", "fpsgan.scene", "fpsgan.prior", "fpsgan.video")
+TORCH_FREE = ("fpsgan.errors", "fpsgan.threads", "fpsgan.timeline", "fpsgan.scene", "fpsgan.prior", "fpsgan.video")
 MODULES = sorted(
     found.name
     for package in (fpsgan, deblur)

@@ -16,7 +16,7 @@ import pytest
 from conftest import MakeClip, audio_packets, audio_start, ffmpeg, raw_planes, video_times
 
 from fpsgan.errors import InputError, OptionError, OutputError
-from fpsgan.pipeline import Options, Progress, Result, _prepare, enhance, estimate, in_order, prefetch
+from fpsgan.pipeline import Options, Progress, Result, _prepare, enhance, estimate
 from fpsgan.runtime import InterpolatorRunner
 from fpsgan.timeline import Relation, Span, schedule
 from fpsgan.video.decode import decode
@@ -373,55 +373,6 @@ def test_progress_and_estimate(make_clip: MakeClip, tmp_path: Path, blend: list[
     assert (expected.frames_in, expected.frames_out) == (24, 60)
     assert 0.2 * result.size < expected.size < 5 * result.size and expected.seconds > 0 and expected.peak_rss > 0
     assert not (tmp_path / "new.mp4").exists()
-
-
-def test_prefetch_runs_ahead_but_not_far_and_hands_errors_over() -> None:
-    made = []
-
-    def items() -> Iterator[int]:
-        for k in range(100):
-            made.append(k)
-            yield k
-        raise ValueError("the end")
-
-    stage = prefetch(items(), 3)
-    assert next(stage) == 0
-    time.sleep(0.3)
-    assert len(made) <= 6
-    with pytest.raises(ValueError, match="the end"):
-        list(stage)
-    assert len(made) == 100
-
-
-@pytest.mark.parametrize("workers", [1, 3])
-def test_work_is_done_in_order_at_once_and_errors_come_out_in_their_place(workers: int) -> None:
-    running, most, taken = 0, 0, []
-    lock = threading.Lock()
-
-    def items() -> Iterator[int]:
-        for k in range(12):
-            taken.append(k)
-            yield k
-
-    def work(k: int) -> int:
-        nonlocal running, most
-        with lock:
-            running += 1
-            most = max(most, running)
-        time.sleep(0.03 if k % 3 else 0.06)
-        with lock:
-            running -= 1
-        if k == 9:
-            raise ValueError("the ninth")
-        return 10 * k
-
-    stage, found = in_order(items(), work, workers), []
-    assert next(stage) == 0
-    assert len(taken) <= workers + 1, "not far ahead"
-    with pytest.raises(ValueError, match="the ninth"):
-        for value in stage:
-            found.append(value)
-    assert found == [10 * k for k in range(1, 9)] and most == workers and running == 0
 
 
 def test_every_pair_knows_how_motion_was_before_and_is_behind_but_not_across_a_cut(

@@ -11,7 +11,6 @@ from deblur.fpn import Deblur, DeblurConfig
 from fpsgan import weights
 from fpsgan.demo import render_scene
 from fpsgan.errors import OptionError, SetupError
-from fpsgan.pipeline import in_order
 from fpsgan.prior import flow_prior
 from fpsgan.runtime import (
     OVERLAP,
@@ -23,6 +22,7 @@ from fpsgan.runtime import (
     sharing_cores,
     tile_spans,
 )
+from fpsgan.threads import in_order
 
 CPU = torch.device("cpu")
 

@@ -77,6 +77,7 @@ class BuildOptions:
     per_source: int = 500  # sequences of one source at most, spread evenly over it; 0: no limit
     min_fps: Fraction = Fraction(48)
     max_blur: float = 1.75  # blur_score: 1.1 is sharp, 2 all smooth
+    native: bool = False  # tiles in the footage's own pixels, however compressed; otherwise shrunk at random
     lossless: bool = False  # PNG
     pack_size: float = 512  # MiB
     val: float = 0.1  # share of the sources
@@ -322,6 +323,8 @@ def _cut(
         drawn = float(np.exp(rng.uniform(np.log(smallest), 0.0)))
         # what is too soft or too compressed at the scale that was drawn may do at the smallest
         scales = [scale for scale in dict.fromkeys((drawn, smallest)) if not _compressed(window, scale)]
+        if options.native:
+            scales = [1.0]
         centres = _moving(window, info, scales[0], options, rng) if scales else []
         if centres:
             chosen.append((window, scales, centres))

@@ -78,6 +78,7 @@ class TrainConfig:
     grad_clip: float = 1.0  # largest norm of the gradient
     ema: float = 0.999
     losses: dict[str, float] = field(default_factory=dict)  # weight of each term
+    max_gap: int = 8  # clips: frames from frame0 to frame1 at most; 2 is doubling alone
     holds: bool = False  # animations also with drawings held for two and three frames
     drop_prior: float = 0.15  # share of steps in which the interpolator has to do without the flow prior
     ramp: int = 120_000  # deblur: samples until synthetic blur has grown to its full variety
@@ -134,6 +135,8 @@ class TrainConfig:
             raise OptionError(f"crop: a multiple of {multiple} from 64 up is needed, not {self.crop}")
         if self.lr_min > self.lr:
             raise OptionError(f"lr_min: {self.lr_min} is above lr ({self.lr})")
+        if self.max_gap < 2:
+            raise OptionError(f"max_gap: a frame between two others needs 2 or more, not {self.max_gap}")
         if self.longest < 3:
             raise OptionError(f"longest: 3 px or more, not {self.longest}")
         if self.steps is None and self.max_minutes is None:

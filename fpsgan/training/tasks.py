@@ -141,7 +141,7 @@ class InterpolatorTask:
         clips = _training_clips(config)
         self.sources: dict[str, Source] = {}
         if clips:
-            self.sources["clips"] = ClipTriplets(clips, config.crop)
+            self.sources["clips"] = ClipTriplets(clips, config.crop, max_gap=config.max_gap)
         if config.photos:
             self.sources["photos"] = Scenes(config.photos, config.crop)
         if config.animations:

@@ -1,0 +1,97 @@
+"""Work in several threads: a stage that runs ahead, items worked on at once in their order, a few calls at a time.
+
+OpenCV, ffmpeg and torch let go of Python's lock while they work, so threads do use the cores.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, TypeVar
+
+import cv2
+
+__all__ = ["in_order", "in_threads", "prefetch"]
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def prefetch(items: Iterator[T], depth: int, tick: float | None = None) -> Generator[T, None, None]:
+    """Run ``items`` in a thread, at most ``depth`` ahead. Its errors come out here; closing this closes it too.
+
+    With ``tick``, a None comes out whenever nothing else has for so many seconds.
+    """
+    ready: queue.Queue[tuple[bool, Any]] = queue.Queue(depth)
+    stop = threading.Event()
+
+    def put(entry: tuple[bool, Any]) -> None:
+        while not stop.is_set():
+            try:
+                return ready.put(entry, timeout=0.1)
+            except queue.Full:
+                continue
+
+    def work() -> None:
+        try:
+            for item in items:
+                put((True, item))
+                if stop.is_set():
+                    break
+            put((False, None))
+        except BaseException as error:  # noqa: BLE001 (handed to the thread that asked)
+            put((False, error))
+        finally:
+            if isinstance(items, Generator):
+                items.close()
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    try:
+        while True:
+            try:
+                # a wait without end would not let Ctrl-C through on Windows
+                more, item = ready.get(timeout=tick or 0.2)
+            except queue.Empty:
+                if tick:
+                    yield None  # type: ignore[misc]
+                continue
+            if more:
+                yield item
+            elif item is not None:
+                raise item
+            else:
+                return
+    finally:
+        stop.set()
+        thread.join(timeout=1.0)  # a network call cannot be interrupted; the thread ends after it
+
+
+def in_order(items: Iterable[T], work: Callable[[T], R], workers: int) -> Iterator[R]:
+    """``work(item)`` for every item, in order; as many of them at once as there are workers."""
+    if workers == 1:
+        yield from map(work, items)
+        return
+    waiting: deque[Future[R]] = deque()
+    with ThreadPoolExecutor(workers) as pool:
+        try:
+            for item in items:
+                waiting.append(pool.submit(work, item))
+                if len(waiting) > workers:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+def in_threads(calls: Sequence[Callable[[], R]]) -> list[R]:
+    """What the calls return, each made in a thread of its own where OpenCV may use several (cv2.setNumThreads)."""
+    if cv2.getNumThreads() < 2:
+        return [call() for call in calls]
+    with ThreadPoolExecutor(len(calls)) as pool:
+        return list(pool.map(lambda call: call(), calls))
