@@ -51,6 +51,7 @@ SMOOTH_TEST = 0.02  # the same where the kernel is put to the test: ringing show
 SHARP_PEAK = 0.27  # a kernel with so much of its weight in one pixel (up to 0.24 in shakes of 5 px) blurs nothing
 SHORTEST = 1.3  # px, standard deviation along its longer axis, of a shake: what is shorter is the look of a soft lens
 LESS_SPARSE = 1.08  # edges that come out so much less sparse are ringing, not sharpness
+ROUND = 0.5  # a kernel so wide for its length is hardly a path: it has to leave edges no less sparse than they were
 
 
 def undo_shake(picture: NDArray[Any]) -> Image | None:
@@ -70,9 +71,10 @@ def undo_shake(picture: NDArray[Any]) -> Image | None:
     gamma = min(GAMMAS, key=lambda gamma: _doubt(regions[gamma]))
     region = regions[gamma]
     kernel = find_kernel(region)
-    if kernel is None or kernel.max() > SHARP_PEAK or _extent(kernel)[1] < SHORTEST:
+    if kernel is None or kernel.max() > SHARP_PEAK:
         return None
-    if _ringing(region, kernel) > LESS_SPARSE:
+    _, along, across = _extent(kernel)
+    if along < SHORTEST or _ringing(region, kernel) > (1 if across > ROUND * along else LESS_SPARSE):
         return None
     return deconvolve(picture, kernel, gamma)
 
@@ -200,7 +202,7 @@ def _sharpened(plane: Tensor, kernel: Tensor, smooth: float = SMOOTH) -> Tensor:
     wide = _periodic(padded, around // 2)
     shape = wide.shape
     # centre of gravity at zero, to a fraction of a pixel: what is sharpened must not move
-    (down, along), _ = _extent(kernel)
+    (down, along), *_ = _extent(kernel)
     turn = torch.fft.fftfreq(shape[0])[:, None] * down + torch.fft.rfftfreq(shape[1]) * along
     transfer = _transfer(kernel, shape) * torch.exp(2j * math.pi * turn)
     along_x, along_y = _differences(shape)
@@ -259,15 +261,15 @@ def _resized(kernel: Tensor, side: int) -> Tensor:
     return torch.from_numpy(np.roll(image, move, (0, 1)))
 
 
-def _extent(kernel: Tensor) -> tuple[tuple[float, float], float]:
-    """Centre of gravity (y, x), from the middle, and standard deviation along the longer axis, in px."""
+def _extent(kernel: Tensor) -> tuple[tuple[float, float], float, float]:
+    """Centre of gravity (y, x), from the middle, and standard deviations along the longer axis and across, in px."""
     place = torch.arange(kernel.shape[0]) - kernel.shape[0] // 2
     places = torch.stack(torch.meshgrid(place, place, indexing="ij")).flatten(1).float()
     weights = kernel.flatten()
     centre = places @ weights
     apart = places - centre[:, None]
-    spread = float(torch.linalg.eigvalsh((apart * weights) @ apart.T)[-1])
-    return (float(centre[0]), float(centre[1])), math.sqrt(max(spread, 0.0))
+    across, along = torch.linalg.eigvalsh((apart * weights) @ apart.T).clamp(min=0).sqrt().tolist()
+    return (float(centre[0]), float(centre[1])), along, across
 
 
 def _busiest(grey: NDArray[Any]) -> Image:

@@ -27,6 +27,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from deblur.fast import onednn_rectifies
+from fpsgan.overlap import overlapped
 from fpsgan.warp import Fine, around, cast, compose, halve, pad, twice, warp
 
 __all__ = ["Interpolator", "InterpolatorConfig", "Synthesis"]
@@ -227,7 +228,7 @@ class Interpolator(nn.Module):
             ValueError: frames of different or too small sizes, or a prior of another size.
         """
         pair = self.prepare(frame0, frame1, prior, features0, features1)
-        return compose(frame0, frame1, self.decide(pair, t)[0])
+        return compose(frame0, frame1, self.finish(pair, self.decide(pair, t)[0]))
 
     def synthesize(
         self,
@@ -268,8 +269,13 @@ class Interpolator(nn.Module):
             motion = weighed(fitted, quarter0, quarter1)
         return Pair(features0, features1, quarter0, quarter1, motion)
 
+    def finish(self, pair: Pair, fine: Fine) -> Fine:
+        """What `decide` says, made better without learning; training leaves it out. `fpsgan.warp.compose` follows."""
+        half0, half1 = (features[0].expand(len(fine.mask), -1, -1, -1) for features in pair[:2])
+        return overlapped(half0, half1, fine)
+
     def decide(self, pair: Pair, t: Tensor) -> tuple[Fine, list[tuple[Tensor, Tensor]]]:
-        """All of forward but its last step, `fpsgan.warp.compose`; and the flows of every level, coarsest first.
+        """All of forward up to `finish`; and the flows of every level, coarsest first.
 
         t: [B], or any number of moments for a pair of B = 1.
         """

@@ -292,7 +292,7 @@ class InterpolatorRunner(_Runner):
                     small = [flow[:, :, _quarter(rows), _quarter(columns)] for flow in flows]
                     pairs[place] = self.interpolator.prepare(part0, part1, small, features0, features1)
                 pair = pairs[place]
-                fine, _ = self.interpolator.decide(pair, t)
+                fine = self.interpolator.finish(pair, self.interpolator.decide(pair, t)[0])
                 part0, part1 = (part.expand(len(t), -1, -1, -1) for part in (part0, part1))
                 seen = (pair.quarter0, pair.quarter1, *(halve(x) for x in fine[:3]))
                 size = [-(-side // PRIOR_STRIDE) for side in part0.shape[-2:]]

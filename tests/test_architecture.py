@@ -19,6 +19,7 @@ import fpsgan
 LAYERS = (
     ("fpsgan.errors", "fpsgan.threads", "deblur"),
     ("fpsgan.timeline", "fpsgan.video", "fpsgan.prior", "fpsgan.warp"),
+    ("fpsgan.overlap",),
     ("fpsgan.scene", "fpsgan.interpolator", "fpsgan.confidence"),
     ("fpsgan.weights", "fpsgan.runtime"),
     ("fpsgan.pipeline", "fpsgan.training"),

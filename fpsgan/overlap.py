@@ -1,0 +1,87 @@
+"""Several motions tried where motion changes from place to place: overlapped block motion compensation.
+
+At the edges of what moves, flow is a guess: it is dragged along beside a limb, and torn where a ball passes. There each
+place is also taken along the motion of its eight neighbours, and the mean of all, weighted by how well the two frames
+agree along each, is nearer to the truth than any of them (Orchard and Sullivan, "Overlapped block motion compensation:
+an estimation-theoretic approach", 1994). Elsewhere, which is most of a frame, nothing is computed: all would be alike.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fpsgan.warp import Fine, around
+
+__all__ = ["overlapped"]
+
+CELL = 2  # px of half size a side: places are chosen, and motions judged, by cells of 4×4 px of the frame
+AWAY = 3  # cells to the neighbours whose motion is tried
+VARIED = 16.0  # px of the frame, spread of the four components of motion between neighbours, from which they are tried
+TRIED = 0.9  # share of the neighbours in the mean, if all explain the frames as well as a place's own motion
+UNLIKELY = 0.05  # of full brightness: by how much worse a motion explains the frames to count e times less
+WINDOW = 5  # cells over which that is averaged
+NEIGHBOURS = tuple((y, x) for y in (-1, 0, 1) for x in (-1, 0, 1))
+
+
+def overlapped(half0: Tensor, half1: Tensor, fine: Fine) -> Fine:
+    """The same decisions with a residual that makes the frame, where motion varies, the mean along several motions.
+
+    half0, half1: [B,3,h,w] fp32, the frames at half size, padded as `fine` is.
+    """
+    residual = fine.residual.clone()
+    for frame0, frame1, flow0, flow1, mask, rest in zip(half0, half1, *fine[:3], residual, strict=True):
+        _overlap(frame0, frame1, torch.cat((flow0, flow1)), mask, rest)
+    return fine._replace(residual=residual)
+
+
+def _overlap(frame0: Tensor, frame1: Tensor, flows: Tensor, mask: Tensor, residual: Tensor) -> None:
+    height, width = mask.shape[-2:]
+    coarse = flows[:, ::CELL, ::CELL]
+    varied = _spread(coarse) > VARIED
+    rows, columns = varied.nonzero(as_tuple=True)
+    if not len(rows):
+        return
+    inner = torch.arange(CELL, device=mask.device)
+    y = (CELL * rows[:, None] + inner.repeat_interleave(CELL)).flatten()
+    x = (CELL * columns[:, None] + inner.repeat(CELL)).flatten()
+    own = len(NEIGHBOURS) // 2
+    motions = torch.stack(
+        [
+            flows[:, (y + CELL * AWAY * down).clamp(0, height - 1), (x + CELL * AWAY * right).clamp(0, width - 1)]
+            for down, right in NEIGHBOURS
+        ],
+        1,
+    )
+    there0, there1 = (_sampled(frame, motion, y, x) for frame, motion in ((frame0, motions[:2]), (frame1, motions[2:])))
+    unlike = (there0 - there1).abs().mean(0).view(len(NEIGHBOURS), -1, CELL * CELL).mean(2)
+    worse = mask.new_zeros(len(NEIGHBOURS), *varied.shape)
+    worse[:, rows, columns] = unlike - unlike[own]
+    count = around(varied.float()[None, None], WINDOW)[0]
+    worse = (around(worse[None], WINDOW)[0] / count.clamp(min=1e-6))[:, rows, columns]
+    likely = torch.exp(worse / -UNLIKELY) * (TRIED / (1 - TRIED) / (len(NEIGHBOURS) - 1))
+    likely[own] = 1
+    shares = (likely / likely.sum(0)).repeat_interleave(CELL * CELL, 1)
+    made = torch.lerp(there1, there0, mask[0, y, x])
+    residual[:, y, x] += (shares * made).sum(1) - made[:, own]
+
+
+def _spread(flows: Tensor) -> Tensor:
+    """[C,h,w]: over a place and all between it and its neighbours, largest minus smallest, in sum over C: [h,w]."""
+    most = F.pad(torch.cat((flows, -flows))[None], (AWAY, AWAY, AWAY, AWAY), mode="replicate")[0]
+    for dim in (1, 2):
+        reach = 1
+        while reach < 2 * AWAY + 1:  # a maximum over twice as many in each step
+            step = min(reach, 2 * AWAY + 1 - reach)
+            length = most.shape[dim] - step
+            most = torch.maximum(most.narrow(dim, 0, length), most.narrow(dim, step, length))
+            reach += step
+    return most.sum(0)
+
+
+def _sampled(frame: Tensor, motion: Tensor, y: Tensor, x: Tensor) -> Tensor:
+    """frame [3,h,w] at (x, y) [M] and the motions [2,K,M] from there, in px of twice its size: [3,K,M]."""
+    height, width = frame.shape[-2:]
+    grid = torch.stack(((2 * x + 1 + motion[0]) / width - 1, (2 * y + 1 + motion[1]) / height - 1), -1)
+    return F.grid_sample(frame[None], grid[None], padding_mode="border", align_corners=False)[0]
