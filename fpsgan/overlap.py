@@ -22,7 +22,8 @@ VARIED = 16.0  # px of the frame, spread of the four components of motion betwee
 TRIED = 0.9  # share of the neighbours in the mean, if all explain the frames as well as a place's own motion
 UNLIKELY = 0.05  # of full brightness: by how much worse a motion explains the frames to count e times less
 WINDOW = 5  # cells over which that is averaged
-NEIGHBOURS = tuple((y, x) for y in (-1, 0, 1) for x in (-1, 0, 1))
+MOST = 0.25  # of a frame: where motion varies in more of it, there where it varies most
+MOTIONS = ((0, 0), *((y, x) for y in (-1, 0, 1) for x in (-1, 0, 1) if y or x))  # a place's own, its neighbours'
 
 
 def overlapped(half0: Tensor, half1: Tensor, fine: Fine) -> Fine:
@@ -37,34 +38,35 @@ def overlapped(half0: Tensor, half1: Tensor, fine: Fine) -> Fine:
 
 
 def _overlap(frame0: Tensor, frame1: Tensor, flows: Tensor, mask: Tensor, residual: Tensor) -> None:
+    """Of one frame: [3,h,w] twice, [4,h,w] and [1,h,w]; changes the residual [3,h,w] in place."""
     height, width = mask.shape[-2:]
-    coarse = flows[:, ::CELL, ::CELL]
-    varied = _spread(coarse) > VARIED
+    spread = _spread(flows[:, ::CELL, ::CELL])
+    varied = spread > VARIED
+    most = int(MOST * varied.numel())
+    if int(varied.sum()) > most:
+        varied.zero_().view(-1)[spread.flatten().topk(most).indices] = True
     rows, columns = varied.nonzero(as_tuple=True)
     if not len(rows):
         return
     inner = torch.arange(CELL, device=mask.device)
     y = (CELL * rows[:, None] + inner.repeat_interleave(CELL)).flatten()
     x = (CELL * columns[:, None] + inner.repeat(CELL)).flatten()
-    own = len(NEIGHBOURS) // 2
-    motions = torch.stack(
-        [
-            flows[:, (y + CELL * AWAY * down).clamp(0, height - 1), (x + CELL * AWAY * right).clamp(0, width - 1)]
-            for down, right in NEIGHBOURS
-        ],
-        1,
-    )
-    there0, there1 = (_sampled(frame, motion, y, x) for frame, motion in ((frame0, motions[:2]), (frame1, motions[2:])))
-    unlike = (there0 - there1).abs().mean(0).view(len(NEIGHBOURS), -1, CELL * CELL).mean(2)
-    worse = mask.new_zeros(len(NEIGHBOURS), *varied.shape)
-    worse[:, rows, columns] = unlike - unlike[own]
-    count = around(varied.float()[None, None], WINDOW)[0]
-    worse = (around(worse[None], WINDOW)[0] / count.clamp(min=1e-6))[:, rows, columns]
-    likely = torch.exp(worse / -UNLIKELY) * (TRIED / (1 - TRIED) / (len(NEIGHBOURS) - 1))
-    likely[own] = 1
+    tried = [
+        flows[:, (y + CELL * AWAY * down).clamp(0, height - 1), (x + CELL * AWAY * right).clamp(0, width - 1)]
+        for down, right in MOTIONS
+    ]
+    motions = torch.stack(tried, 1)
+    there0, there1 = _sampled(frame0, motions[:2], y, x), _sampled(frame1, motions[2:], y, x)
+    errors = mask.new_zeros(len(MOTIONS), *varied.shape)
+    errors[:, rows, columns] = (there0 - there1).abs().mean(0).view(len(MOTIONS), -1, CELL * CELL).mean(2)
+    # means over what was looked at
+    errors = around(errors[None], WINDOW)[0, :, rows, columns]
+    errors = errors / around(varied.float()[None, None], WINDOW)[0, :, rows, columns]
+    likely = torch.exp((errors[:1] - errors) / UNLIKELY) * (TRIED / (1 - TRIED) / (len(MOTIONS) - 1))
+    likely[0] = 1
     shares = (likely / likely.sum(0)).repeat_interleave(CELL * CELL, 1)
     made = torch.lerp(there1, there0, mask[0, y, x])
-    residual[:, y, x] += (shares * made).sum(1) - made[:, own]
+    residual[:, y, x] += (shares * made).sum(1) - made[:, 0]
 
 
 def _spread(flows: Tensor) -> Tensor:

@@ -170,11 +170,11 @@ def _flow(small0: NDArray[np.uint8], small1: NDArray[np.uint8], factor: int, qui
     # One object per call: DIS keeps buffers between calls and two threads must not share them.
     dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
     dis.setFinestScale(0)  # the image is small already
-    dis.setVariationalRefinementIterations(3)  # the preset's 5 find nothing more,
-    dis.setGradientDescentIterations(8)  # nor do its 16
+    dis.setVariationalRefinementIterations(3)  # the preset's 5 find nothing more
     if not quick:  # the preset has 8 × 8 with stride 4: 40 % cheaper and 0.2 dB worse
         dis.setPatchSize(4)
         dis.setPatchStride(2)
+        dis.setGradientDescentIterations(8)  # its 16 find nothing more for these; the larger ones need them
     flow = np.asarray(dis.calc(small0, small1, None), np.float32)  # type: ignore[call-overload]
     if factor != PRIOR_STRIDE:
         size = (small0.shape[1] * factor // PRIOR_STRIDE, small0.shape[0] * factor // PRIOR_STRIDE)
