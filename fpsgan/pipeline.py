@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deblur.blur import blur_score, blur_strength, steady_score
+from deblur.shake import GAMMAS
 from fpsgan import weights
 from fpsgan.errors import InputError, OptionError, OutputError
 from fpsgan.prior import with_acceleration
@@ -41,6 +42,7 @@ Grey = NDArray[np.uint8]
 SMALLEST_SIDE = 16
 FAINTEST = 0.02  # a strength below changes strong edges by a code or less: the frame is left untouched
 STEADINESS = 0.75  # share of the last sharpened frame in the next, where both stand still
+HEARD = 3  # frames of a scene that are asked in which light they were blurred
 PREVIEW = 8  # source frames that estimate() really processes, and two more for each core
 FREEZE = 4  # a step of this many usual frame intervals, and over a quarter second, is a gap: nothing moves across it
 
@@ -299,19 +301,27 @@ def _relate(frames: Iterable[Frame], detector: SceneDetector, result: Result) ->
 
 
 class _Asked(NamedTuple):
-    """A frame and how strongly it is to be sharpened; 0: not at all."""
+    """A frame and how strongly it is to be sharpened (0: not at all), in which light, if that is known."""
 
     frame: Frame
     relation: Relation
     strength: float
+    gamma: float | None
 
 
 def _asked(
-    frames: Iterable[tuple[Frame, Relation]], options: Options, result: Result, late: Callable[[Frame], bool]
+    frames: Iterable[tuple[Frame, Relation]],
+    runner: DeblurRunner,
+    options: Options,
+    result: Result,
+    late: Callable[[Frame], bool],
 ) -> Iterator[_Asked]:
     score: float | None = None
+    heard: list[NDArray[np.float32]] = []  # what frames of this scene say of the light that was blurred
     for frame, relation in frames:
-        strength = 0.0
+        strength, gamma = 0.0, None
+        if relation is Relation.CUT:
+            heard = []
         if not late(frame):
             strength = options.deblur_strength
             if options.deblur == "auto":
@@ -321,7 +331,12 @@ def _asked(
             if strength < FAINTEST:
                 result.sharp_skipped += 1
                 strength = 0.0
-        yield _Asked(frame, relation, strength)
+        if strength and len(heard) < HEARD:
+            doubt = runner.doubts(frame.as_rgb())
+            heard += [] if doubt is None else [doubt]
+        if strength and heard:
+            gamma = GAMMAS[int(np.sum(heard, axis=0).argmin())]
+        yield _Asked(frame, relation, strength, gamma)
 
 
 def _sharpen(
@@ -343,13 +358,12 @@ def _sharpen(
             return asked, None, 0.0
         began = time.perf_counter()
         blurred = asked.frame.as_rgb()
-        picture = runner.sharpen(blurred, asked.strength, cautious=options.deblur == "auto")
+        picture = runner.sharpen(blurred, asked.strength, cautious=options.deblur == "auto", gamma=asked.gamma)
         return asked, None if picture is blurred else picture, time.perf_counter() - began
 
     before: Frame | None = None  # the last one, if it was sharpened and shows the same scene
-    for (frame, relation, strength), picture, seconds in in_order(
-        _asked(frames, options, result, late), sharper, workers
-    ):
+    asked = _asked(frames, runner, options, result, late)
+    for (frame, relation, strength, _), picture, seconds in in_order(asked, sharper, workers):
         result.network_seconds += seconds / workers
         if picture is None:
             result.sharp_skipped += strength > 0

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from deblur.fast import FastDeblur
 from deblur.fpn import MINIMUM, Deblur
-from deblur.shake import undo_shake
+from deblur.shake import doubts, undo_shake
 from fpsgan.confidence import confidence, enlarged, fall_back
 from fpsgan.errors import OptionError, SetupError
 from fpsgan.interpolator import Interpolator, Pair
@@ -195,10 +195,18 @@ class DeblurRunner(_Runner):
             dtype = torch.float32  # statistics of a whole picture need it
         super().__init__(network, device, dtype, tile)
 
+    def doubts(self, picture: Picture) -> Picture | None:
+        """`deblur.shake.doubts` of what a picture shows inside of black bars; None where no shake will be undone."""
+        inside = _inside_bars(picture)
+        return doubts(picture[inside]) if self.undoes_shake and picture[inside].size else None
+
     @torch.inference_mode()
-    def sharpen(self, picture: Picture, strength: float = 1.0, *, cautious: bool = False) -> Picture:
+    def sharpen(
+        self, picture: Picture, strength: float = 1.0, *, cautious: bool = False, gamma: float | None = None
+    ) -> Picture:
         """``strength``: 0 returns the picture, 1 the network's result, between them the mixture. ``cautious``: weights
         that want the shake undone leave a picture alone in which none is found; they did more harm than good there.
+        ``gamma``: as for `deblur.shake.undo_shake`.
 
         What the network changes is added to the picture as it came: values outside 0..1 stay, and a precision of the
         network that is lower than the picture's concerns the change alone. The mean of each channel stays the same, by
@@ -211,7 +219,7 @@ class DeblurRunner(_Runner):
         if min(side.stop - side.start for side in inside) < MINIMUM:
             return picture
         shown = picture[inside]
-        steady = undo_shake(shown) if self.undoes_shake else shown
+        steady = undo_shake(shown, gamma) if self.undoes_shake else shown
         if steady is None and cautious:
             return picture
         sharpened = picture.copy()

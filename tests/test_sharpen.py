@@ -70,6 +70,28 @@ def change(images: list[np.ndarray]) -> float:
     return float(np.mean([np.abs(a.astype(int) - b).mean() for a, b in itertools.pairwise(images)]))
 
 
+def test_a_scene_agrees_on_the_light_that_was_blurred() -> None:
+    """The first three frames are asked, together they decide, a cut asks anew; a plain frame has no say."""
+
+    class Runner:
+        asked, told = 0, []
+
+        def doubts(self, picture: np.ndarray) -> np.ndarray | None:
+            self.asked += 1
+            answers = [None, (0.5, 0.4, 0.6), (0.5, 0.9, 0.1), (0.1, 0.3, 0.9), (0.9, 0.8, 0.1)]
+            answer = answers[self.asked - 1]
+            return None if answer is None else np.array(answer, np.float32)
+
+        def sharpen(self, picture: np.ndarray, strength: float, *, cautious: bool, gamma: float | None) -> np.ndarray:
+            self.told.append(gamma)
+            return picture.copy()
+
+    runner = Runner()
+    images = [np.full((32, 32, 3), k, np.uint8) for k in range(7)]
+    sharpen(images, runner, cut=6, deblur="on")  # type: ignore[arg-type]
+    assert runner.asked == 5 and runner.told == [None, 1.5, 2.2, 1.0, 1.0, 1.0, 2.2]
+
+
 def shipped() -> DeblurRunner:
     return DeblurRunner(weights.load("deblur-mobilenet"), CPU, torch.float32)
 
