@@ -316,7 +316,7 @@ def test_privileged_flow_knows_where_it_is_wrong() -> None:
 def test_the_prior_sees_more_than_the_crop(monkeypatch: pytest.MonkeyPatch) -> None:
     shapes = []
     real = data.flow_prior
-    monkeypatch.setattr(data, "flow_prior", lambda a, b: shapes.append(a.shape[:2]) or real(a, b))
+    monkeypatch.setattr(data, "flow_prior", lambda a, b, quick: shapes.append(a.shape[:2]) or real(a, b))
     for seed in range(12):
         rng = np.random.default_rng(seed)
         triplet(pan(3, 224, 224, (0.5, 0)), (1, 3), 96, rng, zoom=False, privileged=False)
@@ -325,6 +325,16 @@ def test_the_prior_sees_more_than_the_crop(monkeypatch: pytest.MonkeyPatch) -> N
         triplet(pan(3, 96, 96), (1, 3), 96, rng, zoom=False, privileged=False)
         assert shapes[-1] == (96, 96)
     assert (160, 160) in shapes
+
+
+def test_samples_have_the_prior_that_the_network_goes_with(monkeypatch: pytest.MonkeyPatch, clip: Clip) -> None:
+    asked = []
+    real = data.flow_prior
+    monkeypatch.setattr(data, "flow_prior", lambda a, b, quick: asked.append(quick) or real(a, b, quick=quick))
+    for quick in (False, True):
+        asked.clear()
+        ClipTriplets([clip], 96, privileged=False, quick=quick).sample(np.random.default_rng(0))
+        assert asked and set(asked) == {quick}
 
 
 # --- the last steps ------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ of workers, a resumed run and several processes therefore learn from the same da
     Animations     Lottie files, rendered at any rate                                             (lottie.py)
     ShakenPhotos, BlurredClips, PairedFrames   blurred and sharp, for the deblurring network      (deblur_data.py)
 
+With `quick` the flow prior is the quicker one (fpsgan.prior): that which the network to be trained goes with.
 Every interpolation sample has the same keys, S being the side of the crop, a multiple of 8:
 
     frame0, truth, frame1   uint8 [3,S,S] RGB
@@ -214,10 +215,12 @@ class ClipTriplets:
     for a size that is no multiple of 8 or a max_gap below 2.
     """
 
-    def __init__(self, clips: Sequence[Clip], size: int, *, max_gap: int = 8, privileged: bool = True) -> None:
+    def __init__(
+        self, clips: Sequence[Clip], size: int, *, max_gap: int = 8, privileged: bool = True, quick: bool = False
+    ) -> None:
         if max_gap < 2:
             raise ValueError(f"max_gap {max_gap}: a frame between two others needs 2 or more")
-        self.clips, self.size, self.privileged = fitting(clips, size, 3), size, privileged
+        self.clips, self.size, self.privileged, self.quick = fitting(clips, size, 3), size, privileged, quick
         self.gaps = [gap for gap in GAPS if gap <= max_gap]
 
     def sample(self, rng: Rng, index: int = 0) -> Sample:
@@ -228,11 +231,18 @@ class ClipTriplets:
         if gap <= first < clip.count - 2 * gap:
             steps = [-gap, *steps, 2 * gap]
         frames = [clip.read(first + step) for step in steps]
-        return triplet(frames, (part, gap), self.size, rng, zoom=True, privileged=self.privileged)
+        return triplet(frames, (part, gap), self.size, rng, zoom=True, privileged=self.privileged, quick=self.quick)
 
 
 def triplet(
-    frames: Sequence[Image], when: tuple[int, int], size: int, rng: Rng, *, zoom: bool, privileged: bool
+    frames: Sequence[Image],
+    when: tuple[int, int],
+    size: int,
+    rng: Rng,
+    *,
+    zoom: bool,
+    privileged: bool,
+    quick: bool = False,
 ) -> Sample:
     """An interpolation sample of three whole pictures (frame0, truth, frame1), with every augmentation.
 
@@ -280,7 +290,7 @@ def triplet(
         moved = np.array([right, down], np.float32)[:, None, None]
         inner = np.s_[:, :, above // 4 : (above + size) // 4, before // 4 : (before + size) // 4]
         known = privileged_flow(same[middle - 1 :][:3])[inner] + np.stack([moved, -moved])
-    return finish(windows, part / gap, (above, before), size, rng, flows=known)
+    return finish(windows, part / gap, (above, before), size, rng, flows=known, quick=quick)
 
 
 def _movement(frame0: Image, frame1: Image) -> NDArray[np.float32]:
@@ -370,6 +380,7 @@ def finish(
     *,
     flows: NDArray[np.float32] | None = None,
     visible: NDArray[np.float32] | None = None,
+    quick: bool = False,
 ) -> Sample:
     """An interpolation sample of frame0, truth and frame1, or of these and one more on either side, with context around
     the crop at `corner` (y, x), both multiples of 4.
@@ -391,7 +402,7 @@ def finish(
     frames = [_exposed(frame, exposure * float(gain)) for frame, gain in zip(frames, gains, strict=True)]
     truth = frames.pop(len(frames) // 2)
     inputs = [_recorded(frame, noise, quality, rng) for frame in frames]
-    found = [flow_prior(*pair) for pair in pairwise(inputs)]
+    found = [flow_prior(*pair, quick=quick) for pair in pairwise(inputs)]
     before, between, after = found if len(found) == 3 else (None, found[0], None)
     known = with_acceleration(between, before, after)
     prior = np.stack(known if len(known) == 4 else (*known, *np.zeros_like(known)))

@@ -108,12 +108,18 @@ class Animations:
     """
 
     def __init__(
-        self, places: Sequence[str | Path], size: int, *, holds: bool = False, privileged: bool = True
+        self,
+        places: Sequence[str | Path],
+        size: int,
+        *,
+        holds: bool = False,
+        privileged: bool = True,
+        quick: bool = False,
     ) -> None:
         if size < 32 or size % 8:
             raise ValueError(f"crop {size}: a multiple of 8 from 32 up is needed")
         self.files = files_below(places, (".json",), "Lottie animations")
-        self.size, self.holds, self.privileged = size, holds, privileged
+        self.size, self.holds, self.privileged, self.quick = size, holds, privileged, quick
         self._open = Recent(_open_fine, 64)
 
     def sample(self, rng: Rng, index: int = 0) -> Sample:
@@ -138,7 +144,7 @@ class Animations:
         if found is None:
             raise InputError(f"{path}: this animation, like others drawn with it, has a single frame")
         pictures, part, gap = found
-        return triplet(pictures, (part, gap), self.size, rng, zoom=False, privileged=self.privileged)
+        return triplet(pictures, (part, gap), self.size, rng, zoom=False, privileged=self.privileged, quick=self.quick)
 
 
 def _open_fine(path: Path) -> Animation:

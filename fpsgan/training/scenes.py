@@ -277,12 +277,12 @@ class Scenes:
     picture; ValueError for a size that is no multiple of 8.
     """
 
-    def __init__(self, places: Sequence[str | Path], size: int, *, shutter: float = 0.0) -> None:
+    def __init__(self, places: Sequence[str | Path], size: int, *, shutter: float = 0.0, quick: bool = False) -> None:
         if size < 32 or size % 8:
             raise ValueError(f"crop {size}: a multiple of 8 from 32 up is needed")
         if not 0 <= shutter <= 1:
             raise ValueError(f"shutter {shutter}: a share of the interval, 0 to 1")
-        self.photos, self.size, self.shutter = Photos(places), size, shutter
+        self.photos, self.size, self.shutter, self.quick = Photos(places), size, shutter, quick
 
     def sample(self, rng: Rng, index: int = 0) -> Sample:
         scene = draw_scene(self.photos, self.size + 2 * CONTEXT, rng, index)
@@ -294,7 +294,8 @@ class Scenes:
         inner = slice(CONTEXT // 4, (CONTEXT + self.size) // 4)
         flows = torch.stack((result.flow_t0[0, 0], result.flow_t1[0, 0])).numpy()[..., inner, inner]
         visible = result.visible[0, 0].numpy()[..., inner, inner] * in_frame(flows, self.size)
-        return finish(windows, t, (CONTEXT, CONTEXT), self.size, rng, flows=flows, visible=visible)
+        corner = (CONTEXT, CONTEXT)
+        return finish(windows, t, corner, self.size, rng, flows=flows, visible=visible, quick=self.quick)
 
 
 def draw_scene(photos: Photos, size: int, rng: Rng, index: int = 0) -> Scene:

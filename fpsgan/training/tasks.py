@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import cv2
@@ -138,14 +139,17 @@ class InterpolatorTask:
 
     def __init__(self, config: TrainConfig, note: Callable[[str], None]) -> None:
         self.config = config
+        model = weights.metadata(config.fine_tune)["config"] if config.fine_tune else config.model
+        quick = bool(model.get("quick_prior"))
         clips = _training_clips(config)
         self.sources: dict[str, Source] = {}
         if clips:
-            self.sources["clips"] = ClipTriplets(clips, config.crop, max_gap=config.max_gap)
+            self.sources["clips"] = ClipTriplets(clips, config.crop, max_gap=config.max_gap, quick=quick)
         if config.photos:
-            self.sources["photos"] = Scenes(config.photos, config.crop)
+            self.sources["photos"] = Scenes(config.photos, config.crop, quick=quick)
         if config.animations:
-            self.sources["animations"] = Animations(config.animations, config.crop, holds=config.holds)
+            self.sources["animations"] = Animations(config.animations, config.crop, holds=config.holds, quick=quick)
+        self.prior = partial(flow_prior, quick=quick)
         self.judged_by = [clip for clip in _spread(_clips(config, "val"), JUDGED_BY) if clip.count >= 3]
         if not self.judged_by:
             note("no clips to validate on: the last weights are kept, not the best")
@@ -196,9 +200,9 @@ class InterpolatorTask:
         for clip in self.judged_by:
             at = clip.count // 2
             image0, truth, image1 = (_middle(clip.read(at + i)) for i in (-1, 0, 1))
-            before = flow_prior(_middle(clip.read(at - 3)), image0) if at >= 3 else None
-            after = flow_prior(image1, _middle(clip.read(at + 3))) if at + 3 < clip.count else None
-            known = with_acceleration(flow_prior(image0, image1), before, after)
+            before = self.prior(_middle(clip.read(at - 3)), image0) if at >= 3 else None
+            after = self.prior(image1, _middle(clip.read(at + 3))) if at + 3 < clip.count else None
+            known = with_acceleration(self.prior(image0, image1), before, after)
             prior = [torch.from_numpy(each)[None].to(device) for each in known]
             half = torch.tensor([0.5], device=device)
             image = _image(network(_tensor(image0, device), _tensor(image1, device), half, prior))
