@@ -21,7 +21,7 @@ AWAY = 3  # cells to the neighbours whose motion is tried
 VARIED = 16.0  # px of the frame, spread of the four components of motion between neighbours, from which they are tried
 TRIED = 0.9  # share of the neighbours in the mean, if all explain the frames as well as a place's own motion
 UNLIKELY = 0.05  # of full brightness: by how much worse a motion explains the frames to count e times less
-WINDOW = 5  # cells over which that is averaged
+WINDOW = 7  # cells over which that is averaged
 MOST = 0.25  # of a frame: where motion varies in more of it, there where it varies most
 MOTIONS = ((0, 0), *((y, x) for y in (-1, 0, 1) for x in (-1, 0, 1) if y or x))  # a place's own, its neighbours'
 

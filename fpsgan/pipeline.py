@@ -361,7 +361,8 @@ def _sharpen(
         picture = runner.sharpen(blurred, asked.strength, cautious=options.deblur == "auto", gamma=asked.gamma)
         return asked, None if picture is blurred else picture, time.perf_counter() - began
 
-    before: Frame | None = None  # the last one, if it was sharpened and shows the same scene
+    # of the last frame, if it was sharpened: as shown, and in grey before and after sharpening
+    before: tuple[Picture, Grey, Grey] | None = None
     asked = _asked(frames, runner, options, result, late)
     for (frame, relation, strength, _), picture, seconds in in_order(asked, sharper, workers):
         result.network_seconds += seconds / workers
@@ -371,12 +372,14 @@ def _sharpen(
             yield frame, relation
             continue
         result.deblurred += 1
+        grey = np.clip(np.rint(255 * cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)), 0, 255).astype(np.uint8)
         if before is not None and relation is not Relation.CUT:
-            # Each frame is deblurred by itself. Where nothing moves, what differs is error, and is averaged away.
-            still = stillness(before.luma, frame.luma)[..., None]
-            picture += STEADINESS * strength * still * (before.as_rgb() - picture)
-        before = dataclasses.replace(frame, rgb=picture)
-        yield before, relation
+            # Each frame is deblurred by itself. Where nothing moves, what differs is error, and is averaged away. Two
+            # looks, since a scene that stands seems to move where another shake has blurred it, or was undone badly.
+            still = np.maximum(stillness(before[1], frame.luma), stillness(before[2], grey))[..., None]
+            picture += STEADINESS * strength * still * (before[0] - picture)
+        before = picture, frame.luma, grey
+        yield dataclasses.replace(frame, rgb=picture), relation
 
 
 def _grey(frame: Frame) -> NDArray[np.uint8]:

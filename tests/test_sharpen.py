@@ -102,7 +102,9 @@ def scene() -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    ("runner", "extent"), [(shipped(), 5), (DeblurRunner(Sharper(), CPU, torch.float32), 4)], ids=["shipped", "mask"]
+    ("runner", "extent"),
+    [(shipped(), 5), (shipped(), 8), (DeblurRunner(Sharper(), CPU, torch.float32), 4)],
+    ids=["shipped", "shipped-long", "mask"],
 )
 def test_a_scene_that_stands_still_does_not_flicker(scene: np.ndarray, runner: DeblurRunner, extent: float) -> None:
     """Noise and another shake in every frame: the result changes no more than the noise of the truth does."""
