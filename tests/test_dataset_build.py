@@ -15,6 +15,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import av
 import cv2
 import numpy as np
 import pytest
@@ -395,6 +396,22 @@ def test_large_pictures_are_shrunk_small_ones_taken_whole(tmp_path: Path) -> Non
     (x0, y0, w, h), (x1, y1, *_) = boxes
     assert abs(x0 - x1) >= w or abs(y0 - y1) >= h  # two tiles, apart
     assert {(clip.width, clip.height) for clip in clips if clip.source == "small.mp4"} == {(WIDTH, HEIGHT)}
+
+
+def test_native_tiles_are_the_footages_own_pixels_however_compressed(tmp_path: Path) -> None:
+    coarse = ("-c:v", "mjpeg", "-qscale:v", "31", "-pix_fmt", "yuvj420p")
+    film(tmp_path / "a.avi", range(0, 40, 2), encode=coarse, filters="gblur=sigma=1.5,scale=1536:1280")
+    build(
+        [tmp_path], tmp_path / "set", options=BuildOptions(length=5, tile=320, native=True, lossless=True, max_blur=2)
+    )
+    clips = read_manifest(tmp_path / "set")
+    assert clips and {clip.crop[2:] for clip in clips if clip.crop} == {(320, 320)}
+    clip = clips[0]
+    x, y, width, height = clip.crop
+    with av.open(str(tmp_path / "a.avi")) as container:
+        frame = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)][clip.start]
+    difference = np.abs(clip.read(0).astype(int) - frame[y : y + height, x : x + width])
+    assert difference.mean() < 3  # another reader's conversion to RGB
 
 
 # --- what is left out ----------------------------------------------------------------------------------------
