@@ -154,6 +154,7 @@ class Job(NamedTuple):
     prior: tuple[Picture, ...] | None
     light: Light | None = None
     overlay: NDArray[np.uint8] | None = None
+    lumas: tuple[Grey, Grey] | None = None  # that the prior is yet to be found on
 
 
 def enhance(
@@ -396,12 +397,11 @@ def _prepare(
     before: Job | None = None
     waiting: Job | None = None
 
-    def with_prior(seen: tuple[Job, Grey, Grey] | Job) -> Job:
-        if isinstance(seen, Job):
-            return seen
+    def with_prior(job: Job) -> Job:
+        if job.lumas is None:
+            return job
         assert runner is not None
-        job, luma0, luma1 = seen
-        return job._replace(prior=runner.prior(luma0, luma1))
+        return job._replace(prior=runner.prior(*job.lumas), lumas=None)
 
     for latest in in_order(_jobs(spans), with_prior, workers):
         job, waiting = (waiting, latest) if ahead else (latest, None)
@@ -412,8 +412,8 @@ def _prepare(
         yield _with_neighbours(before, waiting, None)
 
 
-def _jobs(spans: Iterable[Span]) -> Iterator[tuple[Job, Grey, Grey] | Job]:
-    """Jobs without their priors, and the grey pictures that those are found on; where nothing moves, the job alone."""
+def _jobs(spans: Iterable[Span]) -> Iterator[Job]:
+    """Jobs that have no priors yet."""
     kept: tuple[Frame, Picture] | None = None
     overlays = OverlayFinder()
     for span in spans:
@@ -430,7 +430,7 @@ def _jobs(spans: Iterable[Span]) -> Iterator[tuple[Job, Grey, Grey] | Job]:
         light = light_change(luma0, luma1)
         if light is not None:
             luma0, luma1 = (_relit(luma, light, t) for luma, t in ((luma0, 0.0), (luma1, 1.0)))
-        yield Job(span, picture0, kept[1], None, light, overlay), luma0, luma1
+        yield Job(span, picture0, kept[1], None, light, overlay, (luma0, luma1))
 
 
 def _with_neighbours(before: Job | None, job: Job, after: Job | None) -> Job:
@@ -483,7 +483,7 @@ class _Made(NamedTuple):
 
 def _make(job: Job, runner: InterpolatorRunner | None, maps: bool) -> _Made:
     """The pictures of a job at all its times but 0."""
-    (frame0, frame1, times), picture0, picture1, prior, light, overlay = job
+    (frame0, frame1, times), picture0, picture1, prior, light, overlay, _ = job
     moving = [float(t) for t in times if t]
     if not moving:
         return _Made(job, [], [], [], 0.0)
