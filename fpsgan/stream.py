@@ -39,7 +39,7 @@ from fpsgan.pipeline import (
     _relate,
     _sharpen,
 )
-from fpsgan.runtime import DeblurRunner, InterpolatorRunner, pick_device, pick_dtype
+from fpsgan.runtime import DeblurRunner, InterpolatorRunner, pick_device, pick_dtype, sharing_cores
 from fpsgan.scene import SceneDetector
 from fpsgan.threads import prefetch
 from fpsgan.timeline import Span, schedule, target_rate
@@ -209,7 +209,8 @@ def stream(
     )
     stage: Generator[Frame | None, None, None] = prefetch(outputs, 1, TICK)
     try:
-        with _Writer(target, first, rate, sar) as writer:
+        # flow in one thread, the network in another: either gets half of the cores
+        with sharing_cores(2), _Writer(target, first, rate, sar) as writer:
             _write(stage, writer, clock, rate, result, on_report)
         report.ended = "the source ended"
     except BrokenPipeError:
