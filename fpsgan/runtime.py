@@ -38,7 +38,7 @@ Encoded = tuple[Tensor, list[Tensor] | None]  # a picture on the device, and wha
 OVERLAP = 64  # pixels that neighbouring tiles share; their weights fall linearly across it
 SMALLEST_TILE = 192
 BLACK = 4 / 255  # in a bar, as compression leaves it
-IN_FLIGHT = 2**24  # pixels of all frames that a CPU works on at a time
+IN_FLIGHT = 2**23  # pixels of all frames that a CPU works on at a time; each takes some 200 bytes
 BATCH = 4  # timesteps of one pair that a GPU computes together
 
 
