@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -340,6 +341,31 @@ def _asked(
         yield _Asked(frame, relation, strength, gamma)
 
 
+class _Sharpened(NamedTuple):
+    """What became of it: the sharper picture, None where the frame stays as it is; and the seconds that took."""
+
+    asked: _Asked
+    picture: Picture | None
+    seconds: float
+
+    @property
+    def refused(self) -> bool:
+        """As soft as to be sharpened, and no shake in it."""
+        return self.asked.strength > 0 and self.picture is None
+
+
+def _agreed(found: Iterable[_Sharpened]) -> Iterator[_Sharpened]:
+    """A frame that alone shows a shake, between two as soft that show none, is a mistake: it stays as it came."""
+    before: _Sharpened | None = None
+    here: _Sharpened | None = None
+    for after in chain(found, (None,)):
+        if here is not None:
+            alone = before is not None and before.refused and here.asked.relation is not Relation.CUT
+            alone = alone and after is not None and after.refused and after.asked.relation is not Relation.CUT
+            yield here._replace(picture=None) if alone else here
+        before, here = here, after
+
+
 def _sharpen(
     frames: Iterable[tuple[Frame, Relation]],
     runner: DeblurRunner | None,
@@ -353,19 +379,20 @@ def _sharpen(
         yield from frames
         return
 
-    def sharper(asked: _Asked) -> tuple[_Asked, Picture | None, float]:
-        """(what was asked, the sharper picture if it is another, seconds)."""
+    def sharper(asked: _Asked) -> _Sharpened:
         if not asked.strength:
-            return asked, None, 0.0
+            return _Sharpened(asked, None, 0.0)
         began = time.perf_counter()
         blurred = asked.frame.as_rgb()
         picture = runner.sharpen(blurred, asked.strength, cautious=options.deblur == "auto", gamma=asked.gamma)
-        return asked, None if picture is blurred else picture, time.perf_counter() - began
+        return _Sharpened(asked, None if picture is blurred else picture, time.perf_counter() - began)
 
     # of the last frame, if it was sharpened: as shown, and in grey before and after sharpening
     before: tuple[Picture, Grey, Grey] | None = None
-    asked = _asked(frames, runner, options, result, late)
-    for (frame, relation, strength, _), picture, seconds in in_order(asked, sharper, workers):
+    sharpened = in_order(_asked(frames, runner, options, result, late), sharper, workers)
+    if runner.undoes_shake:
+        sharpened = _agreed(sharpened)
+    for (frame, relation, strength, _), picture, seconds in sharpened:
         result.network_seconds += seconds / workers
         if picture is None:
             result.sharp_skipped += strength > 0

@@ -74,7 +74,7 @@ def test_a_scene_agrees_on_the_light_that_was_blurred() -> None:
     """The first three frames are asked, together they decide, a cut asks anew; a plain frame has no say."""
 
     class Runner:
-        asked, told = 0, []
+        asked, told, undoes_shake = 0, [], True
 
         def doubts(self, picture: np.ndarray) -> np.ndarray | None:
             self.asked += 1
@@ -90,6 +90,34 @@ def test_a_scene_agrees_on_the_light_that_was_blurred() -> None:
     images = [np.full((32, 32, 3), k, np.uint8) for k in range(7)]
     sharpen(images, runner, cut=6, deblur="on")  # type: ignore[arg-type]
     assert runner.asked == 5 and runner.told == [None, 1.5, 2.2, 1.0, 1.0, 1.0, 2.2]
+
+
+@pytest.mark.parametrize(
+    ("shaken_ones", "kept"),
+    [({3}, set()), ({3, 4}, {3, 4}), ({0}, {0}), ({7}, {7}), ({5}, {5}), ({1, 3}, set())],
+    ids=["alone", "two", "first", "last", "behind a cut", "apart"],
+)
+def test_a_shake_that_one_frame_alone_shows_is_a_mistake(shaken_ones: set[int], kept: set[int]) -> None:
+    """All frames are soft. With a cut before the sixth, that has no neighbour on the one side."""
+
+    class Runner:
+        undoes_shake = True
+
+        def doubts(self, picture: np.ndarray) -> None:
+            return None
+
+        def sharpen(self, picture: np.ndarray, strength: float, *, cautious: bool, gamma: float | None) -> np.ndarray:
+            return picture.copy() if round(255 * float(picture[0, 0, 0])) in shaken_ones else picture
+
+    soft = cv2.GaussianBlur(render_scene(0.2, 320, 224), (0, 0), 4)
+    images = [soft.copy() for _ in range(8)]
+    for number, image in enumerate(images):
+        image[0, 0] = number
+    frames = [(frame(image, k), Relation.CUT if k == 5 else Relation.MOTION) for k, image in enumerate(images)]
+    result = Result("", "")
+    found = [f.rgb is not None for f, _ in _sharpen(frames, Runner(), Options(), result)]  # type: ignore[arg-type]
+    assert {k for k, sharpened in enumerate(found) if sharpened} == kept
+    assert (result.deblurred, result.sharp_skipped) == (len(kept), 8 - len(kept))
 
 
 def shipped() -> DeblurRunner:
