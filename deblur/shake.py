@@ -29,7 +29,7 @@ from torch.fft import rfft2
 
 from deblur.blur import to_code, to_linear
 
-__all__ = ["GAMMAS", "deconvolve", "doubts", "find_kernel", "undo_shake"]
+__all__ = ["deconvolve", "doubts", "find_kernel", "likeliest", "undo_shake"]
 
 Image = NDArray[np.float32]
 
@@ -69,8 +69,8 @@ def undo_shake(picture: NDArray[Any], gamma: float | None = None) -> Image | Non
         doubt = doubts(picture)
         if doubt is None:
             return None
-        gamma = GAMMAS[int(doubt.argmin())]
-    if _plain(picture):
+        gamma = likeliest([doubt])
+    elif _plain(picture):
         return None
     region = _region(picture, gamma)
     kernel = find_kernel(region)
@@ -85,11 +85,16 @@ def undo_shake(picture: NDArray[Any], gamma: float | None = None) -> Image | Non
 def doubts(picture: NDArray[Any]) -> Image | None:
     """How unlikely each of GAMMAS is that of the light that was blurred, [3]; None for a picture that shows nothing.
 
-    Those of the frames of one scene can be added up. The picture is as for `undo_shake`.
+    The picture is as for `undo_shake`.
     """
     if _plain(picture):
         return None
     return np.array([_doubt(_region(picture, gamma)) for gamma in GAMMAS], np.float32)
+
+
+def likeliest(heard: Sequence[Image]) -> float:
+    """The gamma of the light that was blurred, by the `doubts` of one or more frames of a scene together."""
+    return GAMMAS[int(np.sum(heard, axis=0).argmin())]
 
 
 def deconvolve(picture: NDArray[Any], kernel: Tensor, gamma: float = 2.2) -> Image:

@@ -591,6 +591,7 @@ def _stream_text(now: StreamReport) -> str:
         f"{now.rate:.1f} of {now.fps:.4g} frames/s, latency {1000 * now.latency:.0f} ms "
         f"(95 %: {1000 * now.latency_p95:.0f}, longest {1000 * now.latency_max:.0f}), for want of time: "
         + ", ".join(f"{count} {what}" for what, count in left_out.items())
+        + (f"; {now.damaged} damaged packets passed over" if now.damaged else "")
     )
 
 

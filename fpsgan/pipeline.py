@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deblur.blur import blur_score, blur_strength, steady_score
-from deblur.shake import GAMMAS
+from deblur.shake import likeliest
 from fpsgan import weights
 from fpsgan.errors import InputError, OptionError, OutputError
 from fpsgan.prior import with_acceleration
@@ -107,8 +107,8 @@ class Progress(NamedTuple):
 @dataclasses.dataclass
 class Result:
     """What was done: the proof. Times in seconds of the source (cuts) or as named; ``network_seconds`` is the time
-    spent inside the networks, flow prior excluded; ``sharp_skipped`` counts the frames that the deblurring left alone,
-    as sharp or because `auto` found no shake in them."""
+    spent inside the networks, flow prior excluded, over the number of frames worked on at once; ``sharp_skipped``
+    counts the frames that the deblurring left alone, as sharp or because `auto` found no shake in them."""
 
     source: str
     target: str
@@ -337,7 +337,7 @@ def _asked(
             doubt = runner.doubts(frame.as_rgb())
             heard += [] if doubt is None else [doubt]
         if strength and heard:
-            gamma = GAMMAS[int(np.sum(heard, axis=0).argmin())]
+            gamma = likeliest(heard)
         yield _Asked(frame, relation, strength, gamma)
 
 

@@ -61,7 +61,8 @@ MUXERS = {"udp": "mpegts", "tcp": "mpegts", "srt": "mpegts", "rtsp": "rtsp", "rt
 class StreamReport:
     """How it went. Latency in seconds, from the arrival of a moment to the writing of the frame that shows it; ``rate``
     is in output frames per second of wall time, ``fps`` the one asked for. ``not_deblurred`` and ``held`` count frames
-    and outputs for which there was no time, ``dropped`` source frames; of the ``generated``, some came too late."""
+    and outputs for which there was no time, ``dropped`` source frames; of the ``generated``, some came too late.
+    ``damaged`` counts packets of the source that could not be decoded."""
 
     width: int = 0
     height: int = 0
@@ -73,6 +74,7 @@ class StreamReport:
     not_deblurred: int = 0
     held: int = 0
     dropped: int = 0
+    damaged: int = 0
     latency: float = 0.0
     latency_p95: float = 0.0
     latency_max: float = 0.0
@@ -314,7 +316,7 @@ def _frames(source: str, container: Any, clock: _Clock) -> Iterator[Frame]:
     last: Fraction | None = None
     began, start = 0.0, Fraction(0)
     with container:
-        for picture in _pictures(container, video):
+        for picture in _pictures(container, video, clock.report):
             stamp = None if picture.pts is None else picture.pts * Fraction(picture.time_base)
             pts = stamp if stamp is not None else (last + interval if last is not None else Fraction(0))
             if last is not None and pts <= last:
@@ -336,11 +338,13 @@ def _frames(source: str, container: Any, clock: _Clock) -> Iterator[Frame]:
             yield Frame(tuple(plane.copy() for plane in _planes(planar, form)), form, color, pts, interval)
 
 
-def _pictures(container: Any, video: Any) -> Iterator[Any]:
+def _pictures(container: Any, video: Any, report: StreamReport) -> Iterator[Any]:
     try:
         for packet in container.demux(video):
-            with contextlib.suppress(av.error.InvalidDataError):
+            try:
                 yield from packet.decode()
+            except av.error.InvalidDataError:
+                report.damaged += 1
     except (av.error.FFmpegError, OSError):  # the camera was unplugged, the connection is gone: that is its end
         return
 

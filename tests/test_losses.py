@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from deblur.discriminator import DoubleScale
 from deblur.losses import Perceptual, gan_losses, generator_loss, gradient_penalty
 from fpsgan.interpolator import Synthesis
-from fpsgan.training.losses import census, charbonnier, flow_loss, laplacian, multilevel
+from fpsgan.training.losses import census, charbonnier, flow_loss, laplacian, multilevel, squared
 
 REAL, FAKE = torch.tensor([1.0, 3.0]), torch.tensor([0.0, -2.0])  # means 2 and −1
 
@@ -247,6 +247,15 @@ def test_charbonnier_by_hand() -> None:
     image[1, 0, 0, 0] = 0.3
     found = charbonnier(image, truth, epsilon=0.4)
     assert found.tolist() == pytest.approx([0.4, (3 * 0.4 + 0.5) / 4])
+
+
+def test_squared_is_what_psnr_is_the_logarithm_of() -> None:
+    rng = torch.Generator().manual_seed(0)
+    image, truth = torch.rand(2, 3, 8, 8, generator=rng), torch.rand(2, 3, 8, 8, generator=rng)
+    wanted = [float(((a - b) ** 2).mean()) for a, b in zip(image.numpy(), truth.numpy(), strict=True)]
+    assert squared(image, truth).tolist() == pytest.approx(wanted, rel=1e-5)
+    with pytest.raises(ValueError):
+        squared(image, truth[:1])
 
 
 def test_laplacian_of_a_constant_lies_in_the_coarsest_band() -> None:

@@ -68,7 +68,7 @@ def test_swapped_frames_give_the_same_and_samples_of_a_batch_do_not_mix() -> Non
     assert (there[1:] - alone).abs().max() < 1e-6
 
 
-def test_it_is_done_where_motion_varies_most_and_there_only(monkeypatch) -> None:
+def test_it_is_done_where_motion_varies_most_and_there_only() -> None:
     frames = [torch.from_numpy(render_scene(t, 256, 256) / np.float32(255)).permute(2, 0, 1)[None] for t in (0.2, 0.3)]
     rng = torch.Generator().manual_seed(0)
     fine = decided(30 * torch.randn(2, 128, 128, generator=rng))

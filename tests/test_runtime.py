@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -139,13 +140,16 @@ def test_an_encoding_that_fails_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> 
     assert len(run.between(*frames, [0.5], prior)) == 1
 
 
-def test_a_cpu_works_on_as_many_frames_as_it_has_cores_but_not_on_many_large_ones() -> None:
-    threads = torch.get_num_threads()
-    assert at_once(CPU, 1280 * 720) == min(threads, 9) and at_once(CPU, 2**24) == 1
+def test_a_cpu_works_on_as_many_frames_as_it_has_cores_but_not_on_many_large_ones(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    before = torch.get_num_threads(), cv2.getNumThreads()
+    with sharing_cores(max(before)):
+        assert (torch.get_num_threads(), cv2.getNumThreads()) == (1, 1)
+    assert (torch.get_num_threads(), cv2.getNumThreads()) == before
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 12)
+    assert [at_once(CPU, size) for size in (640 * 360, 1280 * 720, 1920 * 1080, 2**24)] == [12, 9, 4, 1]
     assert at_once(torch.device("cuda"), 1280 * 720) == 1
-    with sharing_cores(threads):
-        assert torch.get_num_threads() == 1
-    assert torch.get_num_threads() == threads
 
 
 def test_kept_features_change_nothing() -> None:

@@ -12,6 +12,7 @@ import time
 from fractions import Fraction
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 from conftest import MakeClip, raw_planes, video_times
@@ -20,7 +21,7 @@ from fpsgan import stream as module
 from fpsgan.errors import InputError, OptionError, OutputError
 from fpsgan.pipeline import Options
 from fpsgan.runtime import InterpolatorRunner
-from fpsgan.stream import StreamReport, _Clock, stream
+from fpsgan.stream import StreamReport, _Clock, _pictures, stream
 from fpsgan.timeline import Span
 from fpsgan.video.frame import Color, Frame, PixelFormat
 
@@ -85,6 +86,24 @@ def test_a_broken_pipe_is_a_clean_end(make_clip: MakeClip) -> None:
         said = job.stderr.read().decode()
         assert job.wait(20) == 0
     assert "the reader of the output went away" in said and len(said.strip().splitlines()) == 1
+
+
+def test_damaged_packets_are_counted_and_the_rest_is_shown() -> None:
+    class Packet:
+        def __init__(self, number: int) -> None:
+            self.number = number
+
+        def decode(self) -> list[int]:
+            if self.number in (1, 3):
+                raise av.error.InvalidDataError(0, "damaged")
+            return [self.number]
+
+    class Container:
+        def demux(self, video: object) -> list[Packet]:
+            return [Packet(number) for number in range(5)]
+
+    report = StreamReport()
+    assert list(_pictures(Container(), None, report)) == [0, 2, 4] and report.damaged == 2
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")

@@ -130,7 +130,11 @@ def test_a_file_is_overruled_by_flags_and_brings_its_own_paths(tmp_path: Path) -
     assert (found.steps, found.lr, found.photos) == (20, 1.0, (str(tmp_path / "pictures"),))
     assert found.losses == {"charbonnier": 2}
     assert found.optimizer == "muon"  # the network's own default
-    for text, said in [("steps = ", "not TOML"), ("stepz = 3", "there is no option 'stepz'; steps is meant")]:
+    for text, said in [
+        ("steps = ", "not TOML"),
+        ("stepz = 3", "there is no option 'stepz'; steps is meant"),
+        ("steps = 3\nphotos = 'pictures'\nmax_gap = 1", "max_gap: a frame between two others needs 2 or more, not 1"),
+    ]:
         file.write_text(text)
         with pytest.raises(OptionError, match=said):
             load_config(file, {"network": "deblur"})

@@ -322,9 +322,8 @@ def _cut(
     for window in footage.windows:
         drawn = float(np.exp(rng.uniform(np.log(smallest), 0.0)))
         # what is too soft or too compressed at the scale that was drawn may do at the smallest
-        scales = [scale for scale in dict.fromkeys((drawn, smallest)) if not _compressed(window, scale)]
-        if options.native:
-            scales = [1.0]
+        shrunk = [scale for scale in dict.fromkeys((drawn, smallest)) if not _compressed(window, scale)]
+        scales = [1.0] if options.native else shrunk
         centres = _moving(window, info, scales[0], options, rng) if scales else []
         if centres:
             chosen.append((window, scales, centres))

@@ -36,7 +36,7 @@ Image = NDArray[np.uint8]
 FEWEST = 4  # sequences of a data set; fewer teach nothing but themselves
 JUDGED_BY = 24  # samples of the validation split
 PICTURE_LOSSES = {"laplacian": laplacian, "charbonnier": charbonnier, "census": census, "squared": squared}
-NOTHING_LEFT = {"laplacian": 0.02, "squared": 1e-5}  # losses whose logarithm counts, and below what they hardly do
+FLOORS = {"laplacian": 0.02, "squared": 1e-5}  # of losses whose logarithm counts: added before it is taken
 PRIOR = ("flow01", "flow10", "acceleration0", "acceleration1")
 SHOWN = 4  # of them, as pictures
 HELD_OUT = 16  # every so many-th photo is kept for validation
@@ -165,10 +165,10 @@ class InterpolatorTask:
 
     def loss(self, model: nn.Module, batch: Batch, step: int) -> Output:
         frame0, truth, frame1 = (batch[name].float() / 255 for name in ("frame0", "truth", "frame1"))
-        prior = [batch[name] for name in PRIOR]
+        prior: list[Tensor] | None = [batch[name] for name in PRIOR]
         if np.random.default_rng([self.config.seed, step]).random() < self.config.drop_prior:
-            prior = []  # for the whole batch: it is another path through the network
-        result = model.synthesize(frame0, frame1, batch["t"], prior or None)  # type: ignore[operator]
+            prior = None  # for the whole batch: it is another path through the network
+        result = model.synthesize(frame0, frame1, batch["t"], prior)  # type: ignore[operator]
         terms: dict[str, Tensor] = {}
         for name, weight in self.config.losses.items():
             if not weight:
@@ -179,10 +179,10 @@ class InterpolatorTask:
                 value = multilevel(result, frame0, frame1, truth)
             else:
                 value = PICTURE_LOSSES[name](result.frame, truth)
-            if name in NOTHING_LEFT:
+            if name in FLOORS:
                 # The logarithm gives an easy sample the weight of a hopeless one, as the mean of PSNRs does; without it
                 # the fastest few of a batch make nearly all of the gradient.
-                value = torch.log(value + NOTHING_LEFT[name])
+                value = torch.log(value + FLOORS[name])
             terms[name] = value.mean()
         total = torch.stack([self.config.losses[name] * value for name, value in terms.items()]).sum()
         scalars = {name: float(value.detach()) for name, value in terms.items()}
