@@ -36,7 +36,12 @@ def confidence(quarter0: Tensor, quarter1: Tensor, flow_t0: Tensor, flow_t1: Ten
     warped0, warped1 = warp(quarter0, flow_t0 / CELL), warp(quarter1, flow_t1 / CELL)
     unlike = torch.stack((warped0 - warped1).abs_().unbind(1)).mean(0).unsqueeze(1)
     mixed = unlike * 4 * mask * (1 - mask)  # what comes from one frame alone needs no other to agree
-    return ((GUESSED - around(mixed, WINDOW)) / (GUESSED - BELIEVED)).clamp(0, 1)
+    return believe(around(mixed, WINDOW))
+
+
+def believe(unlike: Tensor) -> Tensor:
+    """Confidence from a mean difference, times how evenly it is mixed."""
+    return ((GUESSED - unlike) / (GUESSED - BELIEVED)).clamp(0, 1)
 
 
 def fall_back(frame: Tensor, frame0: Tensor, frame1: Tensor, t: Tensor, confidence: Tensor) -> Tensor:

@@ -26,9 +26,9 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from deblur.fast import onednn_rectifies
+from fpsgan.confidence import confidence, fall_back
 from fpsgan.overlap import overlapped
-from fpsgan.warp import Fine, around, cast, compose, halve, pad, twice, warp
+from fpsgan.warp import Fine, around, compose, halve, pad, twice, warp
 
 __all__ = ["Interpolator", "InterpolatorConfig", "Synthesis"]
 
@@ -104,14 +104,8 @@ class MirrorConv(nn.Module):
         return F.conv2d(x, *self.both(), padding=self.shared.padding)
 
     def rectified(self, x: Tensor) -> Tensor:
-        """forward and a leaky rectifier, on a CPU in one pass over memory."""
-        if x.device.type != "cpu" or torch.is_grad_enabled() or not onednn_rectifies():
-            return F.leaky_relu_(self(x), LEAK)
-        ones, padding = (1, 1), self.shared.padding
-        y: Tensor = torch.ops.mkldnn._convolution_pointwise(
-            x, *self.both(), padding, ones, ones, 1, "leaky_relu", [LEAK], ""
-        )
-        return y
+        """forward and a leaky rectifier."""
+        return F.leaky_relu_(self(x), LEAK)
 
 
 class FineDecision(MirrorConv):
@@ -191,7 +185,7 @@ class Interpolator(nn.Module):
         The frame at 1/2 in fp32, then features at 1/8, 1/16 …, all padded to whole pixels of the coarsest level.
         """
         half = pad(halve(frame), FINEST * 2 ** len(self.encoder) // 2)
-        x = unshuffle(cast(half, self.dtype))
+        x = unshuffle(half.to(self.dtype))
         features = [half]
         for stage in self.encoder:
             x = stage(x)
@@ -254,18 +248,13 @@ class Interpolator(nn.Module):
         features1: list[Tensor] | None = None,
     ) -> Pair:
         """What all moments of a pair have in common; arguments as for forward."""
-        height, width = frame0.shape[-2:]
-        if frame0.shape != frame1.shape or min(height, width) < MIN_SIDE:
-            raise ValueError(
-                f"two frames of one size, at least {MIN_SIDE}×{MIN_SIDE} px, are needed, "
-                f"not {tuple(frame0.shape)} and {tuple(frame1.shape)}"
-            )
+        checked(frame0, frame1, prior or ())
         features0 = self.encode(frame0) if features0 is None else features0
         features1 = self.encode(frame1) if features1 is None else features1
         quarter0, quarter1 = halve(features0[0]), halve(features1[0])
         motion = None
         if prior is not None:
-            fitted = [_fit_prior(flow, height, width, quarter0.shape[-2:]) for flow in prior]
+            fitted = [_fit_prior(flow, quarter0.shape[-2:]) for flow in prior]
             motion = weighed(fitted, quarter0, quarter1)
         return Pair(features0, features1, quarter0, quarter1, motion)
 
@@ -273,6 +262,19 @@ class Interpolator(nn.Module):
         """What `decide` says, made better without learning; training leaves it out. `fpsgan.warp.compose` follows."""
         half0, half1 = (features[0].expand(len(fine.mask), -1, -1, -1) for features in pair[:2])
         return overlapped(half0, half1, fine)
+
+    def generate(self, frame0: Tensor, frame1: Tensor, pair: Pair, t: Tensor) -> tuple[Tensor, Tensor]:
+        """The frames at each t of a pair of B = 1, what is a guess in them replaced, and how far to believe them.
+
+        pair: what `prepare` made of frame0 and frame1. Returns [B,3,H,W] and, as `fpsgan.confidence.confidence`,
+        [B,1,⌈H/4⌉,⌈W/4⌉].
+        """
+        fine = self.finish(pair, self.decide(pair, t)[0])
+        frame0, frame1 = (frame.expand(len(t), -1, -1, -1) for frame in (frame0, frame1))
+        height, width = (-(-side // FINEST) for side in frame0.shape[-2:])
+        seen = (pair.quarter0, pair.quarter1, *(halve(x) for x in fine[:3]))
+        believed = confidence(*(x[..., :height, :width] for x in seen))
+        return fall_back(compose(frame0, frame1, fine), frame0, frame1, t, believed), believed
 
     def decide(self, pair: Pair, t: Tensor) -> tuple[Fine, list[tuple[Tensor, Tensor]]]:
         """All of forward up to `finish`; and the flows of every level, coarsest first.
@@ -312,8 +314,8 @@ class Interpolator(nn.Module):
             own1 = [torch.cat((flow1 / 16.0, trust1, 1.0 - time), dim=1)]
             if i == 0:
                 # the fine level sees the frames themselves, at 1/2
-                own0.append(unshuffle(cast(warp(half0, twice(flow0 / 2.0)), dtype)))
-                own1.append(unshuffle(cast(warp(half1, twice(flow1 / 2.0)), dtype)))
+                own0.append(unshuffle(warp(half0, twice(flow0 / 2.0)).to(dtype)))
+                own1.append(unshuffle(warp(half1, twice(flow1 / 2.0)).to(dtype)))
             else:
                 warped0 = warp(features0[i], flow0 / stride)
                 warped1 = warp(features1[i], flow1 / stride)
@@ -476,9 +478,20 @@ def splat(motion01: Tensor, motion10: Tensor, t: Tensor) -> list[Tensor]:
     return [found[:, :2], trust0, trust1, *([found[:, 2:]] if channels > 3 else [])]
 
 
-def _fit_prior(flow: Tensor, height: int, width: int, quarter: torch.Size) -> Tensor:
+def checked(frame0: Tensor, frame1: Tensor, prior: Sequence[Tensor]) -> None:
+    """ValueError if they cannot be interpolated between."""
+    height, width = frame0.shape[-2:]
+    if frame0.shape != frame1.shape or min(height, width) < MIN_SIDE:
+        raise ValueError(
+            f"two frames of one size, at least {MIN_SIDE}×{MIN_SIDE} px, are needed, "
+            f"not {tuple(frame0.shape)} and {tuple(frame1.shape)}"
+        )
     expected = (-(-height // FINEST), -(-width // FINEST))
-    if tuple(flow.shape[-2:]) != expected:
-        raise ValueError(f"a prior of {expected} belongs to a frame of {(height, width)}, not {tuple(flow.shape)}")
-    bottom, right = quarter[0] - expected[0], quarter[1] - expected[1]
+    for flow in prior:
+        if tuple(flow.shape[-2:]) != expected:
+            raise ValueError(f"a prior of {expected} belongs to a frame of {(height, width)}, not {tuple(flow.shape)}")
+
+
+def _fit_prior(flow: Tensor, quarter: torch.Size) -> Tensor:
+    bottom, right = (padded - side for padded, side in zip(quarter, flow.shape[-2:], strict=True))
     return F.pad(flow.float(), (0, right, 0, bottom), mode="replicate")

@@ -32,8 +32,8 @@ def overlapped(half0: Tensor, half1: Tensor, fine: Fine) -> Fine:
     half0, half1: [B,3,h,w] fp32, the frames at half size, padded as `fine` is.
     """
     residual = fine.residual.clone()
-    for frame0, frame1, flow0, flow1, mask, rest in zip(half0, half1, *fine[:3], residual, strict=True):
-        _overlap(frame0, frame1, torch.cat((flow0, flow1)), mask, rest)
+    for i, (frame0, frame1, flow0, flow1, mask) in enumerate(zip(half0, half1, *fine[:3], strict=True)):
+        _overlap(frame0, frame1, torch.cat((flow0, flow1)), mask, residual[i])
     return fine._replace(residual=residual)
 
 
@@ -41,11 +41,7 @@ def _overlap(frame0: Tensor, frame1: Tensor, flows: Tensor, mask: Tensor, residu
     """Of one frame: [3,h,w] twice, [4,h,w] and [1,h,w]; changes the residual [3,h,w] in place."""
     height, width = mask.shape[-2:]
     spread = _spread(flows[:, ::CELL, ::CELL])
-    varied = spread > VARIED
-    most = int(MOST * varied.numel())
-    if int(varied.sum()) > most:
-        varied.zero_().view(-1)[spread.flatten().topk(most).indices] = True
-    rows, columns = varied.nonzero(as_tuple=True)
+    rows, columns = varied(spread)
     if not len(rows):
         return
     inner = torch.arange(CELL, device=mask.device)
@@ -57,16 +53,28 @@ def _overlap(frame0: Tensor, frame1: Tensor, flows: Tensor, mask: Tensor, residu
     ]
     motions = torch.stack(tried, 1)
     there0, there1 = _sampled(frame0, motions[:2], y, x), _sampled(frame1, motions[2:], y, x)
-    errors = mask.new_zeros(len(MOTIONS), *varied.shape)
+    errors = mask.new_zeros(len(MOTIONS), *spread.shape)
     errors[:, rows, columns] = (there0 - there1).abs().mean(0).view(len(MOTIONS), -1, CELL * CELL).mean(2)
     # means over what was looked at
     errors = around(errors[None], WINDOW)[0, :, rows, columns]
-    errors = errors / around(varied.float()[None, None], WINDOW)[0, :, rows, columns]
+    looked = torch.zeros_like(spread)
+    looked[rows, columns] = 1
+    errors = errors / around(looked[None, None], WINDOW)[0, :, rows, columns]
     likely = torch.exp((errors[:1] - errors) / UNLIKELY) * (TRIED / (1 - TRIED) / (len(MOTIONS) - 1))
     likely[0] = 1
     shares = (likely / likely.sum(0)).repeat_interleave(CELL * CELL, 1)
     made = torch.lerp(there1, there0, mask[0, y, x])
     residual[:, y, x] += (shares * made).sum(1) - made[:, 0]
+
+
+def varied(spread: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows and columns of the cells, of all [h,w], among whose neighbours motion varies enough."""
+    chosen = spread > VARIED
+    most = int(MOST * chosen.numel())
+    if int(chosen.sum()) > most:
+        chosen.zero_().view(-1)[spread.flatten().topk(most).indices] = True
+    rows, columns = chosen.nonzero(as_tuple=True)
+    return rows, columns
 
 
 def _spread(flows: Tensor) -> Tensor:

@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fpsgan.errors import InputError
+from fpsgan.kernels import along, gradients, matches, meet, step, trust
 from fpsgan.threads import in_threads
 
 __all__ = ["PRIOR_STRIDE", "flow_prior", "with_acceleration"]
@@ -32,6 +33,7 @@ PRIOR_STRIDE = 4  # pixels of the frame per pixel of the flow
 # Block matching: at 1/16 up to 8 cells (128 px) away, at 1/8, where thinner things still show, up to 6 (48 px)
 REACH = {2: 8, 1: 6}
 MUCH_BETTER = (0.75, 2.0)  # the error of a match, times the flow's, less so many codes, from which it replaces the flow
+NEARER = 0.15  # codes, for each of 3×3 pixels, by which a match is worse for every cell that it is farther
 AROUND = 2  # cells: margin of the rectangle in which matches are made finer
 UNEVEN = 2.0  # how many times as long as a pair its neighbour may last, or the reverse, to say how motion goes on
 DOUBT = 0.3  # per pixel by which two flows miss one another
@@ -65,7 +67,7 @@ def flow_prior(
     factor = PRIOR_STRIDE
     while factor > 1 and min(height, width) < MIN_SIDE * factor:
         factor //= 2
-    small0, small1 = (_small_grey(frame, factor) for frame in (frame0, frame1))
+    small0, small1 = in_threads([partial(_small_grey, frame, factor) for frame in (frame0, frame1)])
     finding: list[Callable[[], Any]] = [
         partial(_flow, small0, small1, factor, quick),
         partial(_flow, small1, small0, factor, quick),
@@ -121,38 +123,30 @@ def with_acceleration(
     ]
     if sides == [None, None]:
         return tuple(prior)
-    flows = [_rows(flow) for flow in prior]
     found = []
     for here, side, length in zip((0, 1), sides, lengths, strict=True):
-        flow, back = flows[here], flows[1 - here]
+        flow, back = prior[here], prior[1 - here]
         if side is None:
-            found.append(np.zeros((*flow.shape[:2], 3), np.float32))
+            found.append(np.zeros((3, *flow.shape[1:]), np.float32))
             continue
-        away, returning = (_rows(each) for each in side)
+        away, returning = side
         acceleration = (flow + away / np.float32(length)) * np.float32(2 / (1 + length))
         sure = _agreement(flow, back) * _agreement(away, returning)
-        found.append(np.dstack((acceleration * sure[..., None], sure)))
-    accelerations = []
+        found.append(np.concatenate((acceleration * sure, sure[None])))
+    accelerations = [np.empty_like(flow) for flow in prior]
     for here in (0, 1):
-        own, other = found[here], _moved(found[1 - here], flows[here] / np.float32(PRIOR_STRIDE))
-        least = np.maximum(own[..., 2:], other[..., 2:]) / (own[..., 2:] + other[..., 2:] + np.float32(1e-3))
-        accelerations.append(np.ascontiguousarray(((own + other)[..., :2] * least).transpose(2, 0, 1)))
+        meet(found[here], found[1 - here], prior[here], np.float32(1 / PRIOR_STRIDE), accelerations[here])
     return *prior, *accelerations
 
 
-def _rows(flow: Array) -> Array:
-    """[2,h,w] as [h,w,2]."""
-    return np.ascontiguousarray(flow.transpose(1, 2, 0))
-
-
 def _agreement(flow: Array, back: Array) -> Array:
-    """How well a flow and the one that leads back agree: [h,w], 0 to 1. Both [h,w,2] in pixels of the full frame.
+    """How well a flow and the one that leads back agree: [h,w], 0 to 1. Both [2,h,w] in pixels of the full frame.
 
     The measure of `fpsgan.interpolator.weighed`, less strict: what accelerates agrees less well.
     """
-    returned = _moved(back, flow / np.float32(PRIOR_STRIDE))
-    miss, length, other = (np.hypot(*cv2.split(each)) for each in (flow + returned, flow, returned))
-    return np.asarray(np.exp(-DOUBT * miss / (1 + 0.1 * (length + other))), np.float32)
+    nothing, agreement = np.zeros(flow.shape[1:], np.float32), np.empty(flow.shape[1:], np.float32)
+    trust(flow, back, nothing, np.float32(DOUBT), np.float32(1 / PRIOR_STRIDE), agreement, (0, len(nothing)))
+    return agreement
 
 
 def _small_grey(frame: NDArray[np.uint8], factor: int) -> NDArray[np.uint8]:
@@ -196,40 +190,12 @@ def _matches(grey0: Array, grey1: Array, reach: int) -> tuple[Array, Array]:
 
     Up to `reach` (at most 13) pixels away, nearer ones preferred a little, single outliers taken out.
     """
-    height, width = grey0.shape
-    count = 2 * reach + 1
-    steps = np.arange(-reach, reach + 1)
-    # Whole rows of offsets at once, one below another, in 16 bits: 28 times the sum of the differences, plus the number
-    # of the offset in its row. The least of them tells both.
-    high = np.tile(np.pad(np.rint(grey0).astype(np.uint8), ((1, 1), (0, 0)), mode="edge"), (count, 1))
-    wide = np.pad(np.rint(grey1).astype(np.uint8), ((reach + 1, reach + 1), (reach, reach)), mode="edge")
-    places = np.arange(width) + steps[:, None, None]
-    outside = np.where((places < 0) | (places >= width), np.uint16(65535), np.uint16(0))
-    codes = np.full((count, height, width + 2 * reach), 65535, np.uint16)
-    inner = codes[:, :, reach : reach + width]
-    # the same by the place in the other picture: every offset one pixel further along
-    slanted = np.lib.stride_tricks.as_strided(
-        codes[:, :, 2 * reach :], (count, height, width), (codes.strides[0] - codes.itemsize, *codes.strides[1:])
-    )
-    least = [np.full((height, width), 2**32 - 1, np.uint32) for _ in range(2)]
-    for y in steps[abs(steps) < height]:
-        rows = wide[reach + y : reach + y + height + 2]
-        moved = np.lib.stride_tricks.sliding_window_view(rows, width, axis=1).transpose(1, 0, 2).reshape(high.shape)
-        sums = cv2.boxFilter(
-            cv2.absdiff(high, moved), cv2.CV_16U, (3, 3), normalize=False, borderType=cv2.BORDER_REPLICATE
-        )
-        farther = 28 * np.rint(9 * 0.15 * np.hypot(steps, y)) + np.arange(count)
-        np.multiply(sums.reshape(count, height + 2, width)[:, 1:-1], np.uint16(28), out=inner)
-        inner += farther.astype(np.uint16)[:, None, None]
-        np.maximum(inner, outside, out=inner)
-        here, there = slice(max(0, -y), height - max(0, y)), slice(max(0, y), height - max(0, -y))
-        for best, every in ((least[0][here], inner), (least[1][there], slanted)):
-            error, number = np.divmod(every[:, here].min(axis=0), np.uint16(28))
-            row = np.uint32((y + reach) * count)
-            np.minimum(best, error * np.uint32(2**16) + number + row, out=best)
+    least = [np.empty(grey0.shape, np.uint32) for _ in range(2)]
+    codes = [np.rint(grey).astype(np.uint8) for grey in (grey0, grey1)]
+    matches(*codes, reach, np.float32(9 * NEARER), *least)
     offsets = []
     for best, sign in zip(least, (1, -1), strict=True):
-        y, x = (sign * steps[number].astype(np.float32) for number in np.divmod(best % 2**16, count))
+        y, x = (sign * (number.astype(np.float32) - reach) for number in np.divmod(best % 2**16, 2 * reach + 1))
         offsets.append(np.asarray(cv2.merge([cv2.medianBlur(x, 3), cv2.medianBlur(y, 3)]), np.float32))
     return offsets[0], offsets[1]
 
@@ -244,7 +210,7 @@ def _corrected(flow: Array, matches: dict[int, Array], here: list[Array], there:
         rows, columns = match.shape[:2]
         coarse = flow[: rows << start, : columns << start] / 2**start
         coarse = np.asarray(cv2.resize(coarse, (columns, rows), interpolation=cv2.INTER_AREA), np.float32)
-        ours, flows = (_error(here[start], there[start], offset, 3) for offset in (match, coarse))
+        ours, flows = (_error(here[start], _moved(there[start], offset), 3) for offset in (match, coarse))
         # a place alone would not survive the last median
         hopeful = cv2.medianBlur((ours < share * flows - less).astype(np.uint8), 3)
         left, top, width, height = cv2.boundingRect(hopeful)
@@ -261,44 +227,37 @@ def _corrected(flow: Array, matches: dict[int, Array], here: list[Array], there:
         for _ in range(2):
             match = _finer(here[0][box], there[0], match)
         corner = np.array((left << start, top << start), np.float32)
-        limit = share * _error(here[0][box], there[0], flow[box] + corner, 7) - less
-        better = cv2.medianBlur((_error(here[0][box], there[0], match, 7) < limit).astype(np.uint8), 5) > 0
+        limit = share * _error(here[0][box], _moved(there[0], flow[box] + corner), 7) - less
+        ours = _error(here[0][box], _moved(there[0], match), 7)
+        better = cv2.medianBlur((ours < limit).astype(np.uint8), 5) > 0
         flow[box][better] = match[better] - corner
     return flow
 
 
-def _moved(image: Array, offset: Array) -> Array:
-    mode = cv2.INTER_LINEAR | cv2.WARP_RELATIVE_MAP
-    return np.asarray(cv2.remap(image, offset, None, mode, borderMode=cv2.BORDER_REPLICATE), np.float32)  # type: ignore[call-overload]
+def _moved(there: Array, offset: Array, right: float = 0.0, down: float = 0.0) -> Array:
+    moved = np.empty(offset.shape[:2], np.float32)
+    along(there, offset, np.float32(right), np.float32(down), moved)
+    return moved
 
 
-def _error(here: Array, there: Array, offset: Array, window: int) -> Array:
+def _error(here: Array, moved: Array, window: int) -> Array:
     """Mean absolute difference over a window: [h,w]."""
-    return np.asarray(cv2.blur(cv2.absdiff(here, _moved(there, offset)), (window, window)), np.float32)
+    return np.asarray(cv2.blur(cv2.absdiff(here, moved), (window, window)), np.float32)
 
 
 def _nearby(here: Array, there: Array, offset: Array) -> Array:
     """The best of each offset and its eight neighbours."""
     steps = np.array([(x, y) for y in (-1, 0, 1) for x in (-1, 0, 1)], np.float32)
     steps = steps[np.abs(steps).sum(1).argsort(kind="stable")]  # where all are alike it stays
-    least, which = _error(here, there, offset, 5), np.zeros(here.shape, np.int8)
-    for number, step in enumerate(steps[1:], 1):
-        error = _error(here, there, offset + step, 5)
-        better = error < least
-        np.copyto(least, error, where=better)
-        np.copyto(which, number, where=better)
-    return np.asarray(offset + steps[which], np.float32)
+    errors = np.stack([_error(here, _moved(there, offset, *step), 5) for step in steps])
+    return np.asarray(offset + steps[errors.argmin(0)], np.float32)
 
 
 def _finer(here: Array, there: Array, offset: Array) -> Array:
     """One step of Lucas and Kanade (1981) over 7×7 pixels, a pixel at most; the 20 keeps flat places where they are."""
-    seen = _moved(there, offset)
-    mean, change = (here + seen) / 2, seen - here
-    gx = cv2.Sobel(mean, cv2.CV_32F, 1, 0, scale=1 / 8)
-    gy = cv2.Sobel(mean, cv2.CV_32F, 0, 1, scale=1 / 8)
-    xx, xy, yy, xd, yd = (
-        cv2.blur(a * b, (7, 7)) for a, b in ((gx, gx), (gx, gy), (gy, gy), (gx, change), (gy, change))
-    )
-    xx, yy = xx + np.float32(20), yy + np.float32(20)
-    step = np.dstack((xy * yd - yy * xd, xy * xd - xx * yd)) / (xx * yy - xy * xy)[..., None]
-    return np.asarray(offset + np.clip(step, -1, 1), np.float32)
+    products = np.empty((5, *here.shape), np.float32)
+    gradients(np.ascontiguousarray(here), _moved(there, offset), products)
+    means = np.stack([cv2.blur(product, (7, 7)) for product in products])
+    finer = offset.copy()
+    step(finer, means, np.float32(20))
+    return finer

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
@@ -22,18 +22,18 @@ from torch import Tensor, nn
 from deblur.fast import FastDeblur
 from deblur.fpn import MINIMUM, Deblur
 from deblur.shake import doubts, undo_shake
-from fpsgan.confidence import confidence, enlarged, fall_back
+from fpsgan.confidence import enlarged
 from fpsgan.errors import OptionError, SetupError
-from fpsgan.interpolator import Interpolator, Pair
+from fpsgan.fast import FastInterpolator
+from fpsgan.interpolator import Interpolator
 from fpsgan.prior import PRIOR_STRIDE, flow_prior
-from fpsgan.warp import compose, halve, quads
 
 __all__ = ["DeblurRunner", "InterpolatorRunner", "at_once", "pick_device", "pick_dtype", "sharing_cores"]
 
 Array = NDArray[np.uint8]
 Picture = NDArray[np.float32]
 R = TypeVar("R")
-Encoded = tuple[Tensor, list[Tensor] | None]  # a picture on the device, and what the network makes of it as a whole
+Encoded = tuple[Tensor, Any]  # a picture on the device, and what the network makes of it as a whole
 
 OVERLAP = 64  # pixels that neighbouring tiles share; their weights fall linearly across it
 SMALLEST_TILE = 192
@@ -260,6 +260,7 @@ class InterpolatorRunner(_Runner):
     ) -> None:
         super().__init__(network, device, dtype, tile)
         self.interpolator, self.workers = network, workers
+        self.model = FastInterpolator(network) if device.type == "cpu" else network
         self._kept: list[tuple[Picture, bool, Future[Encoded]]] = []
         self._lock = threading.Lock()
 
@@ -290,7 +291,7 @@ class InterpolatorRunner(_Runner):
             tensor0, features0 = self._encoded(frame0, whole)
             tensor1, features1 = self._encoded(frame1, whole)
             flows = [torch.from_numpy(flow).to(self.device).unsqueeze(0) for flow in prior]
-            pairs: dict[tuple[int, int], Pair] = {}
+            pairs: dict[tuple[int, int], Any] = {}
 
             def tile(rows: slice, columns: slice, t: Tensor) -> Tensor:
                 part0, part1 = (tensor[:, :, rows, columns] for tensor in (tensor0, tensor1))
@@ -298,14 +299,8 @@ class InterpolatorRunner(_Runner):
                 if place not in pairs:
                     pairs.clear()  # one at a time: where there are tiles, memory is short
                     small = [flow[:, :, _quarter(rows), _quarter(columns)] for flow in flows]
-                    pairs[place] = self.interpolator.prepare(part0, part1, small, features0, features1)
-                pair = pairs[place]
-                fine = self.interpolator.finish(pair, self.interpolator.decide(pair, t)[0])
-                part0, part1 = (part.expand(len(t), -1, -1, -1) for part in (part0, part1))
-                seen = (pair.quarter0, pair.quarter1, *(halve(x) for x in fine[:3]))
-                size = [-(-side // PRIOR_STRIDE) for side in part0.shape[-2:]]
-                believed = confidence(*(x[..., : size[0], : size[1]] for x in seen))
-                frame = fall_back(compose(part0, part1, fine), part0, part1, t, believed)
+                    pairs[place] = self.model.prepare(part0, part1, small, features0, features1)
+                frame, believed = self.model.generate(part0, part1, pairs[place], t)
                 return frame if sure is None else torch.cat((frame, enlarged(believed, frame)), dim=1)
 
             results: list[Picture] = []
@@ -328,8 +323,8 @@ class InterpolatorRunner(_Runner):
                 self._kept = [*self._kept, (frame, whole, found)][-self.workers :]
         if known is None:
             try:
-                tensor = quads(self._tensor(frame))
-                found.set_result((tensor, self.interpolator.encode(tensor) if whole else None))
+                tensor = self._tensor(frame)
+                found.set_result((tensor, self.model.encode(tensor) if whole else None))
             except BaseException as error:  # noqa: BLE001 (raised below)
                 with self._lock:
                     self._kept = [kept for kept in self._kept if kept[2] is not found]

@@ -5,11 +5,13 @@ OpenCV, ffmpeg and torch let go of Python's lock while they work, so threads do 
 
 from __future__ import annotations
 
+import os
 import queue
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cache
 from typing import Any, TypeVar
 
 import cv2
@@ -90,8 +92,17 @@ def in_order(items: Iterable[T], work: Callable[[T], R], workers: int) -> Iterat
 
 
 def in_threads(calls: Sequence[Callable[[], R]]) -> list[R]:
-    """What the calls return, each made in a thread of its own where OpenCV may use several (cv2.setNumThreads)."""
-    if cv2.getNumThreads() < 2:
+    """What the calls return, made at once where OpenCV may use several threads (cv2.setNumThreads).
+
+    They must not come here themselves: the threads are shared.
+    """
+    if len(calls) < 2 or cv2.getNumThreads() < 2:
         return [call() for call in calls]
-    with ThreadPoolExecutor(len(calls)) as pool:
-        return list(pool.map(lambda call: call(), calls))
+    others = [_pool(os.getpid()).submit(call) for call in calls[1:]]
+    return [calls[0](), *(other.result() for other in others)]
+
+
+@cache
+def _pool(process: int) -> ThreadPoolExecutor:
+    """Of this process: a forked one has none of its parent's threads. To start new ones takes half a millisecond."""
+    return ThreadPoolExecutor(os.cpu_count())

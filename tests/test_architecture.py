@@ -17,16 +17,17 @@ import fpsgan
 
 # From the bottom up; a module may import what stands in a lower row, never its own row or a higher one.
 LAYERS = (
-    ("fpsgan.errors", "fpsgan.threads", "deblur"),
+    ("fpsgan.errors", "fpsgan.threads", "fpsgan.kernels", "deblur"),
     ("fpsgan.timeline", "fpsgan.video", "fpsgan.prior", "fpsgan.warp"),
-    ("fpsgan.overlap",),
-    ("fpsgan.scene", "fpsgan.interpolator", "fpsgan.confidence"),
-    ("fpsgan.weights", "fpsgan.runtime"),
+    ("fpsgan.overlap", "fpsgan.confidence"),
+    ("fpsgan.scene", "fpsgan.interpolator"),
+    ("fpsgan.weights", "fpsgan.fast"),
+    ("fpsgan.runtime",),
     ("fpsgan.pipeline", "fpsgan.training"),
     ("fpsgan.demo", "fpsgan.photo", "fpsgan.stream"),
     ("fpsgan.cli",),
 )
-TORCH_FREE = ("fpsgan.errors", "fpsgan.threads", "fpsgan.timeline", "fpsgan.scene", "fpsgan.prior", "fpsgan.video")
+TORCH_FREE = tuple(f"fpsgan.{name}" for name in ("errors", "threads", "kernels", "timeline", "scene", "prior", "video"))
 MODULES = sorted(
     found.name
     for package in (fpsgan, deblur)

@@ -108,8 +108,8 @@ def test_a_real_error_is_not_taken_for_lack_of_memory(monkeypatch: pytest.Monkey
 
 def test_frames_are_encoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
     run, encoded = runner(), []
-    encode = run.interpolator.encode
-    monkeypatch.setattr(run.interpolator, "encode", lambda frame: encoded.append(1) or encode(frame))
+    encode = run.model.encode
+    monkeypatch.setattr(run.model, "encode", lambda frame: encoded.append(1) or encode(frame))
     frames = [picture(0.1 * k) for k in range(4)]
     prior = flow_prior(*(np.rint(frame * 255).astype(np.uint8) for frame in frames[:2]))
     for frame0, frame1 in itertools.pairwise(frames):
@@ -123,8 +123,8 @@ def test_threads_share_what_is_encoded_and_make_the_same(monkeypatch: pytest.Mon
     alone = runner()
     wanted = [alone.between(*pair, [0.5], prior)[0] for pair in itertools.pairwise(frames)]
     run = InterpolatorRunner(weights.load("interpolator-base"), CPU, torch.float32, workers=3)  # type: ignore[arg-type]
-    encode, encoded = run.interpolator.encode, []
-    monkeypatch.setattr(run.interpolator, "encode", lambda frame: encoded.append(1) or encode(frame))
+    encode, encoded = run.model.encode, []
+    monkeypatch.setattr(run.model, "encode", lambda frame: encoded.append(1) or encode(frame))
     made = list(in_order(itertools.pairwise(frames), lambda pair: run.between(*pair, [0.5], prior)[0], 3))
     assert len(encoded) <= 8, "seven frames, and now and then one again"
     assert all(np.abs(one - other).max() < 1e-4 for one, other in zip(made, wanted, strict=True))
@@ -134,7 +134,7 @@ def test_an_encoding_that_fails_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> 
     run, frames = runner(), [picture(0.1), picture(0.2)]
     prior = flow_prior(*(np.rint(frame * 255).astype(np.uint8) for frame in frames))
     with monkeypatch.context() as patched:
-        patched.setattr(run.interpolator, "encode", lambda frame: 1 / 0)
+        patched.setattr(run.model, "encode", lambda frame: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             run.between(*frames, [0.5], prior)
     assert len(run.between(*frames, [0.5], prior)) == 1

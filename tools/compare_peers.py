@@ -26,6 +26,7 @@ import importlib
 import importlib.util
 import json
 import multiprocessing
+import os
 import sys
 import time
 import types
@@ -36,6 +37,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
+
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # as the command line has it; torch reads it when it is loaded
 
 import av
 import cv2

@@ -84,7 +84,7 @@ def by_network(network: Interpolator, device: torch.device, dtype: torch.dtype) 
 
     def picture(image: Image) -> NDArray[np.float32]:
         known = next((made for given, made in pictures if given is image), None)
-        return image.astype(np.float32) / np.float32(255) if known is None else known
+        return np.divide(image, 255, dtype=np.float32) if known is None else known
 
     def flow(one: Image | None, other: Image | None) -> tuple[NDArray[np.float32], ...] | None:
         if one is None or other is None:
