@@ -20,7 +20,7 @@ import av
 import torch
 import typer
 
-from fpsgan import __version__, weights
+from fpsgan import __version__, kernels, weights
 from fpsgan.demo import make_demo
 from fpsgan.errors import FpsganError, OptionError
 from fpsgan.photo import compare as write_sheets
@@ -600,7 +600,7 @@ def doctor_command() -> None:
     """Check this machine: ffmpeg and its encoders, devices, packages, weights."""
     print(f"fpsgan {__version__}, Python {platform.python_version()}, {platform.platform()}")
     for package in ("torch", "numpy", "pillow", "opencv-python-headless", "av", "ffmpeg-python", "imageio-ffmpeg",
-                    "safetensors"):  # fmt: skip
+                    "safetensors", "numba"):  # fmt: skip
         print(f"  {package} {importlib.metadata.version(package)}")
     print(f"ffmpeg {ffmpeg_version()} at {ffmpeg_path()}, with")
     available = encoders()
@@ -608,6 +608,8 @@ def doctor_command() -> None:
         print(f"  {codec}: {'yes' if encoder in available else f'no ({encoder} is not in this build)'}")
     device = pick_device()
     print(f"device {device} in {pick_dtype(device, None)}, {torch.get_num_threads()} CPU threads")
+    nowhere = "nowhere, so that every run compiles for some seconds; set NUMBA_CACHE_DIR to a folder"
+    print(f"compiled code is kept in {kernels.kept() or nowhere}")
     print(f"PyAV with libavcodec {'.'.join(map(str, av.library_versions['libavcodec']))}")
     for name in weights.bundled():
         print(f"weights {name}: sha256 {weights.verify(name)[:16]}… ok")

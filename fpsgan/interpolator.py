@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 from fpsgan.confidence import confidence, fall_back
 from fpsgan.overlap import overlapped
+from fpsgan.prior import EFFORTS
 from fpsgan.warp import Fine, around, compose, halve, pad, twice, warp
 
 __all__ = ["Interpolator", "InterpolatorConfig", "Synthesis"]
@@ -47,7 +48,7 @@ class InterpolatorConfig:
     decoder: tuple[int, ...] = (24, 32, 48, 64)  # channels per half at 1/4, 1/8, 1/16, 1/32
     blocks: tuple[int, ...] = (3, 3, 3, 2)  # residual blocks per level of the decoder
     handed_down: int = 16  # channels per half that a level gives to the next finer one
-    quick_prior: bool = False  # which flow prior these weights go with, see fpsgan.prior
+    prior: str = "base"  # the effort of the flow prior that these weights go with, see fpsgan.prior.flow_prior
 
     def __post_init__(self) -> None:
         for name in ("encoder", "decoder", "blocks"):  # JSON has lists where this has tuples
@@ -59,6 +60,8 @@ class InterpolatorConfig:
             )
         if min(self.encoder) < MATCHED or min(self.decoder + self.blocks) < 1 or self.handed_down < 1:
             raise ValueError(f"encoder widths are at least {MATCHED}, all others at least 1")
+        if self.prior not in EFFORTS:
+            raise ValueError(f"prior {self.prior!r}: allowed are {', '.join(EFFORTS)}")
 
 
 class Synthesis(NamedTuple):

@@ -32,6 +32,11 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
         return njit(**options)(function)  # type: ignore[no-any-return]
 
 
+def kept() -> str:
+    """The folder in which what was compiled is kept; "" if there is none."""
+    return str(compose.stats.cache_path or "")  # type: ignore[attr-defined]
+
+
 @compiled
 def _doubled(plane, y, out):
     """Row y of a plane [h,w] bilinearly enlarged to [2h,2w], into out [2w]."""

@@ -266,7 +266,7 @@ class InterpolatorRunner(_Runner):
 
     def prior(self, frame0: Array, frame1: Array) -> tuple[Picture, Picture]:
         """The flow prior that these weights go with, of uint8 frames; for another thread than the network's."""
-        return flow_prior(frame0, frame1, quick=self.interpolator.config.quick_prior)
+        return flow_prior(frame0, frame1, effort=self.interpolator.config.prior)
 
     @torch.inference_mode()
     def between(

@@ -93,8 +93,8 @@ def test_several_threads_make_the_same_picture(threads: int) -> None:
 
 def test_it_takes_over_a_changed_config_and_refuses_what_the_definition_refuses() -> None:
     pair, prior = scene(64, 96)
-    fast = FastInterpolator(network(dataclasses.replace(TWO, quick_prior=True)))
-    assert fast.config.quick_prior
+    fast = FastInterpolator(network(dataclasses.replace(TWO, prior="quick")))
+    assert fast.config.prior == "quick"
     with pytest.raises(ValueError, match="two frames of one size"):
         fast.prepare(pair[0], pair[1][..., :80], prior)
     with pytest.raises(ValueError, match="a prior of"):

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
 from fpsgan.errors import InputError
+from fpsgan.prior import EFFORTS
 from fpsgan.training import data
 from fpsgan.training.data import (
     BLOCK,
@@ -301,6 +302,24 @@ def test_how_motion_speeds_up_comes_with_the_clip_whatever_is_done_to_it(tmp_pat
     }
 
 
+def test_without_augmentation_nothing_changes_but_left_and_right_and_time(tmp_path: Path) -> None:
+    frames = pan(3, 96, 96)
+    source = ClipTriplets([packed(tmp_path, frames)], 96, max_gap=2, privileged=False, augment=False)
+    ways = {
+        (mirrored, backwards): [frame[:, ::-1] if mirrored else frame for frame in frames[:: -1 if backwards else 1]]
+        for mirrored in (False, True)
+        for backwards in (False, True)
+    }
+    seen = set()
+    for seed in range(40):
+        sample = source.sample(np.random.default_rng(seed))
+        made = [sample[name].transpose(1, 2, 0) for name in ("frame0", "truth", "frame1")]
+        same = [way for way, given in ways.items() if all(map(np.array_equal, made, given))]
+        assert len(same) == 1
+        seen.update(same)
+    assert len(seen) == 4
+
+
 def test_privileged_flow_knows_where_it_is_wrong() -> None:
     frames = pan(3, 128, 128)
     frames[2] = frames[2].copy()
@@ -316,7 +335,7 @@ def test_privileged_flow_knows_where_it_is_wrong() -> None:
 def test_the_prior_sees_more_than_the_crop(monkeypatch: pytest.MonkeyPatch) -> None:
     shapes = []
     real = data.flow_prior
-    monkeypatch.setattr(data, "flow_prior", lambda a, b, quick: shapes.append(a.shape[:2]) or real(a, b))
+    monkeypatch.setattr(data, "flow_prior", lambda a, b, effort: shapes.append(a.shape[:2]) or real(a, b))
     for seed in range(12):
         rng = np.random.default_rng(seed)
         triplet(pan(3, 224, 224, (0.5, 0)), (1, 3), 96, rng, zoom=False, privileged=False)
@@ -330,11 +349,11 @@ def test_the_prior_sees_more_than_the_crop(monkeypatch: pytest.MonkeyPatch) -> N
 def test_samples_have_the_prior_that_the_network_goes_with(monkeypatch: pytest.MonkeyPatch, clip: Clip) -> None:
     asked = []
     real = data.flow_prior
-    monkeypatch.setattr(data, "flow_prior", lambda a, b, quick: asked.append(quick) or real(a, b, quick=quick))
-    for quick in (False, True):
+    monkeypatch.setattr(data, "flow_prior", lambda a, b, effort: asked.append(effort) or real(a, b, effort=effort))
+    for effort in EFFORTS:
         asked.clear()
-        ClipTriplets([clip], 96, privileged=False, quick=quick).sample(np.random.default_rng(0))
-        assert asked and set(asked) == {quick}
+        ClipTriplets([clip], 96, privileged=False, effort=effort).sample(np.random.default_rng(0))
+        assert asked and set(asked) == {effort}
 
 
 # --- the last steps ------------------------------------------------------------------------------------------

@@ -78,6 +78,7 @@ class TrainConfig:
     grad_clip: float = 1.0  # largest norm of the gradient
     ema: float = 0.999
     losses: dict[str, float] = field(default_factory=dict)  # weight of each term
+    augment: bool = True  # clips of the interpolator: false for footage like that which the weights are for
     max_gap: int = 8  # clips: frames from frame0 to frame1 at most; 2 is doubling alone
     holds: bool = False  # animations also with drawings held for two and three frames
     drop_prior: float = 0.15  # share of steps in which the interpolator has to do without the flow prior
@@ -158,8 +159,8 @@ class TrainConfig:
                     raise OptionError(f"{name}: {key} must be a number from 0 up, not {value!r}")
         if not any(self.losses.values()):
             raise OptionError("losses: at least one needs a weight above 0")
-        if self.fine_tune and self.model:
-            raise OptionError("model: the weights given by fine_tune bring their own; leave one of the two out")
+        if self.fine_tune and set(self.model) - {"prior"}:
+            raise OptionError("model: the weights given by fine_tune bring all of it but prior; leave the rest out")
         try:
             NETWORKS[self.network](**self.model)
         except (TypeError, ValueError) as error:

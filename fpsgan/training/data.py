@@ -8,7 +8,7 @@ of workers, a resumed run and several processes therefore learn from the same da
     Animations     Lottie files, rendered at any rate                                             (lottie.py)
     ShakenPhotos, BlurredClips, PairedFrames   blurred and sharp, for the deblurring network      (deblur_data.py)
 
-With `quick` the flow prior is the quicker one (fpsgan.prior): that which the network to be trained goes with.
+The flow prior is made with the `effort` (fpsgan.prior) that the network to be trained goes with.
 Every interpolation sample has the same keys, S being the side of the crop, a multiple of 8:
 
     frame0, truth, frame1   uint8 [3,S,S] RGB
@@ -212,16 +212,24 @@ class ClipTriplets:
     Where the clip has the frames one such step before and behind, the prior looks at them too. With `privileged`,
     flow_t0 and flow_t1 are found with the truth at hand (see `privileged_flow`), which takes about a sixth of
     a sample; otherwise they are NaN. InputError if a clip is smaller than `size` or has under three frames, ValueError
-    for a size that is no multiple of 8 or a max_gap below 2.
+    for a size that is no multiple of 8 or a max_gap below 2. Without `augment` nothing is changed but the direction of
+    time, and left for right.
     """
 
     def __init__(
-        self, clips: Sequence[Clip], size: int, *, max_gap: int = 8, privileged: bool = True, quick: bool = False
+        self,
+        clips: Sequence[Clip],
+        size: int,
+        *,
+        max_gap: int = 8,
+        privileged: bool = True,
+        effort: str = "base",
+        augment: bool = True,
     ) -> None:
         if max_gap < 2:
             raise ValueError(f"max_gap {max_gap}: a frame between two others needs 2 or more")
-        self.clips, self.size, self.privileged, self.quick = fitting(clips, size, 3), size, privileged, quick
-        self.gaps = [gap for gap in GAPS if gap <= max_gap]
+        self.clips, self.size, self.privileged, self.effort = fitting(clips, size, 3), size, privileged, effort
+        self.gaps, self.augment = [gap for gap in GAPS if gap <= max_gap], augment
 
     def sample(self, rng: Rng, index: int = 0) -> Sample:
         clip = self.clips[int(rng.integers(len(self.clips)))]
@@ -231,7 +239,8 @@ class ClipTriplets:
         if gap <= first < clip.count - 2 * gap:
             steps = [-gap, *steps, 2 * gap]
         frames = [clip.read(first + step) for step in steps]
-        return triplet(frames, (part, gap), self.size, rng, zoom=True, privileged=self.privileged, quick=self.quick)
+        known = {"privileged": self.privileged, "effort": self.effort, "augment": self.augment}
+        return triplet(frames, (part, gap), self.size, rng, zoom=self.augment, **known)  # type: ignore[arg-type]
 
 
 def triplet(
@@ -242,9 +251,10 @@ def triplet(
     *,
     zoom: bool,
     privileged: bool,
-    quick: bool = False,
+    effort: str = "base",
+    augment: bool = True,
 ) -> Sample:
-    """An interpolation sample of three whole pictures (frame0, truth, frame1), with every augmentation.
+    """An interpolation sample of three whole pictures (frame0, truth, frame1), with every augmentation or next to none.
 
     Or of five, with one more on either side, as far away as frame0 and frame1 are from one another.
 
@@ -255,11 +265,14 @@ def triplet(
     part, gap = when
     if rng.random() < 0.5:
         frames, part = frames[::-1], gap - part
-    frames = turned(frames, rng)
+    if augment:
+        frames = turned(frames, rng)
+    elif rng.random() < 0.5:
+        frames = [np.asarray(cv2.flip(np.ascontiguousarray(frame), 1), np.uint8) for frame in frames]
     scale = float(rng.uniform(1, 2)) if zoom and rng.random() < 0.3 else 1.0
     height, width = (int(side * scale) for side in frames[0].shape[:2])
     down = right = 0
-    if 2 * part == gap and rng.random() < 0.2:
+    if augment and 2 * part == gap and rng.random() < 0.2:
         # frame0 shifted one way, frame1 the other: at t = ½, and only there, this is more of one straight motion
         down, right = (
             int(rng.integers(-most, most + 1)) for most in (min(MOST_SHIFT, (s - size) // 2) for s in (height, width))
@@ -290,7 +303,7 @@ def triplet(
         moved = np.array([right, down], np.float32)[:, None, None]
         inner = np.s_[:, :, above // 4 : (above + size) // 4, before // 4 : (before + size) // 4]
         known = privileged_flow(same[middle - 1 :][:3])[inner] + np.stack([moved, -moved])
-    return finish(windows, part / gap, (above, before), size, rng, flows=known, quick=quick)
+    return finish(windows, part / gap, (above, before), size, rng, flows=known, effort=effort, augment=augment)
 
 
 def _movement(frame0: Image, frame1: Image) -> NDArray[np.float32]:
@@ -380,21 +393,24 @@ def finish(
     *,
     flows: NDArray[np.float32] | None = None,
     visible: NDArray[np.float32] | None = None,
-    quick: bool = False,
+    effort: str = "base",
+    augment: bool = True,
 ) -> Sample:
     """An interpolation sample of frame0, truth and frame1, or of these and one more on either side, with context around
     the crop at `corner` (y, x), both multiples of 4.
 
-    Colours change here, places do not: channel order and exposure alike for all; a drift of exposure, noise and
-    JPEG for the inputs only, since the truth is what should come out. The flow prior is computed on what results.
+    With `augment` colours change here, places do not: channel order and exposure alike for all; a drift of exposure,
+    noise and JPEG for the inputs only, since the truth is what should come out. The flow prior is computed on what
+    results.
     flows [2,2,S/4,S/4] (flow_t0, flow_t1) and visible [2,S/4,S/4] belong to the crop.
     """
-    order = rng.permutation(3).tolist()
+    often = 0.15 if augment else 0.0
+    order = rng.permutation(3).tolist() if augment else [0, 1, 2]
     frames = [reordered(np.ascontiguousarray(frame), order) for frame in windows]
-    exposure = float(rng.uniform(0.6, 1.3)) if rng.random() < 0.3 else 1.0
-    drift = rng.normal(0, 0.01, 2) if rng.random() < 0.15 else np.zeros(2)
-    noise = float(rng.uniform(0, 4)) if rng.random() < 0.15 else 0.0  # sigma, of 255
-    quality = int(rng.integers(60, 97)) if rng.random() < 0.15 else None
+    exposure = float(rng.uniform(0.6, 1.3)) if rng.random() < 2 * often else 1.0
+    drift = rng.normal(0, 0.01, 2) if rng.random() < often else np.zeros(2)
+    noise = float(rng.uniform(0, 4)) if rng.random() < often else 0.0  # sigma, of 255
+    quality = int(rng.integers(60, 97)) if rng.random() < often else None
     # as light that changes evenly from frame0 to frame1 is at t
     gains = [1 + drift[0], 1 + (1 - t) * drift[0] + t * drift[1], 1 + drift[1]]
     if len(frames) > 3:
@@ -402,7 +418,7 @@ def finish(
     frames = [_exposed(frame, exposure * float(gain)) for frame, gain in zip(frames, gains, strict=True)]
     truth = frames.pop(len(frames) // 2)
     inputs = [_recorded(frame, noise, quality, rng) for frame in frames]
-    found = [flow_prior(*pair, quick=quick) for pair in pairwise(inputs)]
+    found = [flow_prior(*pair, effort=effort) for pair in pairwise(inputs)]
     before, between, after = found if len(found) == 3 else (None, found[0], None)
     known = with_acceleration(between, before, after)
     prior = np.stack(known if len(known) == 4 else (*known, *np.zeros_like(known)))

@@ -114,12 +114,12 @@ class Animations:
         *,
         holds: bool = False,
         privileged: bool = True,
-        quick: bool = False,
+        effort: str = "base",
     ) -> None:
         if size < 32 or size % 8:
             raise ValueError(f"crop {size}: a multiple of 8 from 32 up is needed")
         self.files = files_below(places, (".json",), "Lottie animations")
-        self.size, self.holds, self.privileged, self.quick = size, holds, privileged, quick
+        self.size, self.holds, self.privileged, self.effort = size, holds, privileged, effort
         self._open = Recent(_open_fine, 64)
 
     def sample(self, rng: Rng, index: int = 0) -> Sample:
@@ -144,7 +144,9 @@ class Animations:
         if found is None:
             raise InputError(f"{path}: this animation, like others drawn with it, has a single frame")
         pictures, part, gap = found
-        return triplet(pictures, (part, gap), self.size, rng, zoom=False, privileged=self.privileged, quick=self.quick)
+        return triplet(
+            pictures, (part, gap), self.size, rng, zoom=False, privileged=self.privileged, effort=self.effort
+        )
 
 
 def _open_fine(path: Path) -> Animation:

@@ -277,12 +277,12 @@ class Scenes:
     picture; ValueError for a size that is no multiple of 8.
     """
 
-    def __init__(self, places: Sequence[str | Path], size: int, *, shutter: float = 0.0, quick: bool = False) -> None:
+    def __init__(self, places: Sequence[str | Path], size: int, *, shutter: float = 0.0, effort: str = "base") -> None:
         if size < 32 or size % 8:
             raise ValueError(f"crop {size}: a multiple of 8 from 32 up is needed")
         if not 0 <= shutter <= 1:
             raise ValueError(f"shutter {shutter}: a share of the interval, 0 to 1")
-        self.photos, self.size, self.shutter, self.quick = Photos(places), size, shutter, quick
+        self.photos, self.size, self.shutter, self.effort = Photos(places), size, shutter, effort
 
     def sample(self, rng: Rng, index: int = 0) -> Sample:
         scene = draw_scene(self.photos, self.size + 2 * CONTEXT, rng, index)
@@ -295,7 +295,7 @@ class Scenes:
         flows = torch.stack((result.flow_t0[0, 0], result.flow_t1[0, 0])).numpy()[..., inner, inner]
         visible = result.visible[0, 0].numpy()[..., inner, inner] * in_frame(flows, self.size)
         corner = (CONTEXT, CONTEXT)
-        return finish(windows, t, corner, self.size, rng, flows=flows, visible=visible, quick=self.quick)
+        return finish(windows, t, corner, self.size, rng, flows=flows, visible=visible, effort=self.effort)
 
 
 def draw_scene(photos: Photos, size: int, rng: Rng, index: int = 0) -> Scene:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -139,24 +140,28 @@ class InterpolatorTask:
 
     def __init__(self, config: TrainConfig, note: Callable[[str], None]) -> None:
         self.config = config
-        model = weights.metadata(config.fine_tune)["config"] if config.fine_tune else config.model
-        quick = bool(model.get("quick_prior"))
+        known = weights.metadata(config.fine_tune)["config"] if config.fine_tune else {}
+        effort = str({**known, **config.model}.get("prior", "base"))
         clips = _training_clips(config)
         self.sources: dict[str, Source] = {}
         if clips:
-            self.sources["clips"] = ClipTriplets(clips, config.crop, max_gap=config.max_gap, quick=quick)
+            gap, augment = config.max_gap, config.augment
+            self.sources["clips"] = ClipTriplets(clips, config.crop, max_gap=gap, effort=effort, augment=augment)
         if config.photos:
-            self.sources["photos"] = Scenes(config.photos, config.crop, quick=quick)
+            self.sources["photos"] = Scenes(config.photos, config.crop, effort=effort)
         if config.animations:
-            self.sources["animations"] = Animations(config.animations, config.crop, holds=config.holds, quick=quick)
-        self.prior = partial(flow_prior, quick=quick)
+            self.sources["animations"] = Animations(config.animations, config.crop, holds=config.holds, effort=effort)
+        self.prior = partial(flow_prior, effort=effort)
         self.judged_by = [clip for clip in _spread(_clips(config, "val"), JUDGED_BY) if clip.count >= 3]
         if not self.judged_by:
             note("no clips to validate on: the last weights are kept, not the best")
 
     def network(self) -> nn.Module:
         if self.config.fine_tune:
-            return weights.load(self.config.fine_tune, expect="interpolator").requires_grad_(True)
+            known = weights.load(self.config.fine_tune, expect="interpolator").requires_grad_(True)
+            assert isinstance(known, Interpolator)
+            known.config = dataclasses.replace(known.config, **self.config.model)
+            return known
         network = Interpolator(InterpolatorConfig(**self.config.model))
         return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
