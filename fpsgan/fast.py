@@ -16,7 +16,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from deblur.fast import onednn_rectifies
 from fpsgan import kernels, overlap
@@ -65,14 +65,13 @@ class Conv(NamedTuple):
         return F.leaky_relu_(y, LEAK) if rectified else y
 
 
-class FastInterpolator(nn.Module):
+class FastInterpolator:
     """`Interpolator` for inference on a CPU: `encode`, `prepare` and `generate` are as there, for a batch of one.
 
     It takes over the weights and dtype that the network has when this is made.
     """
 
     def __init__(self, network: Interpolator) -> None:
-        super().__init__()
         self.config = network.config
         self.dtype = network.dtype
         with torch.no_grad():

@@ -54,30 +54,36 @@ def _doubled(plane, y, out):
 
 
 @compiled
+def _within(place, last):
+    """A place rounded down, from 0 to last."""
+    whole = np.int32(np.floor(place))
+    whole = np.int32(0) if whole < np.int32(0) else whole
+    return np.int32(last) if whole > np.int32(last) else whole
+
+
+@compiled
 def _places(across, along, y, height, width, share, corner, weights):
     """Where row y of a picture [height,width], both 2 at least, moved by a flow, lies in it, border pixels going on.
 
     corner [W]: the number of the pixel above and to the left; weights [4,W] of that one, of those to its right, below
     it and across, which sum to share [W].
     """
-    most_x, most_y, last_x, last_y = f4(width - 1), f4(height - 1), f4(width - 2), f4(height - 2)
-    row = f4(y)
+    most_x, most_y, row = f4(width - 1), f4(height - 1), f4(y)
     for x in range(corner.shape[0]):
         at_x, at_y = f4(x) + across[x], row + along[x]
         at_x = f4(0) if at_x < f4(0) else at_x
         at_x = most_x if at_x > most_x else at_x
         at_y = f4(0) if at_y < f4(0) else at_y
         at_y = most_y if at_y > most_y else at_y
-        left, top = np.floor(at_x), np.floor(at_y)
-        left = last_x if left > last_x else left
-        top = last_y if top > last_y else top
-        right, below = at_x - left, at_y - top
+        # as whole numbers within the picture even where a flow is not a number
+        left, top = _within(at_x, width - 2), _within(at_y, height - 2)
+        right, below = at_x - f4(left), at_y - f4(top)
         whole = share[x]
         weights[3, x] = right * below * whole
         weights[2, x] = below * whole - weights[3, x]
         weights[1, x] = right * whole - weights[3, x]
         weights[0, x] = whole - right * whole - weights[2, x]
-        corner[x] = u4(top) * u4(width) + u4(left)
+        corner[x] = u4(top * width + left)
 
 
 @compiled
@@ -267,10 +273,10 @@ def carry(motion, confidence, sign, time, scale, total):
                 way_y -= bend * motion[3, y, x]
             at_x = min(max(f4(x) + way_x * scale, f4(-1)), f4(width)) + f4(1)
             at_y = min(max(f4(y) + way_y * scale, f4(-1)), f4(height)) + f4(1)
-            left, top = np.floor(at_x), np.floor(at_y)
-            right, below = at_x - left, at_y - top
+            left, top = _within(at_x, width + 1), _within(at_y, height + 1)
+            right, below = at_x - f4(left), at_y - f4(top)
             weight = confidence[y, x]
-            at = index(u4(top)) * stride + index(u4(left)) * count
+            at = index(top) * stride + index(left) * count
             for corner in range(4):
                 share = weight
                 share *= right if corner % 2 else f4(1) - right
@@ -541,8 +547,8 @@ def _one(picture, x, y, out):
     """A picture [h,w,3] at one place, border pixels going on outside, into out [3]."""
     height, width = picture.shape[:2]
     x, y = min(max(x, f4(0)), f4(width - 1)), min(max(y, f4(0)), f4(height - 1))
-    left, top = min(np.floor(x), f4(width - 2)), min(np.floor(y), f4(height - 2))
-    right, below = x - left, y - top
+    left, top = _within(x, width - 2), _within(y, height - 2)
+    right, below = x - f4(left), y - f4(top)
     column, row = index(left), index(top)
     beside, under = column + index(1), row + index(1)
     for c in range(3):

@@ -116,6 +116,16 @@ def test_motion_is_weighed_and_splatted_alike() -> None:
     assert np.abs(torch.cat((trust0, trust1), 1)[0].numpy() - landed).max() < 1e-4
 
 
+def test_flows_that_are_no_numbers_or_huge_break_nothing() -> None:
+    pair, prior = scene(64, 96)
+    fast = FastInterpolator(network(TWO))
+    for wrong in (float("nan"), float("inf"), -1e30, 3e9):
+        flows = [flow.clone() for flow in prior]
+        flows[0][..., 3:9, 4:20] = wrong
+        frame, _ = fast.generate(*pair, fast.prepare(*pair, flows), torch.tensor([0.5]))
+        assert frame.shape == pair[0].shape
+
+
 def test_matches_are_those_of_a_plain_search() -> None:
     rng = np.random.default_rng(0)
     here = rng.integers(0, 255, (9, 12), np.uint8)
