@@ -29,7 +29,7 @@ __all__ = ["EFFORTS", "PRIOR_STRIDE", "flow_prior", "with_acceleration"]
 
 Array = NDArray[np.float32]
 
-EFFORTS = ("quick", "base", "fine")
+EFFORTS = ("quick", "base")
 PRIOR_STRIDE = 4  # pixels of the frame per pixel of the flow
 # Block matching: at 1/16 up to 8 cells (128 px) away, at 1/8, where thinner things still show, up to 6 (48 px)
 REACH = {2: 8, 1: 6}
@@ -49,7 +49,7 @@ def flow_prior(
     Args:
         frame0, frame1: uint8 [H,W,3] (RGB) or [H,W] (grey) of one size, H and W at least 16.
         effort: one of EFFORTS. "quick": coarser patches and no block matching, half of the time, 0.3 dB less on real
-            clips. "fine": DIS on frames of twice the size, 2.5 times the time, up to 0.3 dB more on fine texture.
+            clips.
 
     Returns:
         (flow01, flow10), each float32 [2, ceil(H/4), ceil(W/4)]: (x, y) in pixels of the full frame. Pixel
@@ -73,13 +73,9 @@ def flow_prior(
     while factor > 1 and min(height, width) < MIN_SIDE * factor:
         factor //= 2
     small0, small1 = in_threads([partial(_small_grey, frame, factor) for frame in (frame0, frame1)])
-    seen0, seen1, share = small0, small1, factor
-    if effort == "fine" and factor == PRIOR_STRIDE:
-        share = factor // 2
-        seen0, seen1 = in_threads([partial(_small_grey, frame, share) for frame in (frame0, frame1)])
     finding: list[Callable[[], Any]] = [
-        partial(_flow, seen0, seen1, share, effort),
-        partial(_flow, seen1, seen0, share, effort),
+        partial(_flow, small0, small1, factor, effort),
+        partial(_flow, small1, small0, factor, effort),
     ]
     if effort == "quick" or factor < PRIOR_STRIDE or min(small0.shape) < 2 * MIN_SIDE:
         flow01, flow10 = in_threads(finding)
@@ -174,9 +170,7 @@ def _flow(small0: NDArray[np.uint8], small1: NDArray[np.uint8], factor: int, eff
     dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
     dis.setFinestScale(0)  # the image is small already
     dis.setVariationalRefinementIterations(3)  # the preset's 5 find nothing more
-    if effort == "fine":
-        dis.setPatchStride(3)
-    elif effort == "base":  # the preset has 8 × 8 with stride 4: 40 % cheaper and 0.2 dB worse
+    if effort == "base":  # the preset has 8 × 8 with stride 4: 40 % cheaper and 0.2 dB worse
         dis.setPatchSize(4)
         dis.setPatchStride(2)
         dis.setGradientDescentIterations(8)  # its 16 find nothing more for these; the larger ones need them

@@ -159,8 +159,8 @@ class TrainConfig:
                     raise OptionError(f"{name}: {key} must be a number from 0 up, not {value!r}")
         if not any(self.losses.values()):
             raise OptionError("losses: at least one needs a weight above 0")
-        if self.fine_tune and set(self.model) - {"prior"}:
-            raise OptionError("model: the weights given by fine_tune bring all of it but prior; leave the rest out")
+        if self.fine_tune and self.model:
+            raise OptionError("model: the weights given by fine_tune bring their own; leave one of the two out")
         try:
             NETWORKS[self.network](**self.model)
         except (TypeError, ValueError) as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -140,8 +139,8 @@ class InterpolatorTask:
 
     def __init__(self, config: TrainConfig, note: Callable[[str], None]) -> None:
         self.config = config
-        known = weights.metadata(config.fine_tune)["config"] if config.fine_tune else {}
-        effort = str({**known, **config.model}.get("prior", "base"))
+        model = weights.metadata(config.fine_tune)["config"] if config.fine_tune else config.model
+        effort = str(model.get("prior", "base"))
         clips = _training_clips(config)
         self.sources: dict[str, Source] = {}
         if clips:
@@ -158,10 +157,7 @@ class InterpolatorTask:
 
     def network(self) -> nn.Module:
         if self.config.fine_tune:
-            known = weights.load(self.config.fine_tune, expect="interpolator").requires_grad_(True)
-            assert isinstance(known, Interpolator)
-            known.config = dataclasses.replace(known.config, **self.config.model)
-            return known
+            return weights.load(self.config.fine_tune, expect="interpolator").requires_grad_(True)
         network = Interpolator(InterpolatorConfig(**self.config.model))
         return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
