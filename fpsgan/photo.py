@@ -1,4 +1,4 @@
-"""Photos, one by one: what a camera wrote around the picture goes along with it.
+"""Photos: what a camera wrote around the picture goes along with it.
 
 The video path would do for the pixels, but not for an ICC profile or EXIF, nor for pictures of different sizes. Pillow
 reads and writes all of it; it has no colour pictures of more than 8 bits, so those stay with the video path.
@@ -22,7 +22,8 @@ from deblur.blur import blur_score, blur_strength
 from fpsgan import weights
 from fpsgan.errors import InputError, OutputError
 from fpsgan.pipeline import FAINTEST, SMALLEST_SIDE, Options
-from fpsgan.runtime import DeblurRunner, pick_device, pick_dtype
+from fpsgan.runtime import DeblurRunner, at_once, pick_device, pick_dtype, sharing_cores
+from fpsgan.threads import in_order
 from fpsgan.video.probe import IMAGE_SUFFIXES
 
 __all__ = ["PhotoResult", "compare", "deblur_photos", "is_photo"]
@@ -72,7 +73,8 @@ def deblur_photos(sources: Sequence[Path], targets: Sequence[Path], options: Opt
 
     Kept: orientation (turned upright), ICC profile, EXIF, transparency, grey. A photo that needs no sharpening is
     copied to the bit where the kind stays the same. Raises a FpsganError before anything is written if a target is
-    there already or of an unknown kind; each target is whole or absent.
+    there already or of an unknown kind; each target is whole or absent. On a CPU several are worked on at once; one
+    that cannot be read ends it all, those before it are written.
     """
     options.check()
     for source, target in zip(sources, targets, strict=True):
@@ -83,7 +85,19 @@ def deblur_photos(sources: Sequence[Path], targets: Sequence[Path], options: Opt
         if target.exists() and not options.overwrite:
             raise OutputError(f"{target}: exists already; -y replaces it")
     runner = _runner(options, options.deblur_weights)
-    return [_deblur(source, target, runner, options) for source, target in zip(sources, targets, strict=True)]
+    workers = min(at_once(runner.device, max(map(_pixels, sources), default=1)), max(1, len(sources)))
+    pairs = zip(sources, targets, strict=True)
+    with sharing_cores(workers):
+        return list(in_order(pairs, lambda pair: _deblur(*pair, runner, options), workers))
+
+
+def _pixels(path: Path) -> int:
+    """How many a photo has; 1 where that cannot be read, which is said when its turn comes."""
+    try:
+        with Image.open(path) as photo:
+            return max(1, photo.width * photo.height)
+    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError):
+        return 1
 
 
 def _runner(options: Options, name: str | Path) -> DeblurRunner:

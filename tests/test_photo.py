@@ -134,6 +134,22 @@ def test_a_folder_of_photos_goes_into_a_folder(tmp_path: Path, monkeypatch: pyte
     assert pixels(tmp_path / "c.png").shape == (64, 96, 3)
 
 
+def test_several_at_once_come_out_as_one_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sources = [photo(tmp_path / f"{n}.png", np.roll(BLURRED, 8 * n, 1)) for n in range(5)]
+    for workers in (1, 3):
+        monkeypatch.setattr("fpsgan.photo.at_once", lambda device, pixels, workers=workers: workers)
+        targets = [tmp_path / str(workers) / source.name for source in sources]
+        results = deblur_photos(sources, targets, ON)
+        assert [Path(result.source).name for result in results] == [source.name for source in sources]
+    for source in sources:
+        assert np.abs(pixels(tmp_path / "1" / source.name) - pixels(tmp_path / "3" / source.name)).max() <= 1
+    (tmp_path / "2.png").write_bytes(b"no photo")
+    with pytest.raises(InputError, match=r"2\.png"):
+        deblur_photos(sources, [tmp_path / "again" / source.name for source in sources], ON)
+    assert {"0.png", "1.png"} <= {path.name for path in (tmp_path / "again").iterdir()}
+    assert not [path for path in (tmp_path / "again").iterdir() if path.name.endswith(".partial")]
+
+
 def test_sheets_and_scores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     (tmp_path / "truth").mkdir()
     source = photo(tmp_path / "a.png")
