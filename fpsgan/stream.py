@@ -39,6 +39,7 @@ from fpsgan.pipeline import (
     _relate,
     _sharpen,
 )
+from fpsgan.prior import with_acceleration
 from fpsgan.runtime import DeblurRunner, InterpolatorRunner, pick_device, pick_dtype, sharing_cores
 from fpsgan.scene import SceneDetector
 from fpsgan.threads import prefetch
@@ -225,14 +226,15 @@ def stream(
 
 
 def _warm_up(sharpener: DeblurRunner | None, interpolator: InterpolatorRunner, height: int, width: int) -> None:
-    """The first pictures take seconds: before the stream begins."""
+    """The first pictures take seconds: before the stream begins. Noise, so that every step has something to do."""
     if min(height, width) < SMALLEST_SIDE:
         return  # not known yet, or an error to come
-    picture = np.full((height, width, 3), 0.5, np.float32)
-    grey = np.full((height, width), 128, np.uint8)
+    noise = np.random.default_rng(0).integers(0, 256, (2, height, width, 3), np.uint8)
+    picture0, picture1 = (np.divide(frame, 255, dtype=np.float32) for frame in noise)
     if sharpener is not None:
-        sharpener.sharpen(picture)
-    interpolator.between(picture, picture.copy(), [0.5], interpolator.prior(grey, grey))
+        sharpener.sharpen(picture0)
+    prior = interpolator.prior(noise[0], noise[1])
+    interpolator.between(picture0, picture1, [0.5], with_acceleration(prior, prior, prior))
 
 
 def _write(
