@@ -18,7 +18,7 @@ def run() -> None:
         # all of them, which over a long video grow. Two heaps, and giving their holes back now and then, keep it flat.
         libc.mallopt(M_ARENA_MAX, 2)
         threading.Thread(target=_trim, args=(libc,), daemon=True).start()
-    # How often torch's threads look for more work before they sleep; a hundred thousand times by default, for which the
+    # How often torch's threads look for more work before they sleep; 300,000 times by default, for which the
     # threads that do the rest of a frame would have to wait.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     try:

@@ -273,10 +273,11 @@ class Interpolator(nn.Module):
         [B,1,⌈H/4⌉,⌈W/4⌉].
         """
         fine = self.finish(pair, self.decide(pair, t)[0])
-        frame0, frame1 = (frame.expand(len(t), -1, -1, -1) for frame in (frame0, frame1))
+        frame0, frame1, *quarters = (
+            each.expand(len(t), -1, -1, -1) for each in (frame0, frame1, pair.quarter0, pair.quarter1)
+        )
         height, width = (-(-side // FINEST) for side in frame0.shape[-2:])
-        seen = (pair.quarter0, pair.quarter1, *(halve(x) for x in fine[:3]))
-        believed = confidence(*(x[..., :height, :width] for x in seen))
+        believed = confidence(*(x[..., :height, :width] for x in (*quarters, *map(halve, fine[:3]))))
         return fall_back(compose(frame0, frame1, fine), frame0, frame1, t, believed), believed
 
     def decide(self, pair: Pair, t: Tensor) -> tuple[Fine, list[tuple[Tensor, Tensor]]]:

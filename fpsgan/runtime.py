@@ -305,7 +305,7 @@ class InterpolatorRunner(_Runner):
 
             results: list[Picture] = []
             # a GPU fills up with several t at once; a CPU is full with one
-            size = 1 if self.device.type == "cpu" else BATCH
+            size = 1 if isinstance(self.model, FastInterpolator) else BATCH
             for t in torch.split(torch.tensor([float(time) for time in times], device=self.device), size):
                 done = blend_tiles(height, width, self.tile, (len(t), channels), partial(tile, t=t))
                 results += [_picture(picture) for picture in done]

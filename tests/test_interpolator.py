@@ -183,3 +183,15 @@ def test_costs_of_both_sides_are_each_other_swapped() -> None:
     found = torch.stack([(padded[..., y : y + 6, x : x + 9] - other).abs().mean(1) for y in range(3) for x in range(3)])
     mean = found[:, 0, 1:4, 2:5].mean((1, 2))  # around (2, 3)
     assert torch.allclose(there[0, :, 2, 3], torch.cat((mean[:4], mean[5:])) / (mean.mean() + 0.01) - 1, atol=1e-5)
+
+
+def test_several_moments_at_once_are_those_one_by_one() -> None:
+    network = stirred()
+    frame0, frame1, prior = pair(75, 117)
+    with torch.no_grad():
+        shared = network.prepare(frame0, frame1, prior)
+        together, sure = network.generate(frame0, frame1, shared, torch.tensor([0.25, 0.6]))
+        for k, t in enumerate((0.25, 0.6)):
+            alone, confident = network.generate(frame0, frame1, shared, torch.tensor([t]))
+            assert (together[k] - alone[0]).abs().max() < 1e-4
+            assert (sure[k] - confident[0]).abs().max() < 1e-4

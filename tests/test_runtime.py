@@ -117,6 +117,21 @@ def test_frames_are_encoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(encoded) == 4
 
 
+@pytest.mark.parametrize("tile", [0, 192])
+def test_what_a_gpu_would_run_makes_the_same_pictures(tile: int) -> None:
+    frames = [picture(0.1), picture(0.2)]
+    prior = flow_prior(*(np.rint(frame * 255).astype(np.uint8) for frame in frames))
+    run = InterpolatorRunner(weights.load("interpolator-base"), CPU, torch.float32, tile)  # type: ignore[arg-type]
+    times, made = [0.2, 0.4, 0.5, 0.7, 0.9], []
+    for model in (run.model, run.interpolator):  # compiled, one moment at a time; torch, several at once
+        run.model, run._kept = model, []
+        sure: list[np.ndarray] = []
+        made.append([*run.between(*frames, times, prior, sure), *sure])
+    assert len(made[0]) == len(made[1]) == 10
+    for one, other in zip(*made, strict=True):
+        assert one.shape == other.shape and np.abs(one - other).mean() < 0.02 / 255
+
+
 def test_threads_share_what_is_encoded_and_make_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     frames = [picture(0.1 * k) for k in range(7)]
     prior = flow_prior(*(np.rint(frame * 255).astype(np.uint8) for frame in frames[:2]))
