@@ -367,6 +367,19 @@ def test_fine_tuning_starts_from_the_weights(data: Path, tmp_path: Path) -> None
         train(config(data, model={}, fine_tune="deblur-mobilenet"), tmp_path / "third")
 
 
+@pytest.mark.parametrize(("threads", "workers", "left"), [(4, 0, 4), (4, 1, 3), (1, 1, 1)])
+def test_workers_have_cores_of_their_own(data: Path, tmp_path: Path, threads: int, workers: int, left: int) -> None:
+    seen, before = [], torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads)
+        chosen = config(data, workers=workers, steps=1)
+        train(chosen, tmp_path, on_progress=lambda progress: seen.append(torch.get_num_threads()))
+        assert seen and set(seen) == {left}
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_deblur_trains_on_photos_and_footage(data: Path, photos: Path, tmp_path: Path) -> None:
     flags = {
         "network": "deblur", "data": [str(data)], "photos": [str(photos)], "crop": 64, "batch": 2, "workers": 0,

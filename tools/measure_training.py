@@ -3,9 +3,10 @@
     python tools/measure_training.py --data DIR [--photos DIR] [--network interpolator] [--steps 40] [--rounds 3]
 
 Rounds take turns: steps of `fpsgan train` (its defaults, one worker), and the same number of forward pass, backward
-pass and optimizer step on one fixed batch. Each is timed behind two steps of warming up; the ratio of the medians is
-printed: of wall time, and of CPU time of the process that trains, which other work on the machine hardly touches but
-which does not see waiting for data. Saving and validation, which come every few minutes, are not part of it.
+pass and optimizer step on one fixed batch, both on the cores that `fpsgan train` leaves to the network. Each is timed
+behind two steps of warming up; the ratio of the medians is printed: of wall time, and of CPU time of the process that
+trains, which other work on the machine hardly touches but which does not see waiting for data. Saving and validation,
+which come every few minutes, are not part of it.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ import statistics
 import tempfile
 import time
 from pathlib import Path
+
+import torch
 
 from fpsgan.training import train as training
 from fpsgan.training.config import TrainConfig, load_config
@@ -68,6 +71,7 @@ def main() -> None:
     options = parser.parse_args()
     flags = {name: getattr(options, name) for name in ("network", "data", "photos", "steps")}
     config = load_config(None, {**flags, "save_minutes": 1e9, "validate_minutes": 1e9})
+    torch.set_num_threads(training.network_threads(config))
     whole, bare = [], []
     for _ in range(options.rounds):
         whole.append(trainer(config))

@@ -115,6 +115,8 @@ def train(
     if first:
         _make(output)
         _forget_after(output / LOG, run.step)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(network_threads(config))
     try:
         run.go(on_progress if first else None)
     except KeyboardInterrupt:
@@ -122,7 +124,15 @@ def train(
         run.note(f"stopped at step {run.step} and saved; the same command with --resume goes on")
     finally:
         run.close()
+        torch.set_num_threads(threads)
     return run.result()
+
+
+def network_threads(config: TrainConfig) -> int:
+    """Of torch, while it trains: each process that makes samples has a core of its own. With all cores for the network
+    too, its threads wait for one another; on two cores a step took a third longer."""
+    threads = torch.get_num_threads()
+    return max(1, threads - config.workers) if pick_device(config.device).type == "cpu" else threads
 
 
 def _fabric(config: TrainConfig) -> Fabric:
