@@ -62,15 +62,16 @@ def _within(place, last):
 
 
 @compiled
-def _places(across, along, y, height, width, share, corner, weights):
-    """Where row y of a picture [height,width], both 2 at least, moved by a flow, lies in it, border pixels going on.
+def _places(across, along, scale, y, height, width, share, corner, weights):
+    """Where row y of a picture [height,width], both 2 at least, lies in it moved by a row of a flow times scale, border
+    pixels going on.
 
     corner [W]: the number of the pixel above and to the left; weights [4,W] of that one, of those to its right, below
     it and across, which sum to share [W].
     """
     most_x, most_y, row = f4(width - 1), f4(height - 1), f4(y)
     for x in range(corner.shape[0]):
-        at_x, at_y = f4(x) + across[x], row + along[x]
+        at_x, at_y = f4(x) + scale * across[x], row + scale * along[x]
         at_x = f4(0) if at_x < f4(0) else at_x
         at_x = most_x if at_x > most_x else at_x
         at_y = f4(0) if at_y < f4(0) else at_y
@@ -139,8 +140,8 @@ def compose(picture0, picture1, flow0, flow1, mask, residual, out, rows):
         _doubled(mask[0], y, lines[7])
         for x in range(width):
             lines[8, x] = f4(1) - lines[7, x]
-        _places(lines[0], lines[1], y, height, width, lines[7], corner0, weights0)
-        _places(lines[2], lines[3], y, height, width, lines[8], corner1, weights1)
+        _places(lines[0], lines[1], f4(1), y, height, width, lines[7], corner0, weights0)
+        _places(lines[2], lines[3], f4(1), y, height, width, lines[8], corner1, weights1)
         line = out[y].reshape(-1)
         for x in range(width):
             to = index(x) * three
@@ -198,14 +199,10 @@ def unlike(here, there, flow, scale, moving, resting, rows):
     height, width = moving.shape
     corner, weights = np.empty(width, np.uint32), np.empty((4, width), np.float32)
     ones = np.ones(width, np.float32)
-    lines = np.empty((2, width), np.float32)
     flat = there.reshape(-1)
     three, stride = index(3), index(3 * width)
     for y in range(rows[0], rows[1]):
-        for x in range(width):
-            lines[0, x] = scale * flow[0, y, x]
-            lines[1, x] = scale * flow[1, y, x]
-        _places(lines[0], lines[1], y, height, width, ones, corner, weights)
+        _places(flow[0, y], flow[1, y], scale, y, height, width, ones, corner, weights)
         own, other = here[y].reshape(-1), there[y].reshape(-1)
         for x in range(width):
             along, still = f4(0), f4(0)
@@ -239,14 +236,10 @@ def trust(flow, back, left, doubt, scale, out, rows):
     height, width = out.shape
     corner, weights = np.empty(width, np.uint32), np.empty((4, width), np.float32)
     ones = np.ones(width, np.float32)
-    lines = np.empty((2, width), np.float32)
     flat_x, flat_y = back[0].reshape(-1), back[1].reshape(-1)
     one, stride, zero = index(1), index(width), index(0)
     for y in range(rows[0], rows[1]):
-        for x in range(width):
-            lines[0, x] = scale * flow[0, y, x]
-            lines[1, x] = scale * flow[1, y, x]
-        _places(lines[0], lines[1], y, height, width, ones, corner, weights)
+        _places(flow[0, y], flow[1, y], scale, y, height, width, ones, corner, weights)
         for x in range(width):
             across, along = flow[0, y, x], flow[1, y, x]
             back_x = _sample(flat_x, corner, weights, x, zero, one, stride)
@@ -364,14 +357,10 @@ def moved(features, flow, scale, out, rows):
     wide = out.shape[1]
     corner, weights = np.empty(wide, np.uint32), np.empty((4, wide), np.float32)
     ones = np.ones(wide, np.float32)
-    lines = np.empty((2, wide), np.float32)
     flat = features.reshape(-1)
     count, stride = index(channels), index(channels * width)
     for y in range(rows[0], rows[1]):
-        for x in range(wide):
-            lines[0, x] = scale * flow[0, y, x]
-            lines[1, x] = scale * flow[1, y, x]
-        _places(lines[0], lines[1], y, height, width, ones, corner, weights)
+        _places(flow[0, y], flow[1, y], scale, y, height, width, ones, corner, weights)
         for x in range(wide):
             for c in range(channels):
                 out[y, x, c] = _sample(flat, corner, weights, x, index(c), count, stride)
@@ -390,9 +379,7 @@ def seen(half, flow, out, rows):
     for y in range(2 * rows[0], 2 * rows[1]):
         for c in range(2):
             _doubled(flow[c], y, lines[c])
-            for x in range(width):
-                lines[c, x] *= f4(0.5)
-        _places(lines[0], lines[1], y, height, width, ones, corner, weights)
+        _places(lines[0], lines[1], f4(0.5), y, height, width, ones, corner, weights)
         line = out[y // 2].reshape(-1)
         start = index(6 * (y % 2))
         for x in range(width):
@@ -530,8 +517,8 @@ def mixed(quarter0, quarter1, flow0, flow1, mask, out, rows):
             upper, lower = flow[2 * y], flow[2 * y + 1]
             for x in range(width):
                 lines[c, x] = f4(1 / 16) * (upper[2 * x] + upper[2 * x + 1] + lower[2 * x] + lower[2 * x + 1])
-        _places(lines[0], lines[1], y, height, width, ones, corner0, weights0)
-        _places(lines[2], lines[3], y, height, width, ones, corner1, weights1)
+        _places(lines[0], lines[1], f4(1), y, height, width, ones, corner0, weights0)
+        _places(lines[2], lines[3], f4(1), y, height, width, ones, corner1, weights1)
         upper, lower = mask[0, 2 * y], mask[0, 2 * y + 1]
         for x in range(width):
             share = f4(0.25) * (upper[2 * x] + upper[2 * x + 1] + lower[2 * x] + lower[2 * x + 1])
@@ -607,13 +594,10 @@ def meet(own, other, flow, scale, out):
     height, width = own.shape[1:]
     corner, weights = np.empty(width, np.uint32), np.empty((4, width), np.float32)
     ones = np.ones(width, np.float32)
-    lines, there = np.empty((2, width), np.float32), np.empty((3, width), np.float32)
+    there = np.empty((3, width), np.float32)
     one, stride, zero = index(1), index(width), index(0)
     for y in range(height):
-        for x in range(width):
-            lines[0, x] = scale * flow[0, y, x]
-            lines[1, x] = scale * flow[1, y, x]
-        _places(lines[0], lines[1], y, height, width, ones, corner, weights)
+        _places(flow[0, y], flow[1, y], scale, y, height, width, ones, corner, weights)
         for c in range(3):
             flat = other[c].reshape(-1)
             for x in range(width):
@@ -681,7 +665,7 @@ def along(picture, offset, right, down, out):
         for x in range(width):
             lines[0, x] = offset[y, x, 0] + right
             lines[1, x] = offset[y, x, 1] + down
-        _places(lines[0], lines[1], y, picture.shape[0], picture.shape[1], ones, corner, weights)
+        _places(lines[0], lines[1], f4(1), y, picture.shape[0], picture.shape[1], ones, corner, weights)
         for x in range(width):
             out[y, x] = _sample(flat, corner, weights, x, zero, one, stride)
 

@@ -239,8 +239,16 @@ class ClipTriplets:
         if gap <= first < clip.count - 2 * gap:
             steps = [-gap, *steps, 2 * gap]
         frames = [clip.read(first + step) for step in steps]
-        known = {"privileged": self.privileged, "effort": self.effort, "augment": self.augment}
-        return triplet(frames, (part, gap), self.size, rng, zoom=self.augment, **known)  # type: ignore[arg-type]
+        return triplet(
+            frames,
+            (part, gap),
+            self.size,
+            rng,
+            zoom=self.augment,
+            privileged=self.privileged,
+            effort=self.effort,
+            augment=self.augment,
+        )
 
 
 def triplet(
