@@ -453,7 +453,7 @@ def evaluate_command(
         list[Path],
         typer.Argument(
             metavar="DATA",
-            help="Videos, animations, folders of them, data sets; photos for deblurring.",
+            help="Videos, animations, folders of them, data sets; for deblurring photos and videos.",
             show_default=False,
         ),
     ],

@@ -164,6 +164,19 @@ def test_sequences_without_pairs_are_exposed(tmp_path: Path, deblurrer: str) -> 
     assert score.psnr < 40
 
 
+def test_frames_of_videos_are_added_up(make_clip: MakeClip, tmp_path: Path, deblurrer: str) -> None:
+    """Three, five and seven of them; never across a cut, nor where nothing moves."""
+    path = make_clip("cut.mp4", seconds=16 / 24, sound=False, filters="negate=enable='gte(n,7)'")
+    result = evaluate([path.parent], weights=[deblurrer], vmaf=False, device="cpu", half=False)
+    found = {name: [s.frame for s in result.images if s.set == name and s.method == "blurred"] for name in result.sets}
+    assert found == {"mean of 3": [1, 4, 8, 11, 14], "mean of 5": [2, 9], "mean of 7": [3, 10]}
+    figures = [result.sets[name]["blurred"]["psnr"] for name in found]
+    assert 50 > figures[0] > figures[-1]
+    still = make_clip("still.mp4", seconds=0.5, sound=False, video="color=gray:s=96x64")
+    with pytest.raises(InputError, match="nothing moves in it"):
+        evaluate([still], weights=[deblurrer], device="cpu", half=False)
+
+
 def test_mistakes_are_said_in_one_line(tmp_path: Path, deblurrer: str, monkeypatch: pytest.MonkeyPatch) -> None:
     place = data_set(tmp_path / "own", {"a": slide(3)})
     cases: list[tuple[type[Exception], str, dict[str, Any]]] = [

@@ -5,8 +5,9 @@
 
 Interpolators are asked for the frames that lie between every so-many-th frame of a video, a Lottie animation or a
 sequence of a data set (of a triplet: for the middle one), at the moments that these really have. Deblurring networks
-are given the pairs of a data set, the mean of seven frames of its sequences where it has no pairs, and photos shaken on
-purpose: six paths of 5 to 21 px each, and the photo as it is, which should come back.
+are given the pairs of a data set, the mean of seven frames of its sequences where it has no pairs, the means of three,
+five and seven frames of videos, and photos shaken on purpose: six paths of 5 to 21 px each, and the photo as it is,
+which should come back.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import islice, repeat
+from functools import partial
+from itertools import chain, islice, repeat
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +65,8 @@ LISTED = 40  # clips of a set that the table names one by one
 
 EXTENTS = (5, 8, 11, 14, 17, 21)  # px, of the paths of a shaken camera,
 WANDER = (0.0, 0.3, 0.8, 0.0, 0.3, 0.8)  # and how crooked they are: 0 is straight
-EXPOSED = 7  # frames that add up to a blurred picture
+EXPOSED = 7  # frames of a sequence that add up to a blurred picture
+EXPOSURES = (3, 5, 7)  # of a video
 
 
 @dataclass(frozen=True)
@@ -138,9 +141,9 @@ def evaluate(
 ) -> Evaluation:
     """Score networks, all of one kind, and `peers` on `places`.
 
-    places: for interpolators videos, Lottie files, folders of them or of numbered pictures; for deblurring photos and
-    folders of them; for both, data sets (folders with a manifest), of which `split` is taken: by default test where
-    there is one, else val. peers: of interpolators, see `PEERS`; None is all that are quick and always there. every:
+    places: for interpolators videos, Lottie files, folders of them or of numbered pictures; for deblurring photos,
+    videos and folders of them; for both, data sets (folders with a manifest), of which `split` is taken: by default
+    test where there is one, else val. peers: of interpolators, see `PEERS`; None is all that are quick and always there. every:
     how many frames apart the frames are that stay, 2 for half the rate, 8 for X-TEST. limit: images of a clip and set
     at most, from its start, but whole gaps between frames that stay; 0 is all. vmaf: None is where an ffmpeg here has
     libvmaf. output: a folder that gets table.md, results.json and, of every clip and set, the image that the first
@@ -366,13 +369,13 @@ class _Case:
 
 def _cases(place: Path, split: str | None, on_note: Callable[[str], None]) -> list[_Case]:
     if not _is_set(place):
-        files = files_below([place], PICTURES, "photos")
+        files = files_below([place], (*PICTURES, *VIDEOS), "photos or videos")
         root = place if place.is_dir() else place.parent
-        return [
-            case
-            for number, file in enumerate(files)
-            for case in _photo(number, file.relative_to(root).as_posix(), file)
-        ]
+        films = [file for file in files if file.suffix.lower() in VIDEOS]
+        photos = [file for file in files if file not in films]
+        shaken = [_photo(number, file.relative_to(root).as_posix(), file) for number, file in enumerate(photos)]
+        exposed = [_exposures(file.relative_to(root).as_posix(), file, on_note) for file in films]
+        return list(chain(*shaken, *exposed))
     cases = []
     for clip in _split(place, split, on_note):
         if clip.blurred:
@@ -401,6 +404,27 @@ def _shaken(seed: int, path: Path) -> Iterator[tuple[int, Image, Image]]:
 def _itself(path: Path) -> Iterator[tuple[int, Image, Image]]:
     photo = read_photo(path)
     yield 0, photo, photo
+
+
+def _exposures(name: str, path: Path, on_note: Callable[[str], None]) -> list[_Case]:
+    info = probe(path)
+    return [
+        _Case(f"mean of {count}", name, info.frame_count // count, False, partial(_means_of, info, count, on_note))
+        for count in EXPOSURES
+    ]
+
+
+def _means_of(info: VideoInfo, count: int, on_note: Callable[[str], None]) -> Iterator[tuple[int, Image, Image]]:
+    """Each `count` frames of a shot in a row, added up, and the one in their middle; none where nothing changes."""
+    held: list[Image] = []
+    last = 0
+    for number, (shot, _, image) in enumerate(video(info, on_note)):
+        held = [*held, image] if shot == last else [image]
+        last = shot
+        if len(held) == count:
+            if any(not np.array_equal(held[0], other) for other in held):
+                yield number - count // 2, sensor(expose(held), np.random.default_rng(0)), held[count // 2]
+            held = []
 
 
 def _pairs(clip: Clip) -> Iterator[tuple[int, Image, Image]]:
