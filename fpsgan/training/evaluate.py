@@ -143,12 +143,12 @@ def evaluate(
 
     places: for interpolators videos, Lottie files, folders of them or of numbered pictures; for deblurring photos,
     videos and folders of them; for both, data sets (folders with a manifest), of which `split` is taken: by default
-    test where there is one, else val. peers: of interpolators, see `PEERS`; None is all that are quick and always there. every:
-    how many frames apart the frames are that stay, 2 for half the rate, 8 for X-TEST. limit: images of a clip and set
-    at most, from its start, but whole gaps between frames that stay; 0 is all. vmaf: None is where an ffmpeg here has
-    libvmaf. output: a folder that gets table.md, results.json and, of every clip and set, the image that the first
-    network did worst on, as a picture: input and truth above, result and 4 times its error below. half: see
-    `runtime.pick_dtype`.
+    test where there is one, else val. peers: of interpolators, see `PEERS`; None is all that are quick and always
+    there. every: how many frames apart the frames are that stay, 2 for half the rate, 8 for X-TEST. limit: images
+    of a clip and set at most, from its start, but whole gaps between frames that stay; 0 is all. vmaf: None is
+    where an ffmpeg here has libvmaf. output: a folder that gets table.md, results.json and, of every clip and set,
+    the image that the first network did worst on, as a picture: input and truth above, result and 4 times its error
+    below. half: see `runtime.pick_dtype`.
 
     Memory does not grow with the length of a video, but for about a kilobyte an image of figures. Raises OptionError
     for values that make no sense, InputError for what cannot be read or has nothing to score, SetupError for a peer
