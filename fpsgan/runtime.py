@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from deblur.fast import FastDeblur
 from deblur.fpn import MINIMUM, Deblur
-from deblur.shake import doubts, undo_shake
+from deblur.shake import Undone, doubts, undo_shake
 from fpsgan.confidence import enlarged
 from fpsgan.errors import OptionError, SetupError
 from fpsgan.fast import FastInterpolator
@@ -204,9 +204,9 @@ class DeblurRunner(_Runner):
     def sharpen(
         self, picture: Picture, strength: float = 1.0, *, cautious: bool = False, gamma: float | None = None
     ) -> Picture:
-        """``strength``: 0 returns the picture, 1 the network's result, between them the mixture. ``cautious``: weights
-        that want the shake undone leave a picture alone in which none is found; they did more harm than good there.
-        ``gamma``: as for `deblur.shake.undo_shake`.
+        """``strength``: 0 returns the picture, 1 the network's result, or where a shake was undone that share of it
+        which is best; between them the mixture. ``cautious``: weights that want the shake undone leave a picture alone
+        in which none is found; they did more harm than good there. ``gamma``: as for `deblur.shake.undo_shake`.
 
         What the network changes is added to the picture as it came: values outside 0..1 stay, and a precision of the
         network that is lower than the picture's concerns the change alone. The mean of each channel stays the same, by
@@ -219,11 +219,12 @@ class DeblurRunner(_Runner):
         if min(side.stop - side.start for side in inside) < MINIMUM:
             return picture
         shown = picture[inside]
-        steady = undo_shake(shown, gamma) if self.undoes_shake else shown
-        if steady is None and cautious:
+        undone = undo_shake(shown, gamma) if self.undoes_shake else Undone(shown, 1.0)
+        if undone is None and cautious:
             return picture
+        start, share = undone or Undone(shown, 1.0)
         sharpened = picture.copy()
-        sharpened[inside] = self._sharpen(shown, shown if steady is None else steady, strength)
+        sharpened[inside] = self._sharpen(shown, start, strength * share)
         return sharpened
 
     def _sharpen(self, picture: Picture, start: Picture, strength: float) -> Picture:

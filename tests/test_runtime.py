@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from deblur.fpn import Deblur, DeblurConfig
+from deblur.shake import Undone
 from fpsgan import weights
 from fpsgan.demo import render_scene
 from fpsgan.errors import OptionError, SetupError
@@ -210,7 +211,7 @@ def test_devices_that_are_not_there() -> None:
 def test_shake_is_undone_for_weights_that_want_it_unless_time_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
     network, frame = weights.load("deblur-mobilenet"), picture(0.3)
     asked: list[tuple[int, ...]] = []
-    monkeypatch.setattr("fpsgan.runtime.undo_shake", lambda p, gamma: asked.append(p.shape) or p[::-1])
+    monkeypatch.setattr("fpsgan.runtime.undo_shake", lambda p, gamma: asked.append(p.shape) or Undone(p[::-1], 1.0))
     turned = DeblurRunner(network, CPU, torch.float32).sharpen(frame)
     assert asked == [frame.shape]
     quick = DeblurRunner(network, CPU, torch.float32, quick=True).sharpen(frame)

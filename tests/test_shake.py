@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from deblur.blur import convolve, defocus_kernel, path_kernel, sensor, shake_path
-from deblur.shake import SIDE, deconvolve, find_kernel, undo_shake
+from deblur.shake import GAMMAS, MOST, SIDE, _Found, deconvolve, find_kernel, shown_share, undo_shake
 from fpsgan.demo import render_scene
 
 Image = np.ndarray
@@ -45,9 +45,10 @@ def test_a_shake_is_found_and_undone(scene: Image, extent: float, wander: float,
     assert float(found.sum()) == pytest.approx(1, abs=1e-5)
     assert likeness(found.numpy(), true) > 0.6
     undone = undo_shake(blurred)
-    assert undone is not None and undone.dtype == np.float32 and 0 <= undone.min() <= undone.max() <= 1
-    assert psnr(codes(undone), scene) > psnr(blurred, scene) + 1.0
-    assert np.abs(undone - undo_shake(blurred.astype(np.float32) / 255)).max() < 2e-3
+    assert undone is not None and 0.5 < undone.share <= MOST
+    assert undone.picture.dtype == np.float32 and 0 <= undone.picture.min() <= undone.picture.max() <= 1
+    assert psnr(codes(undone.picture), scene) > psnr(blurred, scene) + 1.0
+    assert np.abs(undone.picture - undo_shake(blurred.astype(np.float32) / 255).picture).max() < 2e-3
 
 
 @pytest.mark.parametrize("gamma", [1.0, 2.2])
@@ -57,7 +58,7 @@ def test_in_whatever_light_it_was_blurred_the_shake_is_undone(scene: Image, gamm
     blurred = sensor(convolve(scene, true, gamma), np.random.default_rng(0))
     undone = undo_shake(blurred)
     assert undone is not None
-    gain = psnr(codes(undone), scene) - psnr(blurred, scene)
+    gain = psnr(codes(undone.picture), scene) - psnr(blurred, scene)
     wrong = deconvolve(blurred, torch.from_numpy(true), 3.2 - gamma)
     assert gain > 1.0 and gain > psnr(codes(wrong), scene) - psnr(blurred, scene)
 
@@ -68,6 +69,50 @@ def test_what_is_not_shaken_is_left_alone(scene: Image) -> None:
     ramp = np.repeat(np.tile(np.linspace(0, 1, 300, dtype=np.float32), (200, 1))[..., None], 3, 2)
     for picture in (scene, flat, noise, ramp, scene[:50, :60]):
         assert undo_shake(picture) is None
+
+
+def test_the_less_a_kernel_looks_like_a_path_the_less_is_shown(scene: Image) -> None:
+    rng = np.random.default_rng(4)
+    blurred = sensor(convolve(scene, path_kernel(shake_path(11, rng, wander=0.3)), 1.0), rng)
+    grey = cv2.cvtColor(blurred, cv2.COLOR_RGB2GRAY).astype(np.float32) / 255
+    found = find_kernel(grey)
+    assert found is not None
+    soft = torch.from_numpy(cv2.blur(found.numpy(), (3, 3), borderType=cv2.BORDER_CONSTANT))
+    shares = [shown_share(grey, kernel) for kernel in (found, 0.9 * found + 0.1 * soft, 0.5 * (found + 1 / SIDE**2))]
+    assert MOST >= shares[0] > 0.5
+    assert shares[0] > shares[1] > shares[2] == 0
+
+
+@pytest.mark.parametrize(
+    ("gamma", "shares", "shown"),
+    [
+        (None, [0.96], 0.96),  # sure: nothing else is looked for
+        (None, [0.5, 0.7, None, 0.9], 0.9),  # doubtful: another region, the other lights
+        (None, [0.5, 0.55, 0.0, 0.4], 0.5),  # none of which is clearly better
+        (1.5, [0.5, 0.8], 0.8),  # the light is known
+        (1.5, [0.0, None], None),  # nothing to be trusted
+        (1.5, [None], None),  # not blurred
+    ],
+)
+def test_a_doubtful_kernel_is_looked_for_elsewhere(
+    scene: Image, monkeypatch: pytest.MonkeyPatch, gamma: float | None, shares: list[float | None], shown: float | None
+) -> None:
+    point = torch.zeros(3, 3)
+    point[1, 1] = 1
+    asked: list[tuple[float, Image]] = []
+
+    def found(region: Image, light: float) -> _Found | None:
+        asked.append((light, region))
+        share = shares[len(asked) - 1]
+        return None if share is None else _Found(share, light, point)
+
+    monkeypatch.setattr("deblur.shake._found", found)
+    undone = undo_shake(scene, gamma)
+    assert (undone and undone.share) == shown
+    assert len(asked) == len(shares)
+    if len(asked) > 1:
+        assert asked[0][0] == asked[1][0] and not np.array_equal(asked[0][1], asked[1][1])
+        assert sorted({light for light, _ in asked}) == (list(GAMMAS) if gamma is None else [gamma])
 
 
 def test_nothing_moves(scene: Image) -> None:
