@@ -94,8 +94,10 @@ def undo_shake(picture: NDArray[Any], gamma: float | None = None) -> Undone | No
     if best is None:
         return None
     if best.share < SURE:
-        found = [_found(_region(picture, gamma, other=True), gamma)]
-        found += [_found(_region(picture, light), light) for light in others]
+        second = _found(_region(picture, gamma, other=True), gamma)
+        if second is None:
+            return None  # what only one place shows was not the camera
+        found = [second, *(_found(_region(picture, light), light) for light in others)]
         clearly = [one for one in found if one is not None and one.share > best.share + CLEARLY]
         best = max(clearly, key=lambda one: one.share, default=best)
     return Undone(deconvolve(picture, best.kernel, best.gamma), best.share) if best.share else None

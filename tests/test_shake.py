@@ -93,7 +93,8 @@ def test_the_less_a_kernel_looks_like_a_path_the_less_is_shown(scene: Image) -> 
         (None, [0.5, 0.7, None, 0.9], 0.9),  # doubtful: another region, the other lights
         (None, [0.5, 0.55, 0.0, 0.4], 0.5),  # none of which is clearly better
         (1.5, [0.5, 0.8], 0.8),  # the light is known
-        (1.5, [0.0, None], None),  # nothing to be trusted
+        (1.5, [0.0, 0.0], None),  # nothing to be trusted
+        (None, [0.5, None], None),  # not blurred there: not the camera
         (1.5, [None], None),  # not blurred
     ],
 )
