@@ -116,7 +116,7 @@ def test_a_doubtful_kernel_is_looked_for_elsewhere(
     assert len(asked) == len(shares)
     if len(asked) > 1:
         assert asked[0][0] == asked[1][0] and not np.array_equal(asked[0][1], asked[1][1])
-        assert sorted({light for light, _ in asked}) == (list(GAMMAS) if gamma is None else [gamma])
+        assert len({light for light, _ in asked}) == (len(GAMMAS) if len(asked) > 2 else 1)
 
 
 def test_nothing_moves(scene: Image) -> None:
