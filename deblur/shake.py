@@ -51,12 +51,13 @@ WHITE = 1e-4  # weight of the picture itself there: frequencies that the kernel 
 SMOOTH_TEST = 0.02  # the same where the kernel is put to the test: ringing shows more
 SHARP_PEAK = 0.27  # a kernel with so much of its weight in one pixel (up to 0.24 in shakes of 5 px) blurs nothing
 SHORTEST = 1.3  # px, standard deviation along its longer axis, of a shake: what is shorter is the look of a soft lens
-# The best share of what is changed: from the first, for each of the signs of a bad kernel (`shown_share`) so much less.
-# By least squares over 690 shaken photos (docs/deblur.md)
-SHARE = (1.477, 0.860, 1.278, 0.912, 0.140)
+# The best share of what is changed by a faultless kernel, and how much less it is for each sign of a bad one
+# (`shown_share`): by least squares over 690 shaken photos (docs/deblur.md)
+FAULTLESS = 1.477
+FAULTS = (0.860, 1.278, 0.912, 0.140)
 LESS_SPARSE = 1.1  # edges that come out so much less sparse are ringing, not sharpness
 HARMFUL, HARMLESS = 0.3, 0.5  # of that share: from nothing to all of it is shown
-MOST = 1.15
+MOST = 1.15  # above 1, since short shakes are undone too timidly
 LONG = 5.0  # px, standard deviation: of longer kernels less is right
 SURE = 0.95  # a share from which no other kernel is looked for
 CLEARLY = 0.1  # by which the share of another one has to be larger
@@ -80,6 +81,7 @@ def undo_shake(picture: NDArray[Any], gamma: float | None = None) -> Undone | No
 
     Nothing is shifted: the kernel's centre of gravity is at zero.
     """
+    others: Sequence[float] = ()
     if gamma is None:
         doubt = doubts(picture)
         if doubt is None:
@@ -88,8 +90,6 @@ def undo_shake(picture: NDArray[Any], gamma: float | None = None) -> Undone | No
         others = [light for light in GAMMAS if light != gamma]
     elif _plain(picture):
         return None
-    else:
-        others = []
     best = _found(_region(picture, gamma), gamma)
     if best is None:
         return None
@@ -383,13 +383,13 @@ def shown_share(region: Image, kernel: Tensor) -> float:
     if ringing > LESS_SPARSE:
         return 0.0
     pixels = int(kernel.count_nonzero())
-    signs = (
+    faults = (
         math.log(max(1, length / LONG)),
         max(0, ringing - 1),
         math.log(pixels * float(kernel.square().sum())),  # haze; 0: all pixels alike
         math.log(pixels / (1 + math.sqrt(12) * length)),  # thickness: a straight even path has a deviation of 1/√12
     )
-    share = SHARE[0] - sum(weight * sign for weight, sign in zip(SHARE[1:], signs, strict=True))
+    share = FAULTLESS - sum(weight * fault for weight, fault in zip(FAULTS, faults, strict=True))
     return min(max(share, 0), MOST) * min(max((share - HARMFUL) / (HARMLESS - HARMFUL), 0), 1)
 
 

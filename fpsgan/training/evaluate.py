@@ -371,11 +371,12 @@ def _cases(place: Path, split: str | None, on_note: Callable[[str], None]) -> li
     if not _is_set(place):
         files = files_below([place], (*PICTURES, *VIDEOS), "photos or videos")
         root = place if place.is_dir() else place.parent
-        films = [file for file in files if file.suffix.lower() in VIDEOS]
-        photos = [file for file in files if file not in films]
-        shaken = [_photo(number, file.relative_to(root).as_posix(), file) for number, file in enumerate(photos)]
-        exposed = [_exposures(file.relative_to(root).as_posix(), file, on_note) for file in films]
-        return list(chain(*shaken, *exposed))
+        names = {file: file.relative_to(root).as_posix() for file in files}
+        photos = (file for file in files if file.suffix.lower() not in VIDEOS)
+        films = (file for file in files if file.suffix.lower() in VIDEOS)
+        shaken = (_photo(number, names[file], file) for number, file in enumerate(photos))
+        averaged = (_averages(names[file], file, on_note) for file in films)
+        return list(chain(*shaken, *averaged))
     cases = []
     for clip in _split(place, split, on_note):
         if clip.blurred:
@@ -406,7 +407,7 @@ def _itself(path: Path) -> Iterator[tuple[int, Image, Image]]:
     yield 0, photo, photo
 
 
-def _exposures(name: str, path: Path, on_note: Callable[[str], None]) -> list[_Case]:
+def _averages(name: str, path: Path, on_note: Callable[[str], None]) -> list[_Case]:
     info = probe(path)
     return [
         _Case(f"mean of {count}", name, info.frame_count // count, False, partial(_means_of, info, count, on_note))
