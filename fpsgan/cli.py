@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -22,14 +23,14 @@ import typer
 
 from fpsgan import __version__, kernels, weights
 from fpsgan.demo import make_demo
-from fpsgan.errors import FpsganError, OptionError
+from fpsgan.errors import FpsganError, OptionError, OutputError
 from fpsgan.photo import compare as write_sheets
 from fpsgan.photo import deblur_photos, is_photo
 from fpsgan.pipeline import Estimate, Options, Progress, Result, enhance, estimate, peak_rss
 from fpsgan.runtime import pick_device, pick_dtype
 from fpsgan.scene import SCENE_THRESHOLD
 from fpsgan.stream import StreamReport, stream
-from fpsgan.video.encode import CODECS, EncodeOptions
+from fpsgan.video.encode import CODECS, CONTAINERS, EncodeOptions
 from fpsgan.video.ffmpeg import encoders, ffmpeg_path, ffmpeg_version
 from fpsgan.video.probe import IMAGE_SUFFIXES, VideoInfo, image_files, probe
 
@@ -80,7 +81,7 @@ def _option(*names: str, help: str, panel: str | None = None, **more: Any) -> An
     return typer.Option(*names, help=help, rich_help_panel=panel, **more)
 
 
-Source = Annotated[Path | None, typer.Argument(help="A video, a GIF, or a folder of images.", show_default=False)]
+Sources = Annotated[list[Path] | None, typer.Argument(help="Videos, GIFs, or folders of images.", show_default=False)]
 SourceOption = Annotated[Path | None, _option("-i", "--input", help="The same, as an option.")]
 Target = Annotated[
     Path | None, _option("-o", "--output", help="Where to put it; the suffix says what kind (none: a folder of PNG).")
@@ -136,7 +137,7 @@ def root(
 
 @app.command("enhance")
 def enhance_command(
-    source: Source = None,
+    sources: Sources = None,
     input: SourceOption = None,
     output: Target = None,
     deblur: DeblurMode = "auto",
@@ -165,13 +166,13 @@ def enhance_command(
     json: Json = False,
     benchmark: Benchmark = False,
 ) -> None:
-    """Sharpen blurred frames and raise the frame rate: both stages, the main job."""
-    _run(dict(locals()), interpolate=True)
+    """Sharpen blurred frames and raise the frame rate: both stages, the main job. Several inputs go into a folder."""
+    _run_all(dict(locals()), interpolate=True)
 
 
 @app.command("interpolate")
 def interpolate_command(
-    source: Source = None,
+    sources: Sources = None,
     input: SourceOption = None,
     output: Target = None,
     fps: Fps = None,
@@ -197,8 +198,8 @@ def interpolate_command(
     json: Json = False,
     benchmark: Benchmark = False,
 ) -> None:
-    """Raise the frame rate, or slow down; source frames stay as they are."""
-    _run({**locals(), "deblur": "off"}, interpolate=True)
+    """Raise the frame rate, or slow down; source frames stay as they are. Several inputs go into a folder."""
+    _run_all({**locals(), "deblur": "off"}, interpolate=True)
 
 
 @app.command("deblur")
@@ -239,36 +240,81 @@ def deblur_command(
     Several inputs go into a folder. A folder of photos into a folder: each photo by itself, under its own name.
     """
     given = dict(locals())
-    sources, compare, truth = (given.pop(name) for name in ("sources", "compare", "truth"))
-    sources = sources or ([input] if input else [])
-    if len(sources) > 1 and (output is None or not output.is_dir()):
-        raise OptionError(f"several inputs go into a folder: {output} is none; make it, and name it with -o")
-    into = output if output is not None and (output.is_dir() or not output.suffix) else None
-    if compare is not None and into is None:
+    compare, truth = given.pop("compare"), given.pop("truth")
+    if compare is not None and (output is None or (output.suffix and not output.is_dir())):
         raise OptionError(f"--compare puts sheets into a folder: {output} is none; name one with -o")
-    pairs: list[tuple[Path, Path | None]] = []
-    for source in sources:
-        if into is not None and source.is_dir():
-            pairs += [(path, into / path.name) for path in image_files(source)]
-        elif into is not None and (len(sources) > 1 or is_photo(source)):
-            pairs.append((source, into / source.name))
-        else:
-            pairs.append((source, output))
-    photos = [
-        (source, target)
-        for source, target in pairs
-        if target is not None and target.suffix.lower() in IMAGE_SUFFIXES and is_photo(source)
-    ]
+    _run_all(given, interpolate=False, compare=compare, truth=truth)
+
+
+def _run_all(
+    given: dict[str, Any], *, interpolate: bool, compare: str | None = None, truth: Path | None = None
+) -> None:
+    """One job after the other; one that fails does not stop the rest, and is named at the end."""
+    sources, input, output = (given.pop(name) for name in ("sources", "input", "output"))
+    sources = sources or ([input] if input else [])
+    if not sources:
+        raise OptionError("no input: name a video, as in `fpsgan enhance clip.mp4 -o better.mp4`")
+    if output is None:
+        raise OptionError("no output: say where to put it with -o")
+    pairs = _targets(sources, output, photos=not interpolate)
+    photos = [(source, target) for source, target in pairs if not interpolate and _is_photo_job(source, target)]
+    jobs: list[Callable[[], list[Any]]] = []
     if photos:
-        _photos(photos, given, compare, truth)
-    for source, target in pairs:
-        if (source, target) not in photos:
-            _run({**given, "source": source, "output": target}, interpolate=False)
-    if not pairs:
-        _run({**given, "source": None}, interpolate=False)
+        jobs.append(lambda: _photos(photos, given, compare, truth))
+    jobs += [partial(_run, *pair, given, interpolate=interpolate) for pair in pairs if pair not in photos]
+    records: list[Any] = []
+    failed = 0
+    for job in jobs:
+        try:
+            records += job()
+        except FpsganError as error:
+            if len(pairs) == 1 or isinstance(error, OptionError):
+                raise
+            failed += 1
+            _say(f"fpsgan: {error}")
+    if given["json"] and records:
+        single = len(pairs) == 1 and not photos
+        print(json.dumps(records[0] if single else records, indent=2, default=str))
+    if failed:
+        raise FpsganError(f"{failed} of {len(pairs)} inputs failed, named above; the others are done")
 
 
-def _photos(photos: list[tuple[Path, Path]], given: dict[str, Any], compare: str | None, truth: Path | None) -> None:
+def _targets(sources: list[Path], output: Path, *, photos: bool) -> list[tuple[Path, Path]]:
+    """Each source with its target: the output itself for one, else a file of the source's name in it."""
+    listed = [
+        path
+        for source in sources
+        for path in (image_files(source) if photos and source.is_dir() and _into_folder(output) else [source])
+    ]
+    if len(listed) == 1 and not (photos and _into_folder(output) and is_photo(listed[0])):
+        return [(listed[0], output)]
+    if not _into_folder(output):
+        raise OptionError(f"several inputs go into a folder: {output} is none; name one with -o")
+    pairs = []
+    for source in listed:
+        kept = source.is_dir() or source.suffix.lower() in CONTAINERS or is_photo(source)
+        pairs.append((source, output / (source.name if kept else f"{source.stem}.mkv")))
+    doubled = {target for target in (target for _, target in pairs) if [t for _, t in pairs].count(target) > 1}
+    if doubled:
+        raise OptionError(f"two inputs would both become {min(doubled)}; put them into different folders")
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{output}: cannot be made ({error.strerror})") from error
+    return pairs
+
+
+def _into_folder(output: Path) -> bool:
+    return output.is_dir() or not output.suffix
+
+
+def _is_photo_job(source: Path, target: Path) -> bool:
+    return target.suffix.lower() in IMAGE_SUFFIXES and is_photo(source)
+
+
+def _photos(
+    photos: list[tuple[Path, Path]], given: dict[str, Any], compare: str | None, truth: Path | None
+) -> list[Any]:
     if given["dry_run"]:
         raise OptionError("--dry-run is for videos: a photo is done in a second or two")
     names = ("deblur", "deblur_strength", "deblur_weights", "device", "half", "tile", "overwrite")
@@ -276,16 +322,13 @@ def _photos(photos: list[tuple[Path, Path]], given: dict[str, Any], compare: str
     sources, targets = [source for source, _ in photos], [target for _, target in photos]
     if compare is None:
         results = _interruptible(lambda: deblur_photos(sources, targets, options))
-        if given["json"]:
-            print(json.dumps([dataclasses.asdict(result) for result in results], indent=2))
         for result in results:
             _say(f"{result.target}: blur {result.score:.2f}, sharpened {100 * result.strength:.0f} %")
-        return
+        return [dataclasses.asdict(result) for result in results]
     records = _interruptible(lambda: write_sheets(sources, targets[0].parent, compare.split(","), options, truth))
-    if given["json"]:
-        print(json.dumps(records, indent=2))
-    elif truth is not None:
+    if truth is not None and not given["json"]:
         print(_scores_text(records))
+    return records
 
 
 def _scores_text(records: list[dict[str, Any]]) -> str:
@@ -304,14 +347,8 @@ def _scores_text(records: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def _run(given: dict[str, Any], *, interpolate: bool) -> None:
-    source = given.pop("source") or given.pop("input")
-    given.pop("input", None)
-    target = given.pop("output")
-    if source is None:
-        raise OptionError("no input: name a video, as in `fpsgan enhance clip.mp4 -o better.mp4`")
-    if target is None:
-        raise OptionError("no output: say where to put it with -o")
+def _run(source: Path, target: Path, given: dict[str, Any], *, interpolate: bool) -> list[Any]:
+    given = dict(given)
     on_error = given.pop("on_error")
     if on_error not in ("stop", "conceal"):
         raise OptionError(f"--on-error {on_error}: must be stop or conceal")
@@ -324,14 +361,13 @@ def _run(given: dict[str, Any], *, interpolate: bool) -> None:
     options = Options(interpolate=interpolate, encode=encode, conceal=on_error == "conceal", **given)
     if dry_run:
         expected = _interruptible(lambda: estimate(source, target, options=options))
-        _print_json(expected) if as_json else print(_estimate_text(expected))
-        return
+        if not as_json:
+            print(_estimate_text(expected))
+        return [dataclasses.asdict(expected)]
     meter = _Meter()
     result = _interruptible(lambda: enhance(source, target, options=options, on_progress=meter, on_note=_say))
     meter.end()
-    if as_json:
-        _print_json(result)
-    else:
+    if not as_json:
         _say(_result_text(result))
     if benchmark:
         _say(
@@ -339,6 +375,7 @@ def _run(given: dict[str, Any], *, interpolate: bool) -> None:
             f"networks {100 * result.network_seconds / result.seconds:.0f} % of the time, "
             f"peak memory {_size_text(peak_rss())}"
         )
+    return [dataclasses.asdict(result)]
 
 
 @dataset_app.command("build")
@@ -532,7 +569,13 @@ def probe_command(
 ) -> None:
     """Tell what a file really is: rate, variable timing, rotation, colour, other streams, damage."""
     info = probe(source, stream=stream)
-    _print_json(info) if json else print(_probe_text(info))
+    if json:
+        record = dataclasses.asdict(info)
+        del record["presentation"]  # every frame's time
+        record["damage"] = [str(damage) for damage in info.damage]
+        print(_json_text(record))
+    else:
+        print(_probe_text(info))
 
 
 @app.command("demo")
@@ -653,6 +696,9 @@ def weights_convert(
     print(weights.convert(checkpoint, output, norm=norm, overwrite=overwrite))
 
 
+SETTLED = 8  # frames after which a rate is told
+
+
 class _Meter:
     """One line on standard error that follows the work; on a terminal it is rewritten in place."""
 
@@ -664,7 +710,9 @@ class _Meter:
         if time.monotonic() - self.last < (0.2 if self.live else 10) and now.done < now.total:
             return
         self.last = time.monotonic()
-        text = f"{now.done}/{now.total} frames, {now.rate:.1f} frames/s, {_clock(now.eta)} left"
+        # the first frames wait for what is loaded and compiled: they tell no rate
+        known = now.done >= SETTLED and now.done / now.rate > 2
+        text = f"{now.done}/{now.total} frames" + (f", {now.rate:.1f}/s, {_clock(now.eta)} left" if known else "")
         print(f"\r{text}\033[K" if self.live else text, end="" if self.live else "\n", file=sys.stderr, flush=True)
 
     def end(self) -> None:
@@ -727,7 +775,8 @@ def _print_json(record: Any) -> None:
 
 
 def _json_text(record: Any) -> str:
-    return json.dumps(dataclasses.asdict(record), indent=2, default=str)
+    fields = record if isinstance(record, dict) else dataclasses.asdict(record)
+    return json.dumps(fields, indent=2, default=str)
 
 
 def _result_text(result: Result) -> str:
@@ -793,8 +842,8 @@ def _probe_text(info: VideoInfo) -> str:
     ]
     if info.header_frames and info.header_frames != info.frame_count:
         lines.append(f"  header    says {info.header_frames} frames")
-    if info.damage:
-        lines.append(f"  damage    {info.damage}")
+    lines += [f"  damage    {damage}" for damage in info.damage]
+    lines += [f"  note      {note}" for note in info.notes]
     lines += [f"  {stream.kind:<9} {stream.index}: {stream.codec} {stream.language}".rstrip() for stream in info.others]
     return "\n".join(lines)
 
@@ -831,8 +880,11 @@ def main() -> None:
     """Entry point: errors meant for people become one line and an exit code; --debug shows the traceback."""
     debug = "--debug" in sys.argv
     sys.argv = [word for word in sys.argv if word != "--debug"]
-    for number in (signal.SIGINT, signal.SIGTERM):  # also where a shell started us with SIGINT ignored
-        signal.signal(number, signal.default_int_handler)
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):  # also where a shell started us with SIGINT ignored
+        if hasattr(signal, name):  # Windows has no SIGHUP
+            signal.signal(getattr(signal, name), signal.default_int_handler)
+    for output in (sys.stdout, sys.stderr):
+        output.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # names need not be UTF-8
     try:
         app()
     except FpsganError as error:

@@ -18,7 +18,6 @@ from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
-import av
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -32,8 +31,9 @@ from fpsgan.runtime import DeblurRunner, InterpolatorRunner, at_once, pick_devic
 from fpsgan.scene import SCENE_THRESHOLD, Light, OverlayFinder, SceneDetector, light_change, stillness
 from fpsgan.threads import in_order, prefetch
 from fpsgan.timeline import Relation, Span, schedule, target_rate
-from fpsgan.video.decode import decode
-from fpsgan.video.encode import EncodeOptions, Encoder, check_target, plan_output
+from fpsgan.video.decode import check_damage, decode
+from fpsgan.video.encode import CONTAINERS, EncodeOptions, Encoder, plan_output
+from fpsgan.video.files import check_target, claimed, publish
 from fpsgan.video.frame import Frame, Picture
 from fpsgan.video.probe import VideoInfo, probe
 
@@ -175,25 +175,37 @@ def enhance(
     options = options or Options()
     options.check()
     source, target = Path(source), Path(target)
+    target = check_target(source, target, overwrite=options.overwrite, suffixes=tuple(CONTAINERS))
     info = probe(source, stream=options.stream, image_rate=options.image_rate)
-    check_target(source, target, overwrite=options.overwrite)
     if min(info.width, info.height) < SMALLEST_SIDE:
         raise InputError(f"{source}: {info.width}×{info.height} is too small, {SMALLEST_SIDE} px a side is the least")
-    result = Result(str(source), str(target), fps_in=_rate_text(info.frame_rate, info.vfr))
+    with claimed(target) as place:
+        return _enhance(info, target, place, options, on_progress or (lambda _: None), on_note or (lambda _: None))
+
+
+def _enhance(
+    info: VideoInfo,
+    target: Path,
+    place: Path,
+    options: Options,
+    on_progress: Callable[[Progress], None],
+    on_note: Callable[[str], None],
+) -> Result:
+    result = Result(str(info.path), str(target), fps_in=_rate_text(info.frame_rate, info.vfr))
 
     def note(text: str) -> None:
         result.notes.append(text)
-        if on_note is not None:
-            on_note(text)
+        on_note(text)
 
     rate, step = _output_rate(info, options)
     slowmo = options.slowmo or Fraction(1)
-    plan = plan_output(info, target, options.encode, rate=rate, slowmo=slowmo)
-    for text in plan.notes:
+    start = options.start or Fraction(0)
+    frames = decode(info, start=options.start, end=options.end, conceal=options.conceal, report=note)
+    plan = plan_output(info, target, options.encode, place, rate=rate, slowmo=slowmo, start=start, end=options.end)
+    for text in (*info.notes, *plan.notes):
         note(text)
     if info.interlaced:
         note("interlaced: made progressive with bwdif")
-    start = options.start or Fraction(0)
     device = pick_device(options.device)
     dtype = pick_dtype(device, options.half)
     workers = at_once(device, info.width * info.height)
@@ -212,8 +224,7 @@ def enhance(
     total = _expected_frames(info, options, step)
 
     began = time.perf_counter()
-    frames = _counted(decode(info, start=options.start, end=options.end, conceal=options.conceal, report=note), result)
-    related = _relate(frames, SceneDetector(options.scene_threshold, options.dedup), result)
+    related = _relate(_counted(frames, result), SceneDetector(options.scene_threshold, options.dedup), result)
     sharpened = _sharpen(prefetch(related, 4), sharpener, options, result, workers=workers)
     if rate is None:
         outputs = _unscheduled(sharpened, start, result)
@@ -225,30 +236,30 @@ def enhance(
     limit = options.end - start if options.end is not None else None
     stage = prefetch(outputs, 1)  # float pictures are large: one ahead keeps everybody busy
     try:
-        with sharing_cores(workers), Encoder(plan, info, start=start, limit=limit) as encoder:
+        with sharing_cores(workers), Encoder(plan, info, place, limit=limit) as encoder:
             for frame in stage:
                 encoder.write(frame)
                 result.frames_out = encoder.frames
-                if on_progress is not None:
-                    speed = encoder.frames / (time.perf_counter() - began)
-                    on_progress(
-                        Progress(encoder.frames, max(total, encoder.frames), speed, (total - encoder.frames) / speed)
-                    )
+                speed = encoder.frames / (time.perf_counter() - began)
+                ahead = max(total - encoder.frames, 0)
+                on_progress(Progress(encoder.frames, encoder.frames + ahead, speed, ahead / speed))
                 last = frame
     finally:
         stage.close()
-    result.size = encoder.bytes
+    offsets = encoder.sound_offsets()
+    result.size = publish(encoder.part, target)
     result.seconds = time.perf_counter() - began
     result.fps_out = _rate_text(rate or info.frame_rate, rate is None and info.vfr)
     result.duration_out = float(encoder.frames / rate) if rate else float(last.pts + last.duration)
     result.streams = [f"video {plan.codec} {plan.format.name}"]
-    result.streams += [f"{stream.kind} {stream.index}: {action}" for stream, action in (*plan.audio, *plan.subtitles)]
-    if plan.audio and plan.audio[0][1] == "copy" and not start:
-        result.av_offset_in = _av_offset(source, info.stream)
-        result.av_offset_out = _av_offset(target, None)
-        off = (result.av_offset_out or 0) - (result.av_offset_in or 0)
-        if abs(off) > 2e-3:
-            note(f"the sound lies {1000 * off:+.1f} ms against the source: {plan.muxer} as this ffmpeg writes it")
+    result.streams += [f"{stream.kind} {stream.index}: {action}" for stream, action in plan.streams]
+    if offsets is not None:
+        result.av_offset_in, result.av_offset_out = (float(offset) for offset in offsets)
+        off = offsets[1] - offsets[0]
+        if abs(off) > Fraction(2, 1000):
+            note(
+                f"the sound lies {1000 * float(off):+.1f} ms against the source: {plan.muxer} as this ffmpeg writes it"
+            )
     return result
 
 
@@ -257,8 +268,10 @@ def estimate(source: str | Path, target: str | Path, *, options: Options | None 
     options = options or Options()
     options.check()
     source, target = Path(source), Path(target)
-    check_target(source, target, overwrite=options.overwrite)
+    check_target(source, target, overwrite=options.overwrite, suffixes=tuple(CONTAINERS))
     info = probe(source, stream=options.stream, image_rate=options.image_rate)
+    whole: list[str] = []
+    check_damage(info, options.start, options.end, conceal=options.conceal, report=whole.append)
     rate, step = _output_rate(info, options)
     total = _expected_frames(info, options, step)
     with tempfile.TemporaryDirectory() as folder:
@@ -278,7 +291,7 @@ def estimate(source: str | Path, target: str | Path, *, options: Options | None 
         seconds=steady * total,
         peak_rss=peak_rss(),
         size=round(result.size / result.frames_out * total),
-        notes=result.notes,
+        notes=list(dict.fromkeys([*whole, *result.notes])),
     )
 
 
@@ -612,30 +625,6 @@ def _expected_frames(info: VideoInfo, options: Options, step: Fraction) -> int:
 
 def _rate_text(rate: Fraction, vfr: bool) -> str:
     return f"{float(rate):.6g}{' (variable)' if vfr else ''}"
-
-
-def _av_offset(path: Path, stream: int | None) -> float | None:
-    """Seconds from the first audio packet to the first video frame shown; None if either has no packet.
-
-    Packets, not the header's start times: those of MP4 leave out the encoder's priming samples, others do not.
-    """
-    first: dict[int, Fraction] = {}
-    with av.open(str(path)) as container:
-        video = container.streams[stream] if stream is not None else container.streams.video[0]
-        audio = container.streams.audio[0]
-        until: Fraction | None = None  # frames come out of order: look a second further than the first packets
-        for packet in container.demux(video, audio):
-            if packet.pts is None:
-                continue
-            when = packet.pts * Fraction(packet.time_base)
-            first[packet.stream_index] = min(when, first.get(packet.stream_index, when))
-            if len(first) == 2:
-                until = until if until is not None else when + 1
-                if when > until:
-                    break
-        if len(first) < 2:
-            return None
-        return float(first[video.index] - first[audio.index])
 
 
 def peak_rss() -> int:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 
@@ -11,9 +12,21 @@ import av
 import numpy as np
 import pytest
 
+from fpsgan.video.encode import EncodeOptions, Encoder, plan_output
 from fpsgan.video.ffmpeg import ffmpeg_path
+from fpsgan.video.files import claimed, publish
+from fpsgan.video.probe import VideoInfo
 
 MakeClip = Callable[..., Path]
+
+
+@contextmanager
+def written(info: VideoInfo, target: Path, options: EncodeOptions, **settings: Fraction | None) -> Iterator[Encoder]:
+    """An encoder for ``target``, from the plan to the rename."""
+    with claimed(target) as place:
+        with Encoder(plan_output(info, target, options, place, **settings), info, place) as encoder:
+            yield encoder
+        publish(encoder.part, target)
 
 
 def ffmpeg(*arguments: str) -> None:

@@ -145,7 +145,7 @@ def test_probe_weights_and_doctor(
         assert code == 0 and expected in out
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)])
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
 def test_ctrl_c_ends_within_two_seconds_and_leaves_nothing(make_clip: MakeClip, tmp_path: Path, number: int) -> None:
     clip = make_clip(seconds=30, rate="30", video="testsrc2=s=320x240")
@@ -154,7 +154,7 @@ def test_ctrl_c_ends_within_two_seconds_and_leaves_nothing(make_clip: MakeClip, 
         [sys.executable, "-m", "fpsgan", "interpolate", str(clip), "-o", str(target), "--fps", "60"],
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
-    partial = tmp_path / ".o.mp4.partial"
+    partial = tmp_path / ".o.mp4.fpsgan" / "part.mp4"
     began = time.monotonic()
     while not partial.exists() and time.monotonic() - began < 60:
         time.sleep(0.05)

@@ -11,12 +11,13 @@ import av
 import cv2
 import numpy as np
 import pytest
-from conftest import MakeClip, ffmpeg, raw_planes, video_times
+from conftest import MakeClip, ffmpeg, raw_planes, video_times, written
 
 from fpsgan.errors import InputError, OptionError, OutputError, SetupError
 from fpsgan.video import encode as encode_module
 from fpsgan.video.decode import decode
-from fpsgan.video.encode import EncodeOptions, Encoder, check_target, plan_output
+from fpsgan.video.encode import CONTAINERS, EncodeOptions, Encoder, plan_output
+from fpsgan.video.files import check_target
 from fpsgan.video.frame import from_rgb
 from fpsgan.video.probe import probe
 
@@ -62,7 +63,7 @@ def test_shape_of_pixels_survives(make_clip: MakeClip, tmp_path: Path) -> None:
     info = probe(make_clip("s.mp4", seconds=0.25, filters="setsar=4/3"))
     assert info.sar == Fraction(4, 3)
     target = tmp_path / "t.mp4"
-    with Encoder(plan_output(info, target, EncodeOptions(), rate=info.frame_rate), info) as encoder:
+    with written(info, target, EncodeOptions(), rate=info.frame_rate) as encoder:
         for frame in decode(info):
             encoder.write(frame)
     assert probe(target).sar == Fraction(4, 3)
@@ -165,7 +166,7 @@ def test_untouched_frames_are_bit_exact(make_clip: MakeClip, tmp_path: Path, pix
     clip = make_clip("in.mkv", seconds=0.5, sound=False, encode=(*LOSSLESS, "-pix_fmt", pixels))
     info = probe(clip)
     target = tmp_path / "out.mkv"
-    with Encoder(plan_output(info, target, EncodeOptions("ffv1"), rate=info.frame_rate), info) as encoder:
+    with written(info, target, EncodeOptions("ffv1"), rate=info.frame_rate) as encoder:
         for frame in decode(info):
             encoder.write(frame)
     assert probe(target).format.name == pixels
@@ -189,7 +190,7 @@ def test_colour_tags_and_values_are_the_same_after(
     assert (info.color.matrix, info.color.primaries, info.color.transfer) == (matrix, primaries, transfer)
     assert info.color.full_range == full
     target = tmp_path / f"out{suffix}"
-    with Encoder(plan_output(info, target, EncodeOptions(quality=1), rate=info.frame_rate), info) as encoder:
+    with written(info, target, EncodeOptions(quality=1), rate=info.frame_rate) as encoder:
         for frame in decode(info):
             encoder.write(dataclasses.replace(frame, rgb=frame.as_rgb()))  # through the networks' conversion
     assert probe(target).color == info.color
@@ -206,7 +207,7 @@ def test_rgb_sources_become_tagged_video(tmp_path: Path) -> None:
     cv2.imwrite(str(folder / "1.png"), red)
     info = probe(folder)
     target = tmp_path / "out.mp4"
-    with Encoder(plan_output(info, target, EncodeOptions(quality=1), rate=info.frame_rate), info) as encoder:
+    with written(info, target, EncodeOptions(quality=1), rate=info.frame_rate) as encoder:
         for frame in decode(info):
             encoder.write(frame)
     after = probe(target)
@@ -223,48 +224,47 @@ def test_rgb_sources_become_tagged_video(tmp_path: Path) -> None:
 def test_every_kind_of_output(make_clip: MakeClip, tmp_path: Path, name: str, options: EncodeOptions) -> None:
     info = probe(make_clip("in.mp4", rate="20", seconds=0.5))
     target = tmp_path / name
-    plan = plan_output(info, target, options, rate=info.frame_rate)
-    with Encoder(plan, info) as encoder:
+    with written(info, target, options, rate=info.frame_rate) as encoder:
         for frame in decode(info):
             encoder.write(frame)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["in.mp4", name])  # nothing else is left
     if target.is_dir():
-        assert [path.name for path in sorted(target.iterdir())] == [f"{k:06}.png" for k in range(1, 11)]
+        assert [path.name for path in sorted(target.glob("*.png"))] == [f"{k:06}.png" for k in range(1, 11)]
     elif target.suffix == ".webp":
         assert cv2.imcount(str(target)) == 10
     else:
         assert len(video_times(target)) == 10
         with av.open(str(target)) as container:
-            assert len(container.streams.audio) == len(plan.audio) == (0 if name == "o.gif" else 1)
-    assert not plan.partial.exists()
+            assert len(container.streams.audio) == len(encoder.plan.streams) == (0 if name == "o.gif" else 1)
 
 
 def test_odd_sizes_are_completed_to_even(make_clip: MakeClip, tmp_path: Path) -> None:
     info = probe(make_clip("odd.mkv", seconds=0.25, filters="format=yuv444p,pad=97:65", sound=False, encode=LOSSLESS))
-    plan = plan_output(info, tmp_path / "o.mp4", EncodeOptions(pix_fmt="yuv420p"), rate=info.frame_rate)
+    plan = plan_output(info, tmp_path / "o.mp4", EncodeOptions(pix_fmt="yuv420p"), tmp_path, rate=info.frame_rate)
     assert (plan.width, plan.height) == (98, 66) and any("even" in note for note in plan.notes)
 
 
 def test_impossible_outputs_are_refused_before_work(make_clip: MakeClip, tmp_path: Path) -> None:
     clip = make_clip(seconds=0.25)
-    info = probe(clip)
+    info, kinds = probe(clip), tuple(CONTAINERS)
     with pytest.raises(OutputError, match="is the input itself"):
-        check_target(clip, clip, overwrite=True)
+        check_target(clip, clip, overwrite=True, suffixes=kinds)
     with pytest.raises(OutputError, match="-y"):
         existing = tmp_path / "there.mp4"
         existing.write_bytes(b"precious")
-        check_target(clip, existing, overwrite=False)
+        check_target(clip, existing, overwrite=False, suffixes=kinds)
     with pytest.raises(OutputError, match="no folder"):
-        check_target(clip, tmp_path / "no" / "out.mp4", overwrite=False)
+        check_target(clip, tmp_path / "no" / "out.mp4", overwrite=False, suffixes=kinds)
     with pytest.raises(OutputError, match="unknown kind"):
-        check_target(clip, tmp_path / "out.xyz", overwrite=False)
+        check_target(clip, tmp_path / "out.xyz", overwrite=False, suffixes=kinds)
     with pytest.raises(OptionError, match="unknown; known are"):
-        plan_output(info, tmp_path / "o.mp4", EncodeOptions("divx"), rate=info.frame_rate)
+        plan_output(info, tmp_path / "o.mp4", EncodeOptions("divx"), tmp_path, rate=info.frame_rate)
     with pytest.raises(OptionError, match="--pix-fmt"):
-        plan_output(info, tmp_path / "o.mp4", EncodeOptions(pix_fmt="rgb8"), rate=info.frame_rate)
+        plan_output(info, tmp_path / "o.mp4", EncodeOptions(pix_fmt="rgb8"), tmp_path, rate=info.frame_rate)
     with pytest.raises(OptionError, match="GIF"):
-        plan_output(info, tmp_path / "o.gif", EncodeOptions(), rate=Fraction(60))
+        plan_output(info, tmp_path / "o.gif", EncodeOptions(), tmp_path, rate=Fraction(60))
     with pytest.raises(OutputError, match=r"vp9|webm|ffmpeg could not"):
-        plan_output(info, tmp_path / "o.webm", EncodeOptions("h264"), rate=info.frame_rate)
+        plan_output(info, tmp_path / "o.webm", EncodeOptions("h264"), tmp_path, rate=info.frame_rate)
 
 
 def test_an_encoder_this_build_lacks_is_named(
@@ -273,20 +273,20 @@ def test_an_encoder_this_build_lacks_is_named(
     info = probe(make_clip(seconds=0.25))
     monkeypatch.setattr(encode_module, "encoders", lambda: frozenset({"ffv1"}))
     with pytest.raises(SetupError, match=r"has no libx264; choose another --codec"):
-        plan_output(info, tmp_path / "o.mp4", EncodeOptions(), rate=info.frame_rate)
+        plan_output(info, tmp_path / "o.mp4", EncodeOptions(), tmp_path, rate=info.frame_rate)
 
 
 def test_a_full_disk_leaves_nothing_behind(make_clip: MakeClip, tmp_path: Path) -> None:
     info = probe(make_clip(seconds=0.25, video="testsrc2=s=320x240"))
-    plan = plan_output(info, tmp_path / "o.mkv", EncodeOptions("ffv1"), rate=info.frame_rate)
-    encoder = Encoder(plan, info)
+    plan = plan_output(info, tmp_path / "o.mkv", EncodeOptions("ffv1"), tmp_path, rate=info.frame_rate)
+    encoder = Encoder(plan, info, tmp_path)
     encoder._command[-2] = "/dev/full" if encoder._command[-1] == "-y" else encoder._command[-2]
     if not Path("/dev/full").exists():
         pytest.skip("this system has no /dev/full")  # only Linux can pretend
     with pytest.raises(OutputError, match=r"disk is full|could not write"), encoder:
         for frame in decode(info):
             encoder.write(frame)
-    assert not plan.partial.exists() and not plan.target.exists()
+    assert not plan.target.exists()
 
 
 def test_subtitles_chapters_and_metadata_come_along(make_clip: MakeClip, tmp_path: Path) -> None:
@@ -303,7 +303,7 @@ def test_subtitles_chapters_and_metadata_come_along(make_clip: MakeClip, tmp_pat
     info = probe(full)
     for suffix, subtitle in ((".mkv", "srt"), (".mp4", "mov_text")):
         target = tmp_path / f"o{suffix}"
-        with Encoder(plan_output(info, target, EncodeOptions(), rate=info.frame_rate), info) as encoder:
+        with written(info, target, EncodeOptions(), rate=info.frame_rate) as encoder:
             for frame in decode(info):
                 encoder.write(frame)
         with av.open(str(target)) as container:
@@ -315,15 +315,15 @@ def test_subtitles_chapters_and_metadata_come_along(make_clip: MakeClip, tmp_pat
 
 def test_ffmpeg_dying_midway_is_an_error(make_clip: MakeClip, tmp_path: Path) -> None:
     info = probe(make_clip(seconds=0.5, video="testsrc2=s=640x480"))
-    plan = plan_output(info, tmp_path / "o.mp4", EncodeOptions(), rate=info.frame_rate)
+    plan = plan_output(info, tmp_path / "o.mp4", EncodeOptions(), tmp_path, rate=info.frame_rate)
     frames = list(decode(info))
-    with pytest.raises(OutputError, match="ffmpeg could not write"), Encoder(plan, info) as encoder:
+    with pytest.raises(OutputError, match="ffmpeg could not write"), Encoder(plan, info, tmp_path) as encoder:
         encoder.write(frames[0])
         encoder._process.kill()
         encoder._process.wait()
         for k in range(40):
             encoder.write(dataclasses.replace(frames[0], pts=Fraction(k + 1, 24)))
-    assert not plan.target.exists() and not plan.partial.exists()
+    assert not plan.target.exists()
 
 
 def test_generated_pictures_do_not_flicker_against_originals(make_clip: MakeClip) -> None:
@@ -340,8 +340,8 @@ def test_generated_pictures_do_not_flicker_against_originals(make_clip: MakeClip
 def test_no_picture_at_all(tmp_path: Path, make_clip: MakeClip) -> None:
     clip = make_clip(seconds=0.25)
     info = probe(clip)
-    plan = plan_output(info, tmp_path / "o.mp4", EncodeOptions(), rate=info.frame_rate)
-    with pytest.raises(OutputError, match="gave no frame"), Encoder(plan, info):
+    plan = plan_output(info, tmp_path / "o.mp4", EncodeOptions(), tmp_path, rate=info.frame_rate)
+    with pytest.raises(OutputError, match="gave no frame"), Encoder(plan, info, tmp_path):
         pass
     assert list(tmp_path.glob(".*partial")) == []
 
@@ -360,15 +360,19 @@ def test_missing_ffmpeg_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     module.ffmpeg_path.cache_clear()
 
 
-def test_frame_size_change_is_reported(make_clip: MakeClip, tmp_path: Path) -> None:
-    small, large = (
+def test_pictures_of_another_size_are_fitted_into_the_first(make_clip: MakeClip, tmp_path: Path) -> None:
+    small, wide = (
         make_clip("a.h264", seconds=0.5, sound=False),
-        make_clip("b.h264", seconds=0.5, sound=False, video="testsrc2=s=128x96"),
+        make_clip("b.h264", seconds=0.5, sound=False, video="color=white:s=192x64"),
     )
     joined = tmp_path / "j.h264"
-    joined.write_bytes(small.read_bytes() + large.read_bytes())
-    with pytest.raises(InputError, match="changes size"):
-        list(decode(probe(joined)))
+    joined.write_bytes(small.read_bytes() + wide.read_bytes())
+    said: list[str] = []
+    frames = list(decode(probe(joined), report=said.append))
+    assert len(frames) == 24 and {(frame.width, frame.height) for frame in frames} == {(96, 64)}
+    assert said == ["the picture changes size at 0.480 s, from 96×64 to 192×64: fitted into 96×64"]
+    luma = frames[-1].planes[0]  # black bars keep its shape
+    assert luma[:14].max() < 40 and luma[-14:].max() < 40 and luma[20:44].min() > 200
 
 
 def test_an_old_ffmpeg_on_path_is_passed_over(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -390,7 +394,7 @@ def test_a_photo_in_a_photo_out(tmp_path: Path, suffix: str) -> None:
     cv2.imwrite(str(tmp_path / "in.png"), picture)
     info = probe(tmp_path / "in.png")
     target = tmp_path / f"out{suffix}"
-    with Encoder(plan_output(info, target, EncodeOptions(), rate=None), info) as encoder:
+    with written(info, target, EncodeOptions(), rate=None) as encoder:
         for frame in decode(info):
             encoder.write(frame)
     assert np.abs(cv2.imread(str(target)).astype(int) - picture).mean() < (2 if suffix == ".jpg" else 1e-9)
@@ -399,7 +403,7 @@ def test_a_photo_in_a_photo_out(tmp_path: Path, suffix: str) -> None:
 def test_many_frames_do_not_fit_one_image(make_clip: MakeClip, tmp_path: Path) -> None:
     info = probe(make_clip(seconds=0.25))
     with pytest.raises(OutputError, match="one image cannot hold 6 frames"):
-        plan_output(info, tmp_path / "o.png", EncodeOptions(), rate=None)
+        plan_output(info, tmp_path / "o.png", EncodeOptions(), tmp_path, rate=None)
 
 
 def test_hdr10_keeps_its_metadata_and_siting(make_clip: MakeClip, tmp_path: Path) -> None:
@@ -414,13 +418,13 @@ def test_hdr10_keeps_its_metadata_and_siting(make_clip: MakeClip, tmp_path: Path
     assert info.color.hdr and info.siting == "topleft"
     assert info.mastering == f"master-display={display}:max-cll=1000,400"
     target = tmp_path / "o.mp4"
-    with Encoder(plan_output(info, target, EncodeOptions(), rate=info.frame_rate), info) as encoder:
+    with written(info, target, EncodeOptions(), rate=info.frame_rate) as encoder:
         for frame in decode(info):
             encoder.write(dataclasses.replace(frame, rgb=frame.as_rgb()))
     after = probe(target)
     assert (after.color, after.mastering, after.format) == (info.color, info.mastering, info.format)
     with pytest.raises(OptionError, match="HDR video needs 10 bits"):
-        plan_output(info, tmp_path / "o.webm", EncodeOptions("vp9", pix_fmt="yuv420p"), rate=info.frame_rate)
+        plan_output(info, tmp_path / "o.webm", EncodeOptions("vp9", pix_fmt="yuv420p"), tmp_path, rate=info.frame_rate)
 
 
 def test_names_that_look_like_something_else(
@@ -429,7 +433,7 @@ def test_names_that_look_like_something_else(
     make_clip("clip.mp4", seconds=0.25).rename(tmp_path / "12:30 -y 'ü'.mp4")
     monkeypatch.chdir(tmp_path)
     info = probe("12:30 -y 'ü'.mp4")
-    with Encoder(plan_output(info, Path("-o:ut.mp4"), EncodeOptions(), rate=info.frame_rate), info) as encoder:
+    with written(info, Path("-o:ut.mp4"), EncodeOptions(), rate=info.frame_rate) as encoder:
         for frame in decode(info):
             encoder.write(frame)
     assert len(video_times(tmp_path / "-o:ut.mp4")) == 6

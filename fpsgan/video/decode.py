@@ -1,24 +1,28 @@
-"""Streaming decode with PyAV: true timestamps, rotation baked in, every trouble reported with its time."""
+"""Streaming decode with PyAV: true times, rotation baked in, every trouble reported with its time."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Generator, Iterator
 from fractions import Fraction
+from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import av
 import av.error
+import av.logging
 import numpy as np
 
 from fpsgan.errors import InputError
+from fpsgan.video.clock import Clock, Order
 from fpsgan.video.frame import Frame, PixelFormat, rotate, rotated
 from fpsgan.video.probe import VideoInfo, color_of, open_container, video_decoder
 
-__all__ = ["decode"]
+__all__ = ["Trouble", "check_damage", "decode"]
 
-# A step back in time of more than this is a new piece of a joined recording, a smaller one a repeated timestamp.
-REBASE = Fraction(1)
+Report = Callable[[str], None]
 
 
 def decode(
@@ -27,15 +31,17 @@ def decode(
     start: Fraction | None = None,
     end: Fraction | None = None,
     conceal: bool = False,
-    report: Callable[[str], None] = print,
+    report: Report = print,
 ) -> Iterator[Frame]:
     """Yield the frames of ``info`` in the order shown, pts strictly increasing, in seconds from ``info.origin``.
 
     ``start`` and ``end`` keep frames with start ≤ pts < end. Constant-rate files give exact multiples of 1/rate, also
-    where the container rounds. Damage in the file raises InputError with its time; with ``conceal`` it goes to
-    ``report`` instead, and the frames that cannot be decoded are left out (their time stays).
+    where the container rounds. Damage between ``start`` and ``end`` raises InputError with its time, before any frame
+    where ``probe`` found it; with ``conceal`` it goes to ``report`` instead, and the frames that cannot be decoded are
+    left out (their time stays). ``report`` also hears what a decoder complains of while it goes on by itself.
     """
-    frames = _timed(info, _pictures(info, start, conceal, report), report)
+    trouble = check_damage(info, start, end, conceal=conceal, report=report)
+    frames = _timed(info, _from(info, start, trouble), report)
     held: Frame | None = None  # a frame is shown until the next one, whatever its packet says, and not beyond the end
     for frame in frames:
         if held is not None:
@@ -44,100 +50,265 @@ def decode(
             held = None
         if end is not None and frame.pts >= end:
             frames.close()
+            trouble.sum_up()
             return
         if start is None or frame.pts >= start:
             held = frame
     if held is not None:
         until = held.pts + held.duration if end is None else min(held.pts + held.duration, end)
         yield dataclasses.replace(held, duration=until - held.pts)
+    trouble.sum_up()
+
+
+def check_damage(
+    info: VideoInfo, start: Fraction | None, end: Fraction | None, *, conceal: bool, report: Report
+) -> Trouble:
+    """Tell, before any work, what `probe` found broken or missing between ``start`` and ``end``, as `decode` does."""
+    trouble = Trouble(info, start, end, conceal, report)
+    for damage in info.damage:
+        trouble.found(damage.what, damage.when)
+    return trouble
+
+
+class Trouble:
+    """What is wrong with a file, and what becomes of it: an error, or a note where it is to be concealed. Trouble
+    outside of the part that was asked for is nobody's."""
+
+    def __init__(
+        self, info: VideoInfo, start: Fraction | None, end: Fraction | None, conceal: bool, report: Report
+    ) -> None:
+        self._path, self._conceal, self._report = info.path, conceal, report
+        self._from, self._until = start, end
+        self._complaints = 0
+        self._last: Fraction | None = None
+
+    def found(self, what: str, when: Fraction | None) -> None:
+        """Something is broken or missing."""
+        if self._elsewhere(when):
+            return
+        if not self._conceal:
+            raise InputError(f"{self._path}: {what}{_at(when)}; `--on-error conceal` bridges such places")
+        self._report(f"{what}{_at(when)}: bridged")
+
+    def heard(self, said: list[tuple[int, str, str]], when: Fraction | None) -> None:
+        """A decoder complained, and went on: it may have made up a part of the picture."""
+        if not said or self._elsewhere(when):
+            return
+        if not self._complaints:
+            _, name, message = said[0]
+            self._report(f"{name} complains{_at(when)}: {' '.join(message.split())}; look at the result there")
+        self._complaints += len(said)
+        self._last = when
+
+    def left_out(self, what: str) -> None:
+        """Something that no player would show either."""
+        self._report(f"{what}: left out")
+
+    def sum_up(self) -> None:
+        if self._complaints > 1:
+            self._report(f"{self._complaints} such complaints in all, the last{_at(self._last)}")
+
+    def _elsewhere(self, when: Fraction | None) -> bool:
+        before = self._from is not None and when is not None and when < self._from
+        return before or (self._until is not None and when is not None and when >= self._until)
+
+
+def _at(when: Fraction | None) -> str:
+    return "" if when is None else f" at {float(when):.3f} s"
+
+
+def _from(info: VideoInfo, start: Fraction | None, trouble: Trouble) -> Iterator[tuple[Fraction | None, Any]]:
+    """(time or None, PyAV picture), in the order shown, from a keyframe that lets the picture at ``start`` be decoded.
+
+    Not every keyframe does, whatever the container says. So the first picture is compared with what should be there,
+    and if it is another one decoding begins again, at an earlier keyframe.
+    """
+    if info.images:
+        yield from _images(info, trouble)
+        return
+    shown = info.presentation
+    if start is not None and not shown.decode_times:
+        # a tick early, since containers round; `decode` looks closer
+        number = bisect_left(shown.times, (start + info.origin) // info.time_base - 1)
+        before = bisect_right(shown.keys, shown.times[number]) if number < len(shown.times) else 0
+        expected = shown.times[number] * info.time_base - info.origin if before else Fraction(0)
+        for key, seek in ((before - 1, True), (before - 3, True), (before - 1, False), (before - 3, False)):
+            if key < 0:
+                continue
+            pictures = _pictures(info, shown.keys[key], seek, trouble)
+            for time, picture in pictures:
+                if time == expected:
+                    yield time, picture
+                    yield from pictures
+                    return
+                if time is not None and time > expected:
+                    break
+            pictures.close()
+    yield from _pictures(info, None, False, trouble)
+
+
+def _images(info: VideoInfo, trouble: Trouble) -> Iterator[tuple[Fraction, Any]]:
+    for number, path in enumerate(info.images):
+        time = number / info.frame_rate
+        try:
+            yield time, _image(path)
+        except InputError as error:
+            trouble.found(str(error), time)
+
+
+def _image(path: Path) -> Any:
+    with open_container(path) as container:
+        try:
+            return next(container.decode(video=0))
+        except (av.error.FFmpegError, StopIteration) as error:
+            raise InputError(f"{path}: a picture that cannot be decoded") from error
 
 
 def _pictures(
-    info: VideoInfo, start: Fraction | None, conceal: bool, report: Callable[[str], None]
-) -> Iterator[tuple[Fraction | None, Any]]:
-    """(time in the file or None, PyAV frame) as they come out of the decoder."""
-    if info.images:
-        for number, path in enumerate(info.images):
-            with open_container(path) as container:
-                for picture in container.decode(video=0):
-                    yield number / info.frame_rate, picture
-                    break
-        return
-
-    def trouble(what: str, when: Fraction | None) -> None:
-        at = f" at {float(when - info.origin):.3f} s" if when is not None else ""
-        if not conceal:
-            raise InputError(f"{info.path}: {what}{at}; `--on-error conceal` bridges such places")
-        report(f"{what}{at}: bridged")
+    info: VideoInfo, key: int | None, seek: bool, trouble: Trouble
+) -> Generator[tuple[Fraction | None, Any], None, None]:
+    """Decode from the keyframe shown at ``key`` (in the file's stamps; None: from the beginning) to the end."""
+    broken: str = ""  # held back until a picture follows: where a recording was switched on or off it always is
+    shown = False
+    when: Fraction | None = None
 
     with open_container(info.path) as container:
         video = container.streams[info.stream]
-        time_base = Fraction(video.time_base)
         decoder = video_decoder(video)
+        order = Order(decoder.reorder_depth) if info.presentation.decode_times else None
         deinterlace = _deinterlacer(video) if info.interlaced else None
-        if start is not None and start > 0:
-            container.seek(int((start + info.origin) / time_base), stream=video)
-        when: Fraction | None = None
-        packets = container.demux(video)
-        while True:
-            try:
-                packet = next(packets, None)
-            except av.error.FFmpegError as error:
-                trouble(f"cannot be read further ({error.strerror})", when)
-                packet = None
-            if packet is None:
-                break
-            if packet.pts is not None:
-                when = packet.pts * time_base
-            try:
-                if packet.is_corrupt:
-                    trouble("damaged data", when)
-                pictures = decoder.decode(packet if packet.size else None)
-            except av.error.EOFError:
-                continue
-            except av.error.FFmpegError as error:
-                trouble(f"damaged data ({error.strerror})", when)
-                continue
+        times: dict[int, Fraction] = {}  # of packets whose pictures are yet to come
+        for number, (packet, time) in enumerate(chain(_packets(info, container, key, seek), [(None, None)])):
+            if packet is not None:
+                if time is not None:
+                    when = times[number] = time
+                    if order is not None and not packet.is_discard:
+                        order.feed(number, time)
+                # the decoder hands its packet's stamp on with the picture: so each picture tells where it comes from
+                packet.pts = packet.dts = number
+            with av.logging.Capture() as said:
+                try:
+                    pictures = decoder.decode(packet)
+                except av.error.EOFError:
+                    pictures = []
+                except av.error.FFmpegError as error:
+                    pictures, broken = [], f"damaged data ({error.strerror})"
+            if shown:
+                trouble.heard(said, when)
             for picture in pictures:
-                stamp = None if picture.pts is None else picture.pts * time_base
+                came = None if picture.pts is None else times.pop(picture.pts, None)
+                if order is not None and came is not None:
+                    came = order.time(picture.pts)
+                if broken and shown:
+                    trouble.found(broken, when)
+                elif broken:
+                    trouble.left_out(f"{broken} before the first picture")
+                broken, shown = "", True
                 if picture.is_corrupt:
-                    trouble("damaged picture", stamp)
+                    trouble.found("damaged picture", came)
                 if deinterlace is None:
-                    yield stamp, picture
+                    yield came, picture
                 else:
+                    picture.pts = None if came is None else round(came / info.time_base)
+                    picture.time_base = info.time_base
                     deinterlace.push(picture)
                     yield from _pull(deinterlace)
+        if broken:
+            trouble.left_out(f"{broken} behind the last picture{_at(when)}")
         if deinterlace is not None:
             deinterlace.push(None)
             yield from _pull(deinterlace)
-    if info.header_frames > info.frame_count + 2 and info.frame_count < 0.98 * info.header_frames:
-        trouble(f"the file is cut short: {info.frame_count} of {info.header_frames} frames are there", when)
 
 
-def _timed(info: VideoInfo, pictures: Iterator[tuple[Fraction | None, Any]], report: Callable[[str], None]) -> Any:
-    """Frames with clean times: missing ones filled in, repeated ones dropped, joined recordings put end to end."""
+def _packets(info: VideoInfo, container: Any, key: int | None, seek: bool) -> Iterator[tuple[Any, Fraction | None]]:
+    """(packet that is not empty, when its picture is shown, or decoded, by the job's clock; None: not said)."""
+    video, shown = container.streams[info.stream], info.presentation
+    clock = Clock(shown.pieces)
+    if key is not None and seek:
+        if len(shown.pieces) > 1:
+            return  # a stamp does not tell which piece is meant
+        container.seek(key, stream=video)
+    packets = container.demux(video)
+    while True:
+        try:
+            packet = next(packets, None)
+        except av.error.FFmpegError:  # `probe` came across it too, and said so
+            return
+        if packet is None:
+            return
+        if not packet.size:
+            continue
+        shift = clock.shift(packet, info.time_base)
+        stamp = packet.pts if shown.dated else packet.dts
+        time = None if stamp is None else stamp * info.time_base + shift
+        if key is not None:
+            if not packet.is_keyframe or time is None or time < key * info.time_base:
+                continue
+            if time > key * info.time_base:
+                return  # behind it already
+            key = None
+        yield packet, None if time is None else time - info.origin
+
+
+def _timed(info: VideoInfo, pictures: Iterator[tuple[Fraction | None, Any]], report: Report) -> Any:
+    """Frames with clean times: missing ones filled in, repeated ones dropped, a constant rate exact."""
     step = 1 / info.frame_rate
+    first = info.start - info.origin
     last: Fraction | None = None
-    shift = Fraction(0)
-    for stamp, picture in pictures:
-        pts = (
-            (last + step if last is not None else info.start - info.origin)
-            if stamp is None
-            else stamp - info.origin + shift
-        )
+    repeated = 0
+    fit = _Fitter(info, report)
+    for time, picture in pictures:
+        pts = time if time is not None else first if last is None else last + step
         if not info.vfr:
-            first = info.start - info.origin
             pts = first + round((pts - first) * info.frame_rate) * step
         if last is not None and pts <= last:
-            if last - pts < REBASE:
-                report(f"frame at {float(pts):.3f} s repeats or precedes the time before it: left out")
-                continue
-            report(f"time jumps back by {float(last - pts):.3f} s after {float(last):.3f} s: continued from there")
-            shift += last + step - pts
-            pts = last + step
+            if not repeated:
+                report(f"frame{_at(pts)} repeats or precedes the time before it: left out")
+            repeated += 1
+            continue
         duration = (picture.duration or 0) * info.time_base if info.vfr else step
         last = pts
-        yield _frame(info, picture, pts, duration or step)
+        yield _frame(info, fit(picture, pts), pts, duration or step)
+    if repeated > 1:
+        report(f"{repeated} such frames in all: left out")
+
+
+class _Fitter:
+    """Brings pictures of another size or pixel format, where a file changes it on the way, into those of the first."""
+
+    def __init__(self, info: VideoInfo, report: Report) -> None:
+        self._info, self._report = info, report
+        self._size, self._format = info.coded, info.pixel_format
+        self._graph: Any = None
+        self._from: tuple[int, int, str] | None = None
+
+    def __call__(self, picture: Any, pts: Fraction) -> Any:
+        shape = (picture.width, picture.height, picture.format.name)
+        if shape == (*self._size, self._format):
+            return picture
+        if shape != self._from:
+            (width, height), info = self._size, self._info
+            if shape[:2] != self._size:
+                self._report(
+                    f"the picture changes size{_at(pts)}, from {width}×{height} to {shape[0]}×{shape[1]}: "
+                    f"fitted into {width}×{height}"
+                )
+            self._from = shape
+            self._graph = av.filter.Graph()
+            # black bars keep its shape
+            self._graph.link_nodes(
+                self._graph.add_buffer(
+                    width=shape[0], height=shape[1], format=picture.format, time_base=info.time_base
+                ),
+                self._graph.add("scale", f"{width}:{height}:force_original_aspect_ratio=decrease:flags=bicubic"),
+                self._graph.add("pad", f"{width}:{height}:-1:-1"),
+                self._graph.add("format", self._format),
+                self._graph.add("buffersink"),
+            ).configure()
+        picture.time_base = self._info.time_base
+        picture.pts = None
+        self._graph.push(picture)
+        return self._graph.pull()
 
 
 def _frame(info: VideoInfo, picture: Any, pts: Fraction, duration: Fraction) -> Frame:
@@ -146,13 +317,7 @@ def _frame(info: VideoInfo, picture: Any, pts: Fraction, duration: Fraction) -> 
         picture = picture.reformat(format=format.name)  # unpacks without loss; see PixelFormat.of
     planes = rotate(tuple(_plane(picture, format, k) for k in range(format.planes)), format, color, info.rotation)
     format, color = rotated(format, color, info.rotation)
-    frame = Frame(planes, format, color, pts, duration)
-    if (frame.width, frame.height) != (info.width, info.height):
-        raise InputError(
-            f"{info.path}: the picture changes size at {float(pts):.3f} s, from {info.width}×{info.height} to "
-            f"{frame.width}×{frame.height}; use --end, or cut the file there"
-        )
-    return frame
+    return Frame(planes, format, color, pts, duration)
 
 
 def _plane(picture: Any, format: PixelFormat, k: int) -> Any:

@@ -1,22 +1,21 @@
 """Encode and mux with ffmpeg (through ffmpeg-python); the target appears whole under its name, or not at all.
 
 Frames go to ffmpeg as raw video in a NUT stream on its standard input, because NUT carries exact timestamps. The
-other streams come from the source file and are copied wherever the container can hold them.
+other streams come from the source file (of a joined recording: from a copy that has one clock), and are copied wherever
+the container can hold them, else encoded anew, else left out. All of it is tried before the work.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import os
-import shutil
 import subprocess
 import sys
-import tempfile
 import threading
 import types
 from collections import deque
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +24,14 @@ import av.error
 import ffmpeg
 import numpy as np
 
-from fpsgan.errors import FpsganError, OptionError, OutputError, SetupError
+from fpsgan.errors import FpsganError, InputError, OptionError, OutputError, SetupError
+from fpsgan.video.clock import Clock
 from fpsgan.video.ffmpeg import encoder_formats, encoders, ffmpeg_path, ffmpeg_version, run
+from fpsgan.video.files import PART
 from fpsgan.video.frame import Array, Color, Frame, PixelFormat
-from fpsgan.video.probe import NUT_TICK, Stream, VideoInfo
+from fpsgan.video.probe import NUT_TICK, Stream, VideoInfo, open_container
 
-__all__ = ["CODECS", "EncodeOptions", "Encoder", "Plan", "check_target", "plan_output"]
+__all__ = ["CODECS", "CONTAINERS", "EncodeOptions", "Encoder", "Plan", "plan_output"]
 
 # codec → (ffmpeg's encoder, flag that sets the quality, its default, further options)
 CODECS: dict[str, tuple[str, str, int | None, dict[str, Any]]] = {
@@ -65,6 +66,11 @@ CONTAINERS: dict[str, tuple[str, str, str, str]] = {
     ".jpeg": ("image2", "jpg", "", ""),
     "": ("image2", "png", "", ""),  # a folder of images
 }
+REORDERED = 64  # packets among which the first picture shown is to be found
+SEARCHED = 5  # seconds around its place in which a packet of sound is looked for
+CARRIER = "carrier"  # stands for its path
+LETTERS = {"audio": "a", "subtitle": "s", "attachment": "t"}  # ffmpeg's, in the order of the output
+DISCARD = "+discardcorrupt"  # a packet that the container calls corrupt stops some muxers
 TEXT_SUBTITLES = {"srt", "subrip", "ass", "ssa", "mov_text", "webvtt", "text"}
 
 
@@ -80,11 +86,29 @@ class EncodeOptions:
 
 
 @dataclasses.dataclass(frozen=True)
+class Carrier:
+    """The file that the other streams come from: the source, or a copy of them.
+
+    ``shift``: seconds to add to its times, so that zero is that of the output at normal speed; ``start``: what of it
+    comes before, and is left out. ``indices``: where in it a stream of the source is, if not at the same place.
+    """
+
+    path: Path
+    shift: Fraction
+    start: Fraction = Fraction(0)
+    indices: dict[int, int] | None = None
+
+    def index(self, stream: Stream) -> int:
+        """Where in the file a stream of the source is."""
+        return stream.index if self.indices is None else self.indices[stream.index]
+
+
+@dataclasses.dataclass(frozen=True)
 class Plan:
     """How the output will be written: settled, and tried out, before the long work begins.
 
-    ``audio`` and ``subtitles`` pair a source stream with "copy" or the codec it is transcoded to; ``notes`` tell the
-    user what cannot be as it was.
+    ``streams`` pairs other streams of the source with "copy" or the codec they are encoded with, in the order of the
+    output; ``notes`` tell the user what cannot be as it was.
     """
 
     target: Path
@@ -97,13 +121,9 @@ class Plan:
     rate: Fraction | None  # None: the frames' own times
     slowmo: Fraction
     quality: int | None
-    audio: tuple[tuple[Stream, str], ...]
-    subtitles: tuple[tuple[Stream, str], ...]
+    streams: tuple[tuple[Stream, str], ...]
+    carrier: Carrier
     notes: tuple[str, ...]
-
-    @property
-    def partial(self) -> Path:
-        return self.target.absolute().with_name(f".{self.target.name}.partial")
 
     @property
     def folder(self) -> bool:
@@ -111,34 +131,23 @@ class Plan:
         return self.target.suffix == ""
 
 
-def check_target(source: Path, target: Path, *, overwrite: bool) -> None:
-    """Raise OutputError where ``target`` must not or cannot be written: before any work is done."""
-    if target.exists() and source.exists() and target.samefile(source):
-        raise OutputError(f"{target}: is the input itself; the input is never overwritten, choose another name")
-    if target.exists() and not overwrite:
-        raise OutputError(f"{target}: exists already; -y overwrites it")
-    if target.suffix.lower() not in CONTAINERS:
-        known = " ".join(suffix for suffix in CONTAINERS if suffix)
-        raise OutputError(f"{target}: unknown kind {target.suffix!r}; known are {known}, or a folder for images")
-    if target.exists() and target.is_dir() != (target.suffix == ""):
-        raise OutputError(f"{target}: a {'folder' if target.is_dir() else 'file'} of that name is in the way")
-    folder = target.parent
-    if not folder.is_dir():
-        raise OutputError(f"{target}: there is no folder {folder}; make it first")
-    if not os.access(folder, os.W_OK):
-        raise OutputError(f"{target}: no permission to write in {folder}")
-
-
 def plan_output(
     info: VideoInfo,
     target: Path,
     options: EncodeOptions,
+    place: Path,
     *,
     rate: Fraction | None,
     slowmo: Fraction = Fraction(1),
+    start: Fraction = Fraction(0),
+    end: Fraction | None = None,
 ) -> Plan:
-    """Settle codec, pixel format and streams for ``target``, and prove with a trial encode of two grey frames that
-    this ffmpeg can do it. Raises OptionError, OutputError or SetupError with what to change."""
+    """Settle codec, pixel format and streams for ``target``, and prove it: copy all of the other streams once, encode
+    two grey frames. Raises OptionError, OutputError or SetupError with what to change.
+
+    ``place``: the job's own folder (`files.claimed`); ``start`` and ``end``: the part of the source that is used, in
+    seconds from ``info.origin``. The time ``start`` becomes zero.
+    """
     muxer, default, audio_codec, text_codec = CONTAINERS[target.suffix.lower()]
     notes: list[str] = []
     codec = options.codec
@@ -183,31 +192,13 @@ def plan_output(
             notes.append(
                 f"{codec} needs even sizes: {info.width}×{info.height} becomes {width}×{height} (edge repeated)"
             )
-    audio: list[tuple[Stream, str]] = []
-    subtitles: list[tuple[Stream, str]] = []
-    for stream in info.others:
-        if stream.kind == "audio" and audio_codec:
-            action = "copy" if slowmo == 1 and _can_copy(info, stream, muxer) else audio_codec
-            if action != "copy":
-                why = f"stretched to {float(slowmo):g} times the length" if slowmo != 1 else f"{muxer} cannot hold it"
-                notes.append(f"audio stream {stream.index} ({stream.codec}) becomes {action}: {why}")
-            audio.append((stream, action))
-        elif stream.kind == "subtitle" and slowmo == 1 and _can_copy(info, stream, muxer):
-            subtitles.append((stream, "copy"))
-        elif stream.kind == "subtitle" and slowmo == 1 and text_codec and stream.codec in TEXT_SUBTITLES:
-            subtitles.append((stream, text_codec))
-            notes.append(
-                f"subtitle stream {stream.index} ({stream.codec}) becomes {text_codec}: {muxer} cannot hold it"
-            )
-        elif stream.kind == "attachment" and muxer == "matroska":
-            subtitles.append((stream, "copy"))
-        else:
-            notes.append(f"{stream.kind} stream {stream.index} ({stream.codec}) is left out: not carried in {muxer}")
+    carrier = carry(info, place, start, end)
+    streams, said = _settle_streams(info, carrier, muxer, audio_codec, text_codec, slowmo, place)
     plan = Plan(
         target, muxer, codec, format, color, width, height, rate, slowmo,
-        CODECS[codec][2] if options.quality is None else options.quality, tuple(audio), tuple(subtitles), tuple(notes),
+        CODECS[codec][2] if options.quality is None else options.quality, streams, carrier, (*notes, *said),
     )  # fmt: skip
-    _try(plan, info)
+    _try(plan, info, place)
     return plan
 
 
@@ -242,75 +233,158 @@ def _choose_format(source: PixelFormat, offered: tuple[str, ...], wanted: str | 
     return min(usable.values(), key=loss)
 
 
-def _can_copy(info: VideoInfo, stream: Stream, muxer: str) -> bool:
-    """Whether ``muxer`` takes this stream as it is: tried, on its first half second."""
-    with tempfile.TemporaryDirectory() as folder:
-        done = run(
-            "-v", "error", "-y", "-t", "0.5", "-i", str(info.path.absolute()), "-map", f"0:{stream.index}",
-            "-c", "copy", "-strict", "experimental", "-f", muxer, str(Path(folder) / "trial"),
-        )  # fmt: skip
-        if done.returncode != 0:
-            return False
-        try:  # some muxers write what nothing can read, Vorbis in MPEG-TS for one
-            with av.open(str(Path(folder) / "trial")) as container:
-                return any(written.type == stream.kind for written in container.streams)
-        except av.error.FFmpegError:
-            return stream.kind != "audio"  # a half second without any subtitle may be no file at all
+def carry(info: VideoInfo, place: Path, start: Fraction, end: Fraction | None) -> Carrier:
+    """Where the other streams come from. Of a joined recording, whose clock ffmpeg would read otherwise than `decode`,
+    they are copied into a file with one clock; a stream that NUT cannot hold is not in it."""
+    wanted = [stream for stream in info.others if stream.kind in ("audio", "subtitle")]
+    if len(info.presentation.pieces) == 1 or not wanted:
+        return Carrier(info.path, -(info.origin + start), start)
+    path = place / f"{PART}.nut"
+    indices: dict[int, int] = {}
+    with open_container(info.path) as source, av.open(str(path), "w", format="nut") as copy:
+        tracks: dict[int, tuple[Any, Clock, Fraction]] = {}
+        for stream in wanted:
+            template = source.streams[stream.index]
+            with contextlib.suppress(ValueError, av.error.FFmpegError):
+                tracks[stream.index] = (
+                    copy.add_stream_from_template(template),
+                    Clock(info.presentation.pieces),
+                    Fraction(template.time_base),
+                )
+                indices[stream.index] = len(indices)
+        ends = dict.fromkeys(tracks, Fraction(0))
+        for packet in source.demux():
+            if packet.stream_index not in tracks or not packet.size:
+                continue
+            track, clock, time_base = tracks[packet.stream_index]
+            shift = clock.shift(packet, time_base)
+            if packet.pts is None or packet.is_corrupt:
+                continue
+            time = packet.pts * time_base + shift - info.origin - start
+            lasts = (packet.duration or 0) * time_base
+            # sound that outlasts its picture goes on into the next piece: of that, the beginning is left out
+            if time >= ends[packet.stream_index] - lasts / 2 and (end is None or time < end - start):
+                ends[packet.stream_index] = time + lasts
+                packet.pts = packet.dts = round(time / time_base)
+                packet.stream = track
+                copy.mux(packet)
+    return Carrier(path, Fraction(0), indices=indices)
 
 
-def _try(plan: Plan, info: VideoInfo) -> None:
-    """Encode two grey frames with the plan's own settings and all its streams, into a throw-away file."""
+def _settle_streams(
+    info: VideoInfo, carrier: Carrier, muxer: str, audio_codec: str, text_codec: str, slowmo: Fraction, place: Path
+) -> tuple[tuple[tuple[Stream, str], ...], list[str]]:
+    """What becomes of each stream that is not the picture, and the notes that say so: copied where ``muxer`` takes it,
+    else encoded anew, else left out. Copies are tried whole: what breaks in the middle must not do so after the work.
+    """
+    wanted = {stream: _ways(stream, muxer, audio_codec, text_codec, slowmo) for stream in info.others}
+    if carrier.indices is not None:
+        wanted = {s: [way for way in ways if s.index in carrier.indices] for s, ways in wanted.items()}
+    copied = [stream for stream, ways in wanted.items() if ways[:1] == ["copy"]]
+    at_once = _passes(carrier, dict.fromkeys(copied, "copy"), muxer, place)
+    settled: list[tuple[Stream, str]] = []
+    notes: list[str] = []
+    for stream, ways in wanted.items():
+        name = f"{stream.kind} stream {stream.index} ({stream.codec})"
+        tried = (way for way in ways if (way == "copy" and at_once) or _passes(carrier, {stream: way}, muxer, place))
+        taken = next(tried, "")
+        if not taken:
+            why = "ffmpeg can neither copy nor decode it" if ways else f"not carried in {muxer}"
+            notes.append(f"{name} is left out: {why}")
+            continue
+        settled.append((stream, taken))
+        if taken != "copy":
+            stretched = f"stretched to {float(slowmo):g} times the length"
+            why = stretched if slowmo != 1 else f"{muxer} does not take a copy"
+            notes.append(f"{name} becomes {taken}: {why}")
+        if stream.damaged:
+            count, first = len(stream.damaged), float(stream.damaged[0])
+            notes.append(f"{name} is damaged: {count} packet{'s' * (count > 1)} left out, from {first:.3f} s on")
+    return tuple(sorted(settled, key=lambda pair: list(LETTERS).index(pair[0].kind))), notes
+
+
+def _ways(stream: Stream, muxer: str, audio_codec: str, text_codec: str, slowmo: Fraction) -> list[str]:
+    """What may be done with a stream, best first. Times of subtitles are not stretched."""
+    if stream.kind == "audio" and audio_codec:
+        return [audio_codec] if slowmo != 1 else ["copy", audio_codec]
+    if stream.kind == "subtitle" and slowmo == 1 and text_codec:
+        return ["copy", *([text_codec] if stream.codec in TEXT_SUBTITLES else [])]
+    if stream.kind == "attachment" and muxer == "matroska":
+        return ["copy"]
+    return []
+
+
+def _passes(carrier: Carrier, streams: dict[Stream, str], muxer: str, place: Path) -> bool:
+    """Whether ``muxer`` takes these streams: copies all of them, the beginning of what is encoded."""
+    if not streams:
+        return True
+    path = place / f"{PART}.trial"
+    maps = [word for stream in streams for word in ("-map", f"0:{carrier.index(stream)}")]
+    codecs = [word for k, way in enumerate(streams.values()) for word in (f"-c:{k}", way)]
+    begin = min((stream.start for stream in streams if stream.start is not None), default=Fraction(0))
+    some = ["-ss", seconds(max(begin, Fraction(0))), "-t", "1"] if "copy" not in streams.values() else []
+    done = run(
+        "-v", "error", "-y", "-fflags", DISCARD, *some, "-i", str(carrier.path.absolute()), *maps, *codecs,
+        "-strict", "experimental", "-f", muxer, str(path), timeout=None,
+    )  # fmt: skip
+    if done.returncode != 0:
+        return False
+    try:  # some muxers write what nothing can read, Vorbis in MPEG-TS for one
+        with open_container(path) as written:
+            kinds = [stream.type for stream in written.streams]
+    except InputError:
+        kinds = []
+    heard = [stream for stream in streams if stream.kind == "audio"]
+    # without a single subtitle there may be no file at all
+    return kinds.count("audio") == len(heard)
+
+
+def _try(plan: Plan, info: VideoInfo, place: Path) -> None:
+    """Encode two grey frames with the plan's own settings and the beginning of all its streams."""
     rate = plan.rate or info.frame_rate
-    with tempfile.TemporaryDirectory() as folder:
-        # a half second of the other streams is enough to see whether they go in
-        trial = dataclasses.replace(plan, target=Path(folder) / f"trial{plan.target.suffix}")
-        grey = tuple(
-            np.full(
-                plan.format.plane_shape(k, info.width, info.height), 1 << (plan.format.depth - 1), plan.format.dtype
-            )
-            for k in range(plan.format.planes)
-        )
-        frames = [
-            Frame(grey, plan.format, plan.color, k / rate, 1 / rate) for k in range(1 if plan.muxer == "image2" else 2)
-        ]
-        with Encoder(trial, info, limit=max(Fraction(1, 2), 3 / rate), verify=False) as encoder:
-            for frame in frames:
-                encoder.write(frame)
+    grey = tuple(
+        np.full(plan.format.plane_shape(k, info.width, info.height), 1 << (plan.format.depth - 1), plan.format.dtype)
+        for k in range(plan.format.planes)
+    )
+    count = 1 if plan.muxer == "image2" else 2
+    with Encoder(plan, info, place, limit=max(Fraction(1, 2), 3 / rate), verify=False) as encoder:
+        for k in range(count):
+            encoder.write(Frame(grey, plan.format, plan.color, k / rate, 1 / rate))
 
 
 class Encoder:
-    """A running ffmpeg that writes ``plan``'s output; use as a context manager.
+    """A running ffmpeg that writes ``plan``'s output to ``part``, in the job's folder; use as a context manager.
 
-    Leaving it normally finishes, checks and renames the output; leaving it by an exception ends ffmpeg and removes
-    the partial file. ``start``: source time (seconds from the file's origin) that becomes zero; ``limit``: how many
-    seconds of the source's other streams to take (None: all). ``verify``: read the file back before the rename.
+    Leaving it normally finishes and checks the output, which `files.publish` can then give its name; leaving it by an
+    exception ends ffmpeg. ``limit``: how many seconds of the source's other streams to take (None: all). ``verify``:
+    read the file back.
     """
 
     def __init__(
         self,
         plan: Plan,
         info: VideoInfo,
+        place: Path,
         *,
-        start: Fraction = Fraction(0),
         limit: Fraction | None = None,
         verify: bool = True,
     ) -> None:
         self.plan, self.info, self.verify = plan, info, verify
+        self.part = place / (PART if plan.folder else f"{PART}{plan.target.suffix}")
         self.frames = 0
-        self.bytes = 0
+        self.first: Fraction | None = None  # when the first frame is shown, in seconds of the output
         rate = plan.rate or info.frame_rate
         fineness = max(1, -(-90000 // rate.numerator))
         self.time_base = Fraction(1, rate.numerator * fineness) if plan.rate else info.time_base / plan.slowmo
         self.time_base /= max(1, -(-self.time_base // NUT_TICK))
         self._complaints: deque[str] = deque(maxlen=12)
-        self._command = self._arguments(start, limit)
+        self._command = self._arguments(limit)
 
     def __enter__(self) -> Encoder:
         plan = self.plan
-        _remove(plan.partial)
         try:
             if plan.folder:
-                plan.partial.mkdir()
+                self.part.mkdir(exist_ok=True)
             self._process = subprocess.Popen(
                 self._command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, **_detached()
             )
@@ -339,6 +413,7 @@ class Encoder:
         self._pipe.mux(packet)
         self._send()
         self.frames += 1
+        self.first = frame.pts if self.first is None else self.first
 
     def _send(self) -> None:
         chunks = self._chunks.copy()
@@ -373,49 +448,61 @@ class Encoder:
         self._reader.join()
         if self.verify:
             self._verify()
-        files = sorted(plan.partial.iterdir()) if plan.partial.is_dir() else [plan.partial]
-        self.bytes = sum(file.stat().st_size for file in files)
-        for file in files:
-            with file.open("rb+") as handle:
-                os.fsync(handle.fileno())
-        try:
-            if plan.target.is_dir():
-                _remove(plan.target)
-            plan.partial.replace(plan.target)
-        except OSError as error:
-            raise OutputError(f"{plan.target}: finished, but cannot be given its name ({error.strerror})") from error
 
     def _verify(self) -> None:
         """Read the finished file back: every frame written must be there, and every stream planned."""
         plan = self.plan
         if plan.folder:
-            found, streams = len(list(plan.partial.iterdir())), 1
-            length = Fraction(0)
+            found, streams, length = len(list(self.part.iterdir())), 1, Fraction(0)
         elif plan.muxer == "webp":
             return  # libavformat reads no animated WebP
         else:
             try:
-                with av.open(str(plan.partial)) as container:
-                    streams = len(
-                        [s for s in container.streams if s.type in ("video", "audio", "subtitle", "attachment")]
-                    )
+                with open_container(self.part) as container:
+                    kinds = [s.type for s in container.streams]
                     video = container.streams.video[0]
-                    found, first, last = 0, 0, 0
-                    for packet in container.demux(video):
-                        if packet.size:
-                            stamp = packet.pts if packet.pts is not None else packet.dts or 0
-                            first, last = (min(first, stamp), max(last, stamp)) if found else (stamp, stamp)
-                            found += 1
-                    length = (last - first) * Fraction(video.time_base or 0)
-            except av.error.FFmpegError as error:
-                raise OutputError(f"{plan.target}: what ffmpeg wrote cannot be read back ({error.strerror})") from error
+                    stamps = [p.dts if p.pts is None else p.pts for p in container.demux(video) if p.size]
+                    length = (max(stamps, default=0) - min(stamps, default=0)) * Fraction(video.time_base or 0)
+            except (InputError, av.error.FFmpegError) as error:
+                raise OutputError(f"{plan.target}: what ffmpeg wrote cannot be read back ({error})") from error
+            found = len(stamps)
+            streams = sum(kind in ("video", "audio", "subtitle", "attachment") for kind in kinds)
         if found != self.frames:
             raise OutputError(f"{plan.target}: {self.frames} frames were sent to ffmpeg but {found} are in its file")
         if plan.rate and not plan.folder and abs(length - (self.frames - 1) / plan.rate) > 1 / plan.rate / 2:
             raise OutputError(f"{plan.target}: came out {float(length):.3f} s long instead of {self.frames} frames")
-        expected = 1 + len(plan.audio) + len(plan.subtitles)
+        expected = 1 + len(plan.streams)
         if streams != expected:
             raise OutputError(f"{plan.target}: {expected} streams were planned but {streams} are in the file")
+
+    def sound_offsets(self) -> tuple[Fraction, Fraction] | None:
+        """Seconds from the first packet of copied sound to the first picture, in the source and in the output.
+
+        None where no sound is copied.
+        """
+        copied = [stream for stream, action in self.plan.streams if stream.kind == "audio" and action == "copy"]
+        if not copied or self.first is None:
+            return None
+        carrier, number = self.plan.carrier, [stream for stream, _ in self.plan.streams].index(copied[0])
+        with open_container(self.part) as container:
+            pictures = islice((p for p in container.demux(container.streams.video[0]) if p.size), REORDERED)
+            shown = min(p.pts * Fraction(p.time_base) for p in pictures)
+        with open_container(self.part) as container:
+            packet = next((p for p in container.demux(container.streams[1 + number]) if p.size), None)
+            if packet is None:
+                return None
+            heard, sound = packet.pts * Fraction(packet.time_base), bytes(packet)
+        found: list[Fraction] = []  # silence has many packets alike: the one that fits best
+        with open_container(carrier.path) as container:
+            for packet in container.demux(container.streams[carrier.index(copied[0])]):
+                if packet.pts is None:
+                    continue
+                time = packet.pts * Fraction(packet.time_base) + carrier.shift
+                if time > heard - shown + self.first + SEARCHED:
+                    break
+                if bytes(packet).endswith(sound) or (packet.size and sound.endswith(bytes(packet))):  # with a header
+                    found.append(self.first - time)
+        return min(found, key=lambda offset: abs(offset - (shown - heard)), default=shown - heard), shown - heard
 
     def _abort(self) -> None:
         self._process.kill()
@@ -424,7 +511,6 @@ class Encoder:
         with contextlib.suppress(OSError):  # the other end is gone: that is the point
             self._process.stdin.close()  # type: ignore[union-attr]
         self._reader.join()
-        _remove(self.plan.partial)
 
     def _failure(self) -> FpsganError:
         self._process.wait()
@@ -444,7 +530,7 @@ class Encoder:
         missing = (rows - plane.shape[0], columns - plane.shape[1])
         return np.pad(plane, ((0, missing[0]), (0, missing[1])), "edge") if any(missing) else plane
 
-    def _arguments(self, start: Fraction, limit: Fraction | None) -> list[str]:
+    def _arguments(self, limit: Fraction | None) -> list[str]:
         plan, info, color = self.plan, self.info, self.plan.color
         tags = {
             "range": "pc" if color.full_range else "tv",
@@ -471,35 +557,39 @@ class Encoder:
         if plan.format.family == "yuv" and plan.format.log2_w == 1:
             settings["chroma_sample_location"] = color.chroma_location
         streams = [video]
-        if plan.audio or plan.subtitles or (not info.images and plan.muxer not in ("image2", "gif", "webp")):
-            shift = -(info.origin + start)
-            seek = {"ss": _seconds(start)} if start else {}
-            source = ffmpeg.input(str(info.path.absolute()), itsoffset=_seconds(shift), **seek)
-            for number, (stream, action) in enumerate(plan.audio):
-                audio = source[str(stream.index)]
-                streams.append(_stretched(audio, plan.slowmo))
-                settings[f"c:a:{number}"] = action
-                settings[f"map_metadata:s:a:{number}"] = f"1:s:{stream.index}"
-                if action != "copy":
+        retold = [word for key, value in info.retold.items() for word in ("-metadata", f"{key}={value}")]
+        if plan.streams or (not info.images and plan.muxer not in ("image2", "gif", "webp")):
+            carrier = plan.carrier
+            seek = {"ss": seconds(carrier.start)} if carrier.start else {}
+            source = ffmpeg.input(CARRIER, itsoffset=seconds(carrier.shift), fflags=DISCARD, **seek)
+            counts = dict.fromkeys(LETTERS, 0)
+            for stream, action in plan.streams:
+                index, letter, number = carrier.index(stream), LETTERS[stream.kind], counts[stream.kind]
+                counts[stream.kind] += 1
+                taken = source[str(index)]
+                streams.append(_stretched(taken, plan.slowmo) if stream.kind == "audio" else taken)
+                settings[f"c:{letter}:{number}"] = action
+                settings[f"map_metadata:s:{letter}:{number}"] = f"1:s:{index}"
+                for key, value in stream.retold:
+                    retold += [f"-metadata:s:{letter}:{number}", f"{key}={value}"]
+                if stream.kind == "audio" and action != "copy":
                     settings[f"b:a:{number}"] = "192k"
-            for kind in ("subtitle", "attachment"):
-                for number, (stream, action) in enumerate((s, a) for s, a in plan.subtitles if s.kind == kind):
-                    streams.append(source[str(stream.index)])
-                    letter = "s" if kind == "subtitle" else "t"
-                    settings[f"c:{letter}:{number}"] = action
-                    settings[f"map_metadata:s:{letter}:{number}"] = f"1:s:{stream.index}"
-            if len(streams) == 1:
+            if not plan.streams:
                 streams.append(source["999?"])  # no stream: it is here for its metadata and chapters
             # chapters would point to the wrong places in slow motion or behind a cut-off beginning
-            settings["map_chapters"] = 1 if plan.slowmo == 1 and not start and plan.muxer != "avi" else -1
+            chapters = plan.slowmo == 1 and not carrier.start and plan.muxer != "avi"
+            settings["map_chapters"] = 1 if chapters else -1
             settings["map_metadata"] = 1
-            settings["map_metadata:s:v:0"] = f"1:s:{info.stream}"
+            if carrier.indices is None:
+                settings["map_metadata:s:v:0"] = f"1:s:{info.stream}"
             settings["strict"] = "experimental"
-            if start:  # -ss seeks to a keyframe of the video: leave out the sound from there to the start
+            if carrier.start:  # -ss seeks to a keyframe of the video: leave out the sound from there to the start
                 settings["copypriorss"] = 0
         if limit is not None:
-            settings["t"] = _seconds(limit * plan.slowmo)
-        if plan.muxer in ("matroska", "webm") and all((s.codec, a) == ("opus", "copy") for s, a in plan.audio):
+            settings["t"] = seconds(limit * plan.slowmo)
+        if plan.muxer in ("matroska", "webm") and all(
+            (s.codec, a) == ("opus", "copy") for s, a in plan.streams if s.kind == "audio"
+        ):
             # Opus begins before zero by its CodecDelay, which this muxer allows for; to shift everything by it as well,
             # as ffmpeg does by default, would put the picture late
             settings["avoid_negative_ts"] = "disabled"
@@ -510,11 +600,16 @@ class Encoder:
                 settings["tag:v"] = "hvc1"
         if plan.muxer == "image2" and not plan.folder:
             settings["update"] = 1
-        output = str(plan.partial / "%06d.") + plan.codec if plan.folder else str(plan.partial)
-        graph = ffmpeg.output(*streams, output, format=plan.muxer, **settings)
+        graph = ffmpeg.output(*streams, PART, format=plan.muxer, **settings)
         graph = graph.global_args("-hide_banner", "-nostats", "-loglevel", "error", "-copyts")
         arguments: list[str] = ffmpeg.compile(graph, cmd=ffmpeg_path(), overwrite_output=True)
-        return arguments
+        place = arguments.index(PART)
+        arguments[place:place] = retold  # ffmpeg-python takes every option once
+        # a "%" in the folder's name would be a pattern too
+        part = f"{str(self.part).replace('%', '%%')}/%06d.{plan.codec}" if plan.folder else str(self.part)
+        # put in here since ffmpeg-python takes no names that are not UTF-8
+        paths = {CARRIER: str(plan.carrier.path.absolute()), PART: part}
+        return [paths.get(word, word) for word in arguments]
 
 
 def _stretched(audio: Any, slowmo: Fraction) -> Any:
@@ -525,15 +620,9 @@ def _stretched(audio: Any, slowmo: Fraction) -> Any:
     return audio.filter("atempo", float(factor)) if factor != 1 else audio
 
 
-def _seconds(time: Fraction) -> str:
+def seconds(time: Fraction) -> str:
+    """As ffmpeg reads it, to the microsecond."""
     return f"{float(time):.6f}"
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
 
 
 def _detached() -> dict[str, Any]:

@@ -43,8 +43,8 @@ def _version_of(program: str) -> tuple[int, int]:
     return OLDEST if "version N-" in said else (0, 0)  # builds from git carry no release number and are recent
 
 
-def run(*arguments: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
-    """Run ffmpeg to its end. Raises SetupError if it cannot start or does not end in ``timeout`` seconds."""
+def run(*arguments: str, timeout: float | None = 60) -> subprocess.CompletedProcess[str]:
+    """Run ffmpeg to its end. Raises SetupError if it cannot start or takes more than ``timeout`` seconds, if any."""
     command = [ffmpeg_path(), "-hide_banner", "-nostdin", *arguments]
     try:
         return subprocess.run(

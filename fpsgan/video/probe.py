@@ -1,36 +1,48 @@
 """What a file really is: the header's word kept apart from what its packets say.
 
-``probe`` reads every packet of the chosen video stream once, without decoding, so frame count, rate and variable
-timing are measured, not believed.
+``probe`` reads every packet once, without decoding, so frame count, rate, variable timing, and what is missing are
+measured, not believed.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import io
+import logging
 import re
+import stat
 import struct
 from array import array
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import av
 import av.error
+import av.logging
 import cv2
 import numpy as np
 
 from fpsgan.errors import InputError
+from fpsgan.video.clock import RESET, Piece, Presentation, Track, join
 from fpsgan.video.ffmpeg import run
 from fpsgan.video.frame import SITING, Color, PixelFormat, rotated
 
-__all__ = ["Stream", "VideoInfo", "constant_rate", "probe"]
+__all__ = ["Damage", "Stream", "VideoInfo", "constant_rate", "probe"]
 
 STANDARD_RATES = [
     *(Fraction(n) for n in (24, 25, 30, 48, 50, 60, 100, 120, 240, 12, 15)),
     *(Fraction(n * 1000, 1001) for n in (24, 30, 48, 60, 120)),
 ]
+# What libav complains of is kept for av.logging.Capture, and for nobody else. To tell it takes Python's lock: a decoder
+# with threads of its own, closed while they complain, would wait for ever (hence `video_decoder`).
+av.logging.set_level(av.logging.ERROR)
+av.logging.set_skip_repeated(False)
+logging.getLogger("libav").addHandler(logging.NullHandler())
+logging.getLogger("libav").propagate = False
+
+_SURROGATE = re.compile("[\udc80-\udcff]")  # a byte that was no UTF-8 (PEP 383)
 NUT_TICK = Fraction(1, 48000)  # the muxer changes a coarser time base behind PyAV's back
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
 
@@ -46,13 +58,30 @@ TRANSFERS = {1: "bt709", 4: "gamma22", 5: "gamma28", 6: "smpte170m", 7: "smpte24
 
 @dataclasses.dataclass(frozen=True)
 class Stream:
-    """A stream that is not the chosen video: audio, subtitle, attachment, data, or another video."""
+    """A stream that is not the chosen video: audio, subtitle, attachment, data, or another video.
+
+    ``start``: when its first packet is presented, in seconds of the file; None if it has none. ``damaged``: times of
+    packets that the container calls corrupt, in seconds from ``VideoInfo.origin``. ``retold``: see ``VideoInfo``.
+    """
 
     index: int
     kind: str
     codec: str
     language: str = ""
     start: Fraction | None = None
+    damaged: tuple[Fraction, ...] = ()
+    retold: tuple[tuple[str, str], ...] = ()
+
+
+class Damage(NamedTuple):
+    """Something that should be shown and is not there, or is broken: ``what``, and from when on, in seconds from
+    ``VideoInfo.origin`` (None: nobody knows)."""
+
+    what: str
+    when: Fraction | None
+
+    def __str__(self) -> str:
+        return self.what if self.when is None else f"{self.what} at {float(self.when):.3f} s"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,13 +89,16 @@ class VideoInfo:
     """A source, probed. Times in seconds.
 
     Measured, from packets and the first frame: ``frame_rate`` (the constant rate, or the usual rate of a variable
-    one), ``vfr``, ``frame_count`` (packets with a picture; hidden frames may add to it), ``start`` (first pts),
-    ``duration`` (first pts to the end of the last frame), ``damage`` (what stopped the scan, "" if nothing), and
+    one), ``vfr``, ``frame_count`` (pictures that are shown), ``start`` (first pts), ``duration`` (first pts to the end
+    of the last frame), ``damage`` (what is broken or missing), ``notes`` (what else the user should know), and
     everything about the picture. ``width`` and ``height`` are as shown, ``rotation`` (degrees counter-clockwise,
     0, 90, 180 or 270) baked in; ``siting`` the chroma location before that. ``mastering``: HDR10's static metadata, in
-    x265's words, "" for none. ``origin`` is the earliest time in the file, which players take as zero.
+    x265's words, "" for none. ``coded`` is the size (width, height) in the file, ``pixel_format`` ffmpeg's name of its
+    format. ``origin`` is the earliest time in the file, which players take as zero; ``presentation`` tells when each
+    picture is shown, in ``time_base`` of the file's own clock.
     The header's word, which the packets may contradict: ``header_frames`` (0 = not said).
-    ``images`` lists the files where the source is a folder.
+    ``retold`` has those of the file's tags, in Unicode, that are not written in UTF-8; ``images`` lists the files where
+    the source is a folder.
     """
 
     path: Path
@@ -89,9 +121,14 @@ class VideoInfo:
     start: Fraction
     duration: Fraction
     origin: Fraction
-    damage: str = ""
+    coded: tuple[int, int]
+    pixel_format: str
+    presentation: Presentation = dataclasses.field(repr=False)
+    damage: tuple[Damage, ...] = ()
+    notes: tuple[str, ...] = ()
     header_frames: int = 0
     others: tuple[Stream, ...] = ()
+    retold: dict[str, str] = dataclasses.field(default_factory=dict)
     images: tuple[Path, ...] = ()
 
     @property
@@ -102,26 +139,34 @@ class VideoInfo:
 def probe(path: str | Path, *, stream: int | None = None, image_rate: Fraction = Fraction(24)) -> VideoInfo:
     """Describe the video in ``path``: a file, or a folder of images shown at ``image_rate``.
 
-    ``stream`` is the index of the video stream in the file; by default the first that is a moving picture (cover art
-    and data streams are passed over). Reads all packets once and decodes one frame. Raises InputError for anything
-    that holds no picture.
+    ``stream`` is the index of the video stream in the file; by default the file's own default among those that move
+    (cover art is passed over). Reads all packets once and decodes one frame. Raises InputError for anything that holds
+    no picture, and for what is no file: a pipe cannot be read twice.
     """
     path = Path(path)
     images = image_files(path) if path.is_dir() else ()
-    with open_container(images[0] if images else path) as container:
+    with open_container(images[0] if images else path) as container, av.logging.Capture() as said:
         video = _choose(container, path, stream)
         index, codec, header_frames = video.index, video.codec_context.name, video.frames
         sar = Fraction(video.sample_aspect_ratio or 1)
-        stamps, last_duration, damage = _scan(container, video)
+        tracks, stopped = _scan(container)
         time_base = Fraction(video.time_base)
+        shown = join(tracks[index], (tracks[s.index] for s in container.streams.audio), container.format.name)
         rates = [_exact(Fraction(rate)) for rate in (video.average_rate, video.guessed_rate, video.base_rate) if rate]
-        origin = Fraction(container.start_time or 0, av.time_base)
-        others = tuple(_describe(other) for other in container.streams if other is not video)
+        origin = _origin(container)
+        others = tuple(
+            _describe(other, tracks[other.index], origin) for other in container.streams if other is not video
+        )
+        announced = _announced(container, video, tracks)
+        retold = _retold(container.metadata)
     frame = _first_frame(images[0] if images else path, index)
     if images:
-        time_base, rates, stamps, last_duration = 1 / image_rate, [image_rate], array("q", range(len(images))), 1
-        origin, others, header_frames = Fraction(0), (), 0
-    ticks = np.unique(np.array(stamps or [0], np.int64))
+        time_base, rates = 1 / image_rate, [image_rate]
+        still = Piece(Fraction(0), (len(images) - 1) / image_rate, Fraction(0))
+        numbers = array("q", range(len(images)))
+        shown = Presentation(numbers, numbers, 1, (still,), dated=True, decode_times=False)
+        origin, others, header_frames, announced = Fraction(0), (), 0, None
+    ticks = np.array(shown.times or [0], np.int64)
     span = int(ticks[-1] - ticks[0]) * time_base
     mean = [((len(ticks) - 1) / span).limit_denominator(1001)] if span else []
     rate = constant_rate(ticks, time_base, [*rates, *mean, *STANDARD_RATES])
@@ -130,7 +175,21 @@ def probe(path: str | Path, *, stream: int | None = None, image_rate: Fraction =
     vfr = rate is None
     rate = rate or _usual_rate(ticks, time_base, rates)
     start = int(ticks[0]) * time_base
-    end = int(ticks[-1]) * time_base + (last_duration * time_base if vfr and last_duration else 1 / rate)
+    end = int(ticks[-1]) * time_base + (shown.last_duration * time_base if vfr and shown.last_duration else 1 / rate)
+    damage = [Damage("damaged data", when - origin) for when in tracks[index].damaged] if not images else []
+    if stopped:
+        damage.append(Damage(f"cannot be read further ({stopped})", end - origin))
+    if announced is not None and announced - tracks[index].end > max(Fraction(5, 2) / rate, (end - start) / 100):
+        damage.append(Damage(f"cut short: the file announces {float(announced - origin):.3f} s and ends", end - origin))
+    holes = [] if vfr else _holes(ticks, time_base, rate)
+    if holes and said:  # pictures are missing, and the container is known to be broken
+        damage += [Damage(f"{count} frames missing", when - origin) for when, count in holes]
+        holes = []
+    notes = _joints(shown, origin)
+    if holes:
+        when, count = max(holes, key=lambda hole: hole[1])
+        missing = sum(count for _, count in holes)
+        notes.append(f"{missing} frames missing in its even rate, the most ({count}) at {float(when - origin):.3f} s")
     rotation = int(frame.rotation) % 360 if frame.rotation % 90 == 0 else 0
     turned = rotation in (90, 270)
     try:
@@ -161,25 +220,46 @@ def probe(path: str | Path, *, stream: int | None = None, image_rate: Fraction =
         start=start,
         duration=end - start,
         origin=origin,
-        damage=damage,
+        coded=(frame.width, frame.height),
+        pixel_format=frame.format.name,
+        presentation=shown,
+        damage=tuple(damage),
+        notes=tuple(notes),
         header_frames=header_frames,
         others=others,
+        retold=retold,
         images=images,
     )
 
 
 def open_container(path: Path) -> Any:
     """Open a media file with PyAV. Raises InputError, in one line, where that cannot be done."""
-    if not path.exists():
-        raise InputError(f"{path}: no such file")
     try:
+        kind = path.stat().st_mode
+        if not stat.S_ISREG(kind):
+            raise InputError(
+                f"{path}: is {'a folder' if stat.S_ISDIR(kind) else 'a pipe or a device'}, which cannot be read twice; "
+                "save it to a file first, or use `fpsgan stream`"
+            )
         if path.suffix.lower() == ".webp" and b"ANIM" in path.read_bytes()[:64]:
             return av.open(_animated_webp(path))
-        # absolute: "12:30.mp4" must not be taken for a protocol
-        return av.open(str(path.absolute()), metadata_errors="replace")
+        # absolute: "12:30.mp4" must not be taken for a protocol; tags that are no UTF-8 keep their bytes
+        return av.open(str(path.absolute()), metadata_errors="surrogateescape")
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file") from error
     except (av.error.FFmpegError, OSError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise InputError(f"{path}: not a video that can be read ({reason})") from error
+
+
+def _retold(metadata: Mapping[str, str]) -> dict[str, str]:
+    """The tags that are no UTF-8, in Unicode: taken for Windows-1252, as it was usual."""
+    return {key: _readable(value) for key, value in metadata.items() if value != _readable(value)}
+
+
+def _readable(text: str) -> str:
+    """A tag as `open_container` reads it, in Unicode."""
+    return text.encode("utf-8", "surrogateescape").decode("cp1252", "replace") if _SURROGATE.search(text) else text
 
 
 def _animated_webp(path: Path) -> io.BytesIO:
@@ -206,12 +286,16 @@ def _animated_webp(path: Path) -> io.BytesIO:
 
 
 def video_decoder(video: Any) -> Any:
-    """The decoder for a stream: its own, or libvpx where a VP8/VP9 stream carries an alpha plane that only it reads."""
+    """The decoder for a stream: its own, or libvpx where a VP8/VP9 stream carries an alpha plane that only it reads.
+
+    It works in the thread that calls it, where `av.logging.Capture` hears what it complains of.
+    """
     alpha_decoder = {"vp8": "libvpx", "vp9": "libvpx-vp9"}.get(video.codec_context.name)
+    decoder = video.codec_context
     if video.metadata.get("alpha_mode") == "1" and alpha_decoder in av.codecs_available:
-        return av.CodecContext.create(alpha_decoder, "r")
-    video.thread_type = "AUTO"
-    return video.codec_context
+        decoder = av.CodecContext.create(alpha_decoder, "r")
+    decoder.thread_count = 1
+    return decoder
 
 
 def image_files(folder: Path) -> tuple[Path, ...]:
@@ -272,6 +356,7 @@ def color_of(frame: Any, siting: str) -> Color:
 
 def _choose(container: Any, path: Path, index: int | None) -> Any:
     moving = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
+    moving.sort(key=lambda s: not s.disposition & av.stream.Disposition.default)  # stable: else the first
     if index is not None:
         moving = [s for s in container.streams.video if s.index == index]
     if not moving:
@@ -281,25 +366,61 @@ def _choose(container: Any, path: Path, index: int | None) -> Any:
     return moving[0]
 
 
-def _scan(container: Any, video: Any) -> tuple[array[int], int, str]:
-    """(timestamps of all pictures, duration of the last, what stopped the scan).
-
-    The second field of a picture and the frames of AVI-like files carry no pts: where some packets have one, those
-    are the pictures; where none has, decoding order has to do.
-    """
-    shown, undated = array("q"), array("q")  # eight bytes a frame: a day of video still fits
-    latest: dict[bool, tuple[int, int]] = {}
-    damage = ""
+def _scan(container: Any) -> tuple[dict[int, Track], str]:
+    """All packets: (what each stream's tell, what stopped the scan, "" if nothing did)."""
+    tracks = {stream.index: Track(Fraction(stream.time_base or 1)) for stream in container.streams}
     try:
-        for packet in container.demux(video):
-            stamp = packet.dts if packet.pts is None else packet.pts
-            if packet.size and not packet.is_discard and stamp is not None:
-                dated = packet.pts is not None
-                (shown if dated else undated).append(stamp)
-                latest[dated] = max(latest.get(dated, (stamp, 0)), (stamp, packet.duration or 0))
+        for packet in container.demux():
+            if packet.stream_index in tracks:  # MPEG's streams may bring more on the way
+                tracks[packet.stream_index].add(packet)
     except av.error.FFmpegError as error:
-        damage = f"{error.strerror} after {len(shown or undated)} frames"
-    return shown or undated, latest[bool(shown)][1] if latest else 0, damage
+        return tracks, str(error.strerror)
+    return tracks, ""
+
+
+def _origin(container: Any) -> Fraction:
+    """The earliest time of all streams: what libavformat rounds to microseconds, as the stream itself has it."""
+    rounded = Fraction(container.start_time or 0, av.time_base)
+    exact = [s.start_time * Fraction(s.time_base) for s in container.streams if s.start_time is not None]
+    return min((time for time in exact if abs(time - rounded) * av.time_base <= 1), default=rounded)
+
+
+def _announced(container: Any, video: Any, tracks: dict[int, Track]) -> Fraction | None:
+    """When the video should end by the header's word, in the file's clock; None where it does not say.
+
+    MPEG streams have no header that could: libavformat takes the last stamps for one.
+    """
+    if RESET & set(container.format.name.split(",")):
+        return None
+    if video.duration is not None:
+        return Fraction((video.start_time or 0) + video.duration) * Fraction(video.time_base)
+    clock = re.fullmatch(r"(\d+):(\d+):(\d+\.\d+)", video.metadata.get("DURATION", ""))
+    if clock:  # Matroska's, of this stream
+        return Fraction(clock[1]) * 3600 + Fraction(clock[2]) * 60 + Fraction(clock[3])
+    if container.duration is None:
+        return None
+    # of the longest stream: the video ends as much before it as it did by the last packets
+    whole = Fraction(container.start_time or 0, av.time_base) + Fraction(container.duration, av.time_base)
+    longest = max(track.end for track in tracks.values())
+    return tracks[video.index].end + max(whole - longest, Fraction(0))
+
+
+def _holes(ticks: Any, time_base: Fraction, rate: Fraction) -> list[tuple[Fraction, int]]:
+    """Places of a constant rate where pictures are missing: (when the first should be, how many)."""
+    places = np.rint((ticks - ticks[0]) * float(time_base * rate)).astype(np.int64)
+    jumps = np.flatnonzero(np.diff(places) > 1)
+    return [(ticks[0] * time_base + (int(places[k]) + 1) / rate, int(places[k + 1] - places[k]) - 1) for k in jumps]
+
+
+def _joints(shown: Presentation, origin: Fraction) -> list[str]:
+    joints = [
+        f"its clock goes from {float(before.last - origin):.3f} s to {float(after.first - origin):.3f} s"
+        for before, after in zip(shown.pieces, shown.pieces[1:], strict=False)
+    ]
+    if not joints:
+        return []
+    more = f", and {len(joints) - 1} more" if len(joints) > 1 else ""
+    return [f"{len(joints) + 1} recordings joined ({joints[0]}{more}): put end to end, picture and sound"]
 
 
 def _first_frame(path: Path, index: int) -> Any:
@@ -351,11 +472,13 @@ def _mastering(frame: Any) -> str:
     return ":".join(said)
 
 
-def _describe(stream: Any) -> Stream:
+def _describe(stream: Any, track: Track, origin: Fraction) -> Stream:
     return Stream(
         index=stream.index,
         kind=stream.type,
         codec=stream.codec_context.name if stream.codec_context else "none",
-        language=stream.metadata.get("language", ""),
-        start=None if stream.start_time is None else stream.start_time * Fraction(stream.time_base),
+        language=_readable(stream.metadata.get("language", "")),
+        start=track.start,
+        damaged=tuple(when - origin for when in track.damaged),
+        retold=tuple(_retold(stream.metadata).items()),
     )

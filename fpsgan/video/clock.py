@@ -1,0 +1,217 @@
+"""When each packet of a file is presented, found once, for picture and sound together.
+
+Containers tell time in three ways that cannot be taken as they are. Recordings that were joined (`cat a.mpg b.mpg`,
+a recorder that restarts, a clock that wraps) begin anew in mid-file: they fall into pieces, which are put end to end.
+AVI, and others without composition offsets, store when a picture is decoded, not when it is shown: the pictures are
+shown at the same times, in another order. And edit lists hide packets that are only there to be decoded.
+"""
+
+from __future__ import annotations
+
+import heapq
+from array import array
+from collections.abc import Iterable, Sequence
+from fractions import Fraction
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+__all__ = ["RESET", "Clock", "Order", "Piece", "Presentation", "Track", "join"]
+
+BACK = Fraction(1, 2)  # seconds: a larger step back is a new piece, a smaller one a repeated timestamp
+AHEAD = Fraction(10)  # likewise forward, in containers whose clock may be set anew (ffmpeg's dts_delta_threshold)
+ALIKE = Fraction(2)  # by how much the jumps of picture and sound at one joint may differ
+WRAP = Fraction(2**33, 90000)  # the period of MPEG's clock
+RESET = {"mpegts", "mpeg"}  # MPEG's streams, as libavformat calls them: no header, and the clock may be set anew
+
+
+class Piece(NamedTuple):
+    """A stretch of the file with one clock: the stamps of its pictures, from ``first`` to ``last``, and what to add to
+    them, all in seconds."""
+
+    first: Fraction
+    last: Fraction
+    shift: Fraction
+
+
+class Clock:
+    """Follows the stamps of one stream, packet by packet in file order, through the pieces of a recording."""
+
+    def __init__(self, pieces: Sequence[Piece]) -> None:
+        self._pieces = pieces
+        self._at = 0
+        self._last: Fraction | None = None
+
+    def shift(self, packet: Any, time_base: Fraction) -> Fraction:
+        """What to add to the times of the next packet, in seconds."""
+        if packet.dts is None:  # the one stamp that never goes back within a piece
+            return self._pieces[self._at].shift
+        stamp = packet.dts * time_base
+        step = Fraction(0) if self._last is None else stamp - self._last
+        if len(self._pieces) > 1 and _jumps(step):
+            # a clock that goes back has begun anew; one that leaps may just have stood still for a while
+            candidates = range(self._at + (step < 0), len(self._pieces))
+            self._at = min(candidates, key=lambda k: _distance(stamp, self._pieces[k]), default=self._at)
+        self._last = stamp
+        return self._pieces[self._at].shift
+
+
+def _jumps(step: Fraction) -> bool:
+    return not -BACK < step < AHEAD
+
+
+def _distance(stamp: Fraction, piece: Piece) -> Fraction:
+    return max(piece.first - stamp, stamp - piece.last, Fraction(0))
+
+
+class Track:
+    """What a scan learns of one stream, packet by packet in file order; stamps in the stream's ``time_base``."""
+
+    def __init__(self, time_base: Fraction) -> None:
+        self.time_base = time_base
+        self.pieces: list[_Stamps] = []
+        self.jumps: list[Fraction] = []  # seconds, one for each piece but the first
+        self.damaged: list[Fraction] = []  # times of packets that the container calls corrupt, in seconds
+        self.start: Fraction | None = None  # of the first packet that is presented
+        self.end = Fraction(0)  # of the last one, hidden ones included, by the file's own clock
+        self._last: int | None = None
+        self._since_damage = 3  # packets since the last corrupt one, itself included
+
+    def add(self, packet: Any) -> None:
+        stamp = packet.dts if packet.pts is None else packet.pts
+        if stamp is None:
+            return
+        known = packet.dts is not None and self._last is not None
+        step = (packet.dts - self._last) * self.time_base if known else Fraction(0)
+        if not self.pieces or _jumps(step):
+            if self.pieces:
+                self.jumps.append(step)
+                if self._since_damage <= 2:  # MPEG-TS takes the joint for a loss
+                    self.damaged.pop()
+            self.pieces.append(_Stamps())
+        if packet.dts is not None:
+            self._last = packet.dts
+        self.end = max(self.end, (stamp + (packet.duration or 0)) * self.time_base)
+        self._since_damage += 1
+        if packet.is_corrupt:
+            self.damaged.append(stamp * self.time_base)
+            self._since_damage = 1
+        if packet.size and not packet.is_discard:
+            if self.start is None:
+                self.start = stamp * self.time_base
+            self.pieces[-1].add(stamp, dated=packet.pts is not None, lasts=packet.duration or 0, key=packet.is_keyframe)
+
+
+class _Stamps:
+    """The pictures of one piece. Where only some packets carry a presentation time, as where each field is a packet,
+    those are the pictures; where none does, the decode times stand for them."""
+
+    def __init__(self) -> None:
+        self.dated, self.undated, self.keys = array("q"), array("q"), array("q")  # eight bytes each: a day still fits
+        self.lasts = {True: (0, 0), False: (0, 0)}  # the latest stamp of each kind, and how long it is shown
+        self.in_order = True
+
+    def add(self, stamp: int, *, dated: bool, lasts: int, key: bool) -> None:
+        stamps = self.dated if dated else self.undated
+        if stamps:
+            self.in_order &= stamp >= stamps[-1]
+            self.lasts[dated] = max(self.lasts[dated], (stamp, lasts))
+        else:
+            self.lasts[dated] = (stamp, lasts)
+        stamps.append(stamp)
+        if key:
+            self.keys.append(stamp)
+
+    @property
+    def shown(self) -> array[int]:
+        return self.dated or self.undated
+
+    @property
+    def duration(self) -> int:
+        """Of the last picture; 0 where the container does not say."""
+        return self.lasts[bool(self.dated)][1]
+
+
+class Presentation(NamedTuple):
+    """The pictures of a file: their times in order, in the time base, each once; the ``keys`` among them from which
+    decoding can begin; how long the last is shown (0: not said); the pieces that the file consists of; whether any
+    packet is ``dated`` with a presentation time (then those without have no picture of their own); and whether the
+    stamps are ``decode_times``, so that the k-th picture shown has the k-th of them."""
+
+    times: array[int]
+    keys: array[int]
+    last_duration: int
+    pieces: tuple[Piece, ...]
+    dated: bool
+    decode_times: bool
+
+
+def join(video: Track, others: Iterable[Track], container: str) -> Presentation:
+    """Put the pieces of a scanned video stream end to end. ``others``: its sound, which tells a clock that was set
+    anew from a camera that stood still; ``container`` as libavformat names it."""
+    times, keys = array("q"), array("q")
+    pieces: list[Piece] = []
+    runs = _runs(video, others, container)
+    shift = 0
+    for run in runs:
+        shown = [stamp for part in run for stamp in part.shown]
+        if not shown:
+            continue
+        first, last = min(shown), max(shown)
+        if times:
+            wrap = round(WRAP / video.time_base)
+            following = times[-1] + _usual_step(shown)
+            wrapped = abs(following - first - shift - wrap) * video.time_base < AHEAD  # nothing else began anew
+            shift = shift + wrap if wrapped else following - first
+        pieces.append(Piece(first * video.time_base, last * video.time_base, shift * video.time_base))
+        times.extend(sorted({stamp + shift for stamp in shown if not times or stamp + shift > times[-1]}))
+        keys.extend(sorted(stamp + shift for part in run for stamp in part.keys))
+    last_duration = runs[-1][-1].duration if runs else 0
+    ordered = all(part.in_order for run in runs for part in run)
+    whole = tuple(pieces) or (Piece(Fraction(0), Fraction(0), Fraction(0)),)
+    dated = any(part.dated for run in runs for part in run)
+    return Presentation(times, keys, last_duration, whole, dated, ordered)
+
+
+def _runs(video: Track, others: Iterable[Track], container: str) -> list[list[_Stamps]]:
+    """The pieces of the video, those joined again between which the clock went on and only the picture stood still."""
+    others = list(others)
+    runs: list[list[_Stamps]] = [[piece] for piece in video.pieces[:1]]
+    for jump, piece in zip(video.jumps, video.pieces[1:], strict=True):
+        heard = [any(abs(jump - other) < ALIKE for other in track.jumps) for track in others]
+        anew = jump < 0 or (bool(RESET & set(container.split(","))) and (any(heard) or not heard))
+        if anew:
+            runs.append([piece])
+        else:
+            runs[-1].append(piece)
+    return runs
+
+
+def _usual_step(stamps: Sequence[int]) -> int:
+    steps = sorted(after - before for before, after in pairwise(sorted(set(stamps))))
+    return steps[len(steps) // 2] if steps else 1
+
+
+class Order:
+    """Gives each picture that a decoder puts out its time, where the file's stamps are decode times.
+
+    Packets are fed in file order with their stamps; pictures come out in the order shown, each named by its packet. The
+    next one has the earliest stamp that is left. A packet from which no picture came must not hold up those behind it:
+    no picture is shown more than ``depth`` packets (the decoder's reorder depth) before its turn, so stamps older than
+    that are passed over.
+    """
+
+    def __init__(self, depth: int) -> None:
+        self._depth = depth
+        self._left: list[Fraction] = []
+        self._fed: dict[int, Fraction] = {}
+
+    def feed(self, packet: int, stamp: Fraction) -> None:
+        self._fed[packet] = stamp
+        heapq.heappush(self._left, stamp)
+
+    def time(self, packet: int) -> Fraction | None:
+        """Of the next picture, which came from ``packet``; None if more pictures came than packets were fed."""
+        earliest = self._fed.pop(packet - self._depth, None)
+        while self._left and earliest is not None and self._left[0] < earliest:
+            heapq.heappop(self._left)
+        return heapq.heappop(self._left) if self._left else None

@@ -1,0 +1,195 @@
+"""Where results go: what may be written, and how it appears under its name whole or not at all.
+
+A job writes into a folder of its own beside the target, `.NAME.fpsgan`, which is locked, and gone when the job ends.
+The finished result is renamed from there. Nothing is ever removed that a job of this program did not make.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import struct
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from fpsgan.errors import OutputError
+
+__all__ = ["check_target", "claimed", "publish", "whole"]
+
+LONGEST_NAME = 255  # bytes, on all usual file systems
+PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
+PART = "part"  # the name, but for its suffix, of what a job is writing
+
+
+def check_target(source: Path, target: Path, *, overwrite: bool, suffixes: tuple[str, ...]) -> Path:
+    """The path to write to, symbolic links followed: before any work is done.
+
+    Raises OutputError where it must not or cannot be written: it is the source, exists and ``overwrite`` is False, has
+    none of the ``suffixes`` ("" stands for a folder of pictures), or is a folder with anything in it that this program
+    did not write.
+    """
+    if str(target) == "-":
+        raise OutputError(
+            "-: a result is checked and then renamed, so it goes to a file; `fpsgan stream` writes to pipes"
+        )
+    if len(os.fsencode(target.name)) > LONGEST_NAME:
+        raise OutputError(f"{target}: the name is longer than {LONGEST_NAME} bytes; choose a shorter one")
+    if target.is_symlink():
+        target = target.resolve()
+    there, folder_there = target.exists(), target.is_dir()
+    if there and source.exists() and target.samefile(source):
+        raise OutputError(f"{target}: is the input itself; the input is never overwritten, choose another name")
+    if target.suffix.lower() not in suffixes and not folder_there:
+        known = " ".join(suffix for suffix in suffixes if suffix)
+        folder = ", or a folder for pictures" if "" in suffixes else ""
+        raise OutputError(f"{target}: unknown kind {target.suffix!r}; known are {known}{folder}")
+    if folder_there:
+        _check_folder(target, source, overwrite, wanted="" in suffixes and target.suffix == "")
+    elif there and target.suffix == "":
+        raise OutputError(f"{target}: a file of that name is in the way; a folder for pictures needs another")
+    elif there and not target.is_file():
+        raise OutputError(f"{target}: is a device or a pipe; name a file")
+    elif there and not overwrite:
+        raise OutputError(f"{target}: exists already; -y overwrites it")
+    parent = target.absolute().parent
+    if not parent.is_dir():
+        raise OutputError(f"{target}: there is no folder {parent}; make it first")
+    if not os.access(parent, os.W_OK):
+        raise OutputError(f"{target}: no permission to write in {parent}")
+    return target
+
+
+def _check_folder(target: Path, source: Path, overwrite: bool, *, wanted: bool) -> None:
+    others = _not_ours(target)
+    if others or not wanted:
+        named = f"holds {others[0]}{f' and {len(others) - 1} more' if others[1:] else ''}, which fpsgan did not write"
+        raise OutputError(
+            f"{target}: is a folder{f' that {named}' if others else ''}; "
+            f"name a file in it, as {target / source.stem}.mp4, or a new folder for pictures"
+        )
+    if any(target.iterdir()) and not overwrite:
+        raise OutputError(f"{target}: exists already; -y overwrites it")
+
+
+def _not_ours(folder: Path) -> list[str]:
+    """Names of what is in a folder and no picture signed by this program."""
+    return sorted(path.name for path in folder.iterdir() if path.is_dir() or not _is_signed(path))
+
+
+def _signature() -> bytes:
+    """A PNG chunk that names the software, as other programs have it, and the end of the file."""
+    chunk = b"tEXtSoftware\0fpsGAN"
+    return struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk)) + PNG_END
+
+
+def _is_signed(picture: Path) -> bool:
+    with picture.open("rb") as file:
+        file.seek(0, os.SEEK_END)
+        file.seek(max(0, file.tell() - len(_signature())))
+        return file.read() == _signature()
+
+
+def _sign(picture: Path) -> None:
+    with picture.open("rb+") as file:
+        file.seek(-len(PNG_END), os.SEEK_END)
+        if file.read() == PNG_END:
+            file.seek(-len(PNG_END), os.SEEK_END)
+            file.write(_signature())
+
+
+@contextmanager
+def claimed(target: Path) -> Iterator[Path]:
+    """A job's own folder beside ``target``, for what it writes on the way; removed at the end, with what is in it.
+
+    Raises OutputError if another job has claimed the same target, or if the folder cannot be made.
+    """
+    place = _place(target)
+    lock = FileLock(place / "lock")
+    try:
+        place.mkdir(exist_ok=True)
+        lock.acquire(timeout=0)
+    except (Timeout, FileNotFoundError) as error:
+        raise OutputError(f"{target}: is being written by another fpsgan just now; choose another name") from error
+    except OSError as error:
+        raise OutputError(f"{target}: cannot be written ({error.strerror or error})") from error
+    try:
+        _clear(place)  # what a killed job has left
+        yield place
+    finally:
+        _clear(place)
+        with suppress(OSError):  # on Windows a file that is open cannot be removed
+            (place / "lock").unlink()
+        lock.release()
+        with suppress(OSError):  # something is in it that is not ours: it stays
+            (place / "lock").unlink(missing_ok=True)
+            place.rmdir()
+
+
+def _place(target: Path) -> Path:
+    name = f".{target.name}.fpsgan"
+    if len(os.fsencode(name)) > LONGEST_NAME:
+        name = f".{hashlib.sha256(os.fsencode(target.name)).hexdigest()[:32]}.fpsgan"
+    return target.absolute().with_name(name)
+
+
+def publish(part: Path, target: Path) -> int:
+    """Give a finished file, or folder of pictures, its name, once all of it is on the disk; returns its size in bytes.
+
+    ``target`` as `check_target` allowed it. Raises OutputError if it cannot have its name.
+    """
+    files = sorted(part.iterdir()) if part.is_dir() else [part]
+    size = 0
+    for file in files:
+        if part.is_dir():
+            _sign(file)
+        with file.open("rb+") as handle:
+            os.fsync(handle.fileno())
+            size += os.fstat(handle.fileno()).st_size
+    try:
+        if target.is_dir():
+            _remove_pictures(target)
+        part.replace(target)
+        if os.name == "posix":
+            folder = os.open(target.absolute().parent, os.O_RDONLY)
+            os.fsync(folder)
+            os.close(folder)
+    except OSError as error:
+        raise OutputError(f"{target}: finished, but cannot be given its name ({error.strerror})") from error
+    return size
+
+
+@contextmanager
+def whole(target: Path) -> Iterator[Path]:
+    """A path to write a file to, which becomes ``target`` at the end, or nothing if an error comes out.
+
+    Raises OutputError like `claimed` and `publish`.
+    """
+    with claimed(target) as place:
+        part = place / f"{PART}{target.suffix}"
+        yield part
+        publish(part, target)
+
+
+def _remove_pictures(folder: Path) -> None:
+    """A folder that holds nothing but pictures of ours (`_check_folder`), which may have changed since."""
+    others = _not_ours(folder)
+    if others:
+        raise OutputError(f"{folder}: holds {others[0]} now, which fpsgan did not write; the result is not kept")
+    for file in folder.iterdir():
+        file.unlink()
+    folder.rmdir()
+
+
+def _clear(place: Path) -> None:
+    """Remove what a job makes in its own folder, and nothing else."""
+    for path in place.iterdir():
+        if path.stem == PART and path.is_dir():
+            for file in path.iterdir():
+                file.unlink()
+            path.rmdir()
+        elif path.stem == PART:
+            path.unlink()
