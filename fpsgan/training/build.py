@@ -32,6 +32,7 @@ from deblur.blur import blur_score
 from fpsgan.errors import InputError, OptionError, OutputError
 from fpsgan.training.footage import LOOK, Footage, Reader, Window, analyse, is_rate
 from fpsgan.training.manifest import MANIFEST, SPLITS, Clip, write_manifest
+from fpsgan.video.files import whole
 from fpsgan.video.probe import VideoInfo, probe
 
 __all__ = ["REASONS", "VIDEOS", "BuildOptions", "Progress", "Summary", "build", "find_videos"]
@@ -669,12 +670,8 @@ def _finish(output: Path, options: BuildOptions, finished: Sequence[_Source]) ->
 
 
 def _write(path: Path, content: bytes) -> None:
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    with whole(path) as part:
+        part.write_bytes(content)
 
 
 def _same_scenes(used: Sequence[_Source]) -> list[list[_Source]]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -20,7 +19,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from fpsgan.errors import InputError, OutputError
+from fpsgan.errors import InputError
+from fpsgan.video.files import whole
 
 __all__ = ["MANIFEST", "SPLITS", "Clip", "read_manifest", "write_manifest"]
 
@@ -138,18 +138,9 @@ def read_manifest(folder: str | Path, split: str | None = None) -> list[Clip]:
 def write_manifest(folder: str | Path, clips: Iterable[Clip]) -> Path:
     """Write `clips` as `folder`'s manifest, whole or not at all. OutputError if that is not possible."""
     path = Path(folder) / MANIFEST
-    partial = path.with_name(path.name + ".partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("w", encoding="utf-8") as file:
-            for clip in clips:
-                file.write(json.dumps(clip.to_json(), ensure_ascii=False) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise OutputError(f"{path}: cannot be written ({error.strerror or error})") from error
+    with whole(path) as part, part.open("w", encoding="utf-8") as file:
+        for clip in clips:
+            file.write(json.dumps(clip.to_json(), ensure_ascii=False) + "\n")
     return path
 
 

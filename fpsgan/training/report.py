@@ -18,6 +18,7 @@ from fpsgan.errors import InputError, OutputError
 from fpsgan.runtime import pick_device, pick_dtype
 from fpsgan.training.evaluate import BEST, Progress, fillers, rebuilt, video, windows
 from fpsgan.training.metrics import flicker, psnr, ssim
+from fpsgan.video.files import whole
 from fpsgan.video.probe import probe
 
 __all__ = ["Moment", "Report", "report"]
@@ -279,11 +280,5 @@ def _curve(result: Report, worst: Sequence[Moment], cuts: Sequence[float]) -> st
 
 def _write(page: Path, text: str) -> None:
     """Whole or not at all. OutputError if that is not possible."""
-    partial = page.with_name(page.name + ".partial")
-    try:
-        page.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(page)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise OutputError(f"{page}: cannot be written ({error.strerror or error})") from error
+    with whole(page) as part:
+        part.write_text(text, encoding="utf-8")

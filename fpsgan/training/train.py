@@ -34,6 +34,7 @@ from fpsgan.runtime import pick_device
 from fpsgan.training.config import TrainConfig, differences
 from fpsgan.training.muon import Muon
 from fpsgan.training.tasks import Batch, DeblurTask, InterpolatorTask, Task
+from fpsgan.video.files import whole
 
 try:
     from lightning_fabric import Fabric
@@ -553,22 +554,16 @@ def _forget_after(log: Path, step: int) -> None:
     if not log.exists():
         return
     kept = [line for line in log.read_text(encoding="utf-8").splitlines(True) if json.loads(line)["step"] <= step]
-    partial = log.with_name(log.name + ".partial")
-    partial.write_text("".join(kept), encoding="utf-8")
-    partial.replace(log)
+    with whole(log) as part:
+        part.write_text("".join(kept), encoding="utf-8")
 
 
 def _write(state: dict[str, Any], path: Path) -> None:
     """torch.save, whole or not at all. OutputError if the disk is full or cannot be written."""
-    partial = path.with_name(path.name + ".partial")
     try:
-        with partial.open("wb") as file:
+        with whole(path) as part, part.open("wb") as file:
             torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except (OSError, RuntimeError) as error:  # torch's writer turns a full disk into a RuntimeError
-        partial.unlink(missing_ok=True)
+    except (OutputError, RuntimeError) as error:  # torch's writer turns a full disk into a RuntimeError
         raise OutputError(
             f"{path}: cannot be written ({' '.join(str(error).split())[:200]}); free some space and --resume"
         ) from error

@@ -166,12 +166,16 @@ def publish(part: Path, target: Path) -> int:
 def whole(target: Path) -> Iterator[Path]:
     """A path to write a file to, which becomes ``target`` at the end, or nothing if an error comes out.
 
-    Raises OutputError like `claimed` and `publish`.
+    Makes the folder that it goes into. Raises OutputError like `claimed` and `publish`, and for an OSError on the way.
     """
-    with claimed(target) as place:
-        part = place / f"{PART}{target.suffix}"
-        yield part
-        publish(part, target)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with claimed(target) as place:
+            part = place / f"{PART}{target.suffix}"
+            yield part
+            publish(part, target)
+    except OSError as error:
+        raise OutputError(f"{target}: cannot be written ({error.strerror or error})") from error
 
 
 def _remove_pictures(folder: Path) -> None:

@@ -22,6 +22,7 @@ from deblur.checkpoint import load_published
 from deblur.fpn import Deblur, DeblurConfig
 from fpsgan.errors import InputError, OptionError, OutputError, WeightsError
 from fpsgan.interpolator import Interpolator, InterpolatorConfig
+from fpsgan.video.files import whole
 
 __all__ = ["bundled", "convert", "load", "metadata", "save", "verify"]
 
@@ -106,13 +107,10 @@ def save(path: str | Path, network: nn.Module, card: dict[str, str]) -> Path:
         name: (value.half() if name in parameters else value).contiguous().cpu()
         for name, value in network.state_dict().items()
     }
-    partial = path.with_name(path.name + ".partial")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, partial, {"architecture": architecture, "config": config, "card": json.dumps(card)})
-        partial.replace(path)
-    except (OSError, SafetensorError) as error:
-        partial.unlink(missing_ok=True)
+        with whole(path) as part:
+            save_file(tensors, part, {"architecture": architecture, "config": config, "card": json.dumps(card)})
+    except SafetensorError as error:
         raise OutputError(f"{path}: cannot write the weights ({error})") from error
     return path
 
