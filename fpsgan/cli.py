@@ -782,6 +782,7 @@ def _probe_text(info: VideoInfo) -> str:
         f"{info.path}",
         f"  picture   {info.width}×{info.height}, {info.codec}, {info.format.name}, {info.format.depth} bit"
         + (f", turned by {info.rotation}°" if info.rotation else "")
+        + (", mirrored" if info.mirrored else "")
         + (f", pixels {info.sar} wide" if info.sar != 1 else "")
         + (", interlaced" if info.interlaced else "")
         + (", HDR" if color.hdr else ""),

@@ -12,7 +12,7 @@ import av.error
 import numpy as np
 
 from fpsgan.errors import InputError
-from fpsgan.video.frame import Frame, PixelFormat, rotate, rotated
+from fpsgan.video.frame import Frame, PixelFormat
 from fpsgan.video.probe import VideoInfo, color_of, open_container, video_decoder
 
 __all__ = ["decode"]
@@ -144,9 +144,9 @@ def _frame(info: VideoInfo, picture: Any, pts: Fraction, duration: Fraction) -> 
     format, color = PixelFormat.of(picture.format.name), color_of(picture, info.siting)
     if picture.format.name.replace("yuvj", "yuv") != format.name:
         picture = picture.reformat(format=format.name)  # unpacks without loss; see PixelFormat.of
-    planes = rotate(tuple(_plane(picture, format, k) for k in range(format.planes)), format, color, info.rotation)
-    format, color = rotated(format, color, info.rotation)
-    frame = Frame(planes, format, color, pts, duration)
+    stored = tuple(_plane(picture, format, k) for k in range(format.planes))
+    planes = info.orientation.planes(stored, format, color)
+    frame = Frame(planes, *info.orientation.described(format, color), pts, duration)
     if (frame.width, frame.height) != (info.width, info.height):
         raise InputError(
             f"{info.path}: the picture changes size at {float(pts):.3f} s, from {info.width}×{info.height} to "

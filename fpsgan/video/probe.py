@@ -23,7 +23,7 @@ import numpy as np
 
 from fpsgan.errors import InputError
 from fpsgan.video.ffmpeg import run
-from fpsgan.video.frame import SITING, Color, PixelFormat, rotated
+from fpsgan.video.frame import MATRICES, PRIMARIES, SITING, TRANSFERS, Color, Orientation, PixelFormat
 
 __all__ = ["Stream", "VideoInfo", "constant_rate", "probe"]
 
@@ -33,15 +33,6 @@ STANDARD_RATES = [
 ]
 NUT_TICK = Fraction(1, 48000)  # the muxer changes a coarser time base behind PyAV's back
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
-
-# H.273 numbers → ffmpeg's names; what is not here is "unknown"
-MATRICES = {0: "gbr", 1: "bt709", 4: "fcc", 5: "bt470bg", 6: "smpte170m", 7: "smpte240m", 8: "ycgco", 9: "bt2020nc",
-            10: "bt2020c", 14: "ictcp"}  # fmt: skip
-PRIMARIES = {1: "bt709", 4: "bt470m", 5: "bt470bg", 6: "smpte170m", 7: "smpte240m", 8: "film", 9: "bt2020",
-             10: "smpte428", 11: "smpte431", 12: "smpte432", 22: "jedec-p22"}  # fmt: skip
-TRANSFERS = {1: "bt709", 4: "gamma22", 5: "gamma28", 6: "smpte170m", 7: "smpte240m", 8: "linear", 9: "log100",
-             10: "log316", 11: "iec61966-2-4", 12: "bt1361e", 13: "iec61966-2-1", 14: "bt2020-10", 15: "bt2020-12",
-             16: "smpte2084", 17: "smpte428", 18: "arib-std-b67"}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,9 +53,10 @@ class VideoInfo:
     Measured, from packets and the first frame: ``frame_rate`` (the constant rate, or the usual rate of a variable
     one), ``vfr``, ``frame_count`` (packets with a picture; hidden frames may add to it), ``start`` (first pts),
     ``duration`` (first pts to the end of the last frame), ``damage`` (what stopped the scan, "" if nothing), and
-    everything about the picture. ``width`` and ``height`` are as shown, ``rotation`` (degrees counter-clockwise,
-    0, 90, 180 or 270) baked in; ``siting`` the chroma location before that. ``mastering``: HDR10's static metadata, in
-    x265's words, "" for none. ``origin`` is the earliest time in the file, which players take as zero.
+    everything about the picture. ``width`` and ``height`` are as shown, with ``rotation`` (degrees counter-clockwise,
+    0, 90, 180 or 270) and after it ``mirrored`` baked in; ``siting`` the chroma location before that. ``mastering``:
+    HDR10's static metadata, in x265's words, "" for none. ``origin`` is the earliest time in the file, which players
+    take as zero.
     The header's word, which the packets may contradict: ``header_frames`` (0 = not said).
     ``images`` lists the files where the source is a folder.
     """
@@ -76,6 +68,7 @@ class VideoInfo:
     height: int
     sar: Fraction
     rotation: int
+    mirrored: bool
     format: PixelFormat
     color: Color
     interlaced: bool
@@ -93,6 +86,10 @@ class VideoInfo:
     header_frames: int = 0
     others: tuple[Stream, ...] = ()
     images: tuple[Path, ...] = ()
+
+    @property
+    def orientation(self) -> Orientation:
+        return Orientation(self.rotation, self.mirrored)
 
     @property
     def audio(self) -> tuple[Stream, ...]:
@@ -131,13 +128,13 @@ def probe(path: str | Path, *, stream: int | None = None, image_rate: Fraction =
     rate = rate or _usual_rate(ticks, time_base, rates)
     start = int(ticks[0]) * time_base
     end = int(ticks[-1]) * time_base + (last_duration * time_base if vfr and last_duration else 1 / rate)
-    rotation = int(frame.rotation) % 360 if frame.rotation % 90 == 0 else 0
-    turned = rotation in (90, 270)
+    orientation = _orientation(frame)
+    turned = orientation.transposes
     try:
         form, siting = PixelFormat.of(frame.format.name), "left"
         if form.log2_w == 1 and not images:
             siting = _siting(path, index) or ("center" if frame.format.name.startswith("yuvj") else "left")
-        format, color = rotated(form, color_of(frame, siting), rotation)
+        format, color = orientation.described(form, color_of(frame, siting))
     except ValueError as error:
         raise InputError(f"{path}: {error}") from error
     return VideoInfo(
@@ -147,7 +144,8 @@ def probe(path: str | Path, *, stream: int | None = None, image_rate: Fraction =
         width=frame.height if turned else frame.width,
         height=frame.width if turned else frame.height,
         sar=1 / sar if turned else sar,
-        rotation=rotation,
+        rotation=orientation.rotation,
+        mirrored=orientation.mirrored,
         format=format,
         color=color,
         interlaced=bool(frame.interlaced_frame),
@@ -332,6 +330,12 @@ def _side_data(frame: Any) -> list[Any]:
         return list(frame.side_data)
     except ValueError:
         return []
+
+
+def _orientation(frame: Any) -> Orientation:
+    """Of a decoded frame. PyAV's own ``frame.rotation`` calls a mirrored picture turned by 180 degrees."""
+    found = (struct.unpack("9i", bytes(data)) for data in _side_data(frame) if data.type.name == "DISPLAYMATRIX")
+    return next((Orientation.of(matrix) for matrix in found), Orientation())
 
 
 def _mastering(frame: Any) -> str:
