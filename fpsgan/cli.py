@@ -24,14 +24,15 @@ from fpsgan import __version__, kernels, weights
 from fpsgan.demo import make_demo
 from fpsgan.errors import FpsganError, OptionError
 from fpsgan.photo import compare as write_sheets
-from fpsgan.photo import deblur_photos, is_photo
+from fpsgan.photo import deblur_photos
 from fpsgan.pipeline import Estimate, Options, Progress, Result, enhance, estimate, peak_rss
 from fpsgan.runtime import pick_device, pick_dtype
 from fpsgan.scene import SCENE_THRESHOLD
 from fpsgan.stream import StreamReport, stream
 from fpsgan.video.encode import CODECS, EncodeOptions
 from fpsgan.video.ffmpeg import encoders, ffmpeg_path, ffmpeg_version
-from fpsgan.video.probe import IMAGE_SUFFIXES, VideoInfo, image_files, probe
+from fpsgan.video.photo import KINDS, kind_of, name_for
+from fpsgan.video.probe import VideoInfo, image_files, probe
 
 if TYPE_CHECKING:  # training needs packages of its own, and seconds to load them
     from fpsgan.training.build import Progress as BuildProgress
@@ -249,15 +250,17 @@ def deblur_command(
     pairs: list[tuple[Path, Path | None]] = []
     for source in sources:
         if into is not None and source.is_dir():
-            pairs += [(path, into / path.name) for path in image_files(source)]
-        elif into is not None and (len(sources) > 1 or is_photo(source)):
+            pairs += [(path, into / name_for(path)) for path in image_files(source)]
+        elif into is not None and kind_of(source) == "photo":
+            pairs.append((source, into / name_for(source)))
+        elif into is not None and len(sources) > 1:
             pairs.append((source, into / source.name))
         else:
             pairs.append((source, output))
     photos = [
         (source, target)
         for source, target in pairs
-        if target is not None and target.suffix.lower() in IMAGE_SUFFIXES and is_photo(source)
+        if target is not None and target.suffix.lower() in KINDS and kind_of(source) == "photo"
     ]
     if photos:
         _photos(photos, given, compare, truth)
@@ -599,8 +602,8 @@ def _stream_text(now: StreamReport) -> str:
 def doctor_command() -> None:
     """Check this machine: ffmpeg and its encoders, devices, packages, weights."""
     print(f"fpsgan {__version__}, Python {platform.python_version()}, {platform.platform()}")
-    for package in ("torch", "numpy", "pillow", "opencv-python-headless", "av", "ffmpeg-python", "imageio-ffmpeg",
-                    "safetensors", "numba"):  # fmt: skip
+    for package in ("torch", "numpy", "pillow", "pi-heif", "opencv-python-headless", "av", "ffmpeg-python",
+                    "imageio-ffmpeg", "safetensors", "numba"):  # fmt: skip
         print(f"  {package} {importlib.metadata.version(package)}")
     print(f"ffmpeg {ffmpeg_version()} at {ffmpeg_path()}, with")
     available = encoders()

@@ -13,6 +13,7 @@ import numpy as np
 
 from fpsgan.errors import InputError
 from fpsgan.video.frame import Frame, PixelFormat
+from fpsgan.video.photo import read_frame
 from fpsgan.video.probe import VideoInfo, color_of, open_container, video_decoder
 
 __all__ = ["decode"]
@@ -58,10 +59,14 @@ def _pictures(
     """(time in the file or None, PyAV frame) as they come out of the decoder."""
     if info.images:
         for number, path in enumerate(info.images):
-            with open_container(path) as container:
-                for picture in container.decode(video=0):
-                    yield number / info.frame_rate, picture
-                    break
+            try:
+                picture = read_frame(path)
+            except InputError as error:
+                if not conceal:
+                    raise InputError(f"{error}; `--on-error conceal` goes on without it") from error
+                report(f"{error}: left out")
+            else:
+                yield number / info.frame_rate, picture
         return
 
     def trouble(what: str, when: Fraction | None) -> None:

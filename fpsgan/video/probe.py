@@ -24,6 +24,7 @@ import numpy as np
 from fpsgan.errors import InputError
 from fpsgan.video.ffmpeg import run
 from fpsgan.video.frame import MATRICES, PRIMARIES, SITING, TRANSFERS, Color, Orientation, PixelFormat
+from fpsgan.video.photo import KINDS, kind_of, read_frame
 
 __all__ = ["Stream", "VideoInfo", "constant_rate", "probe"]
 
@@ -32,7 +33,6 @@ STANDARD_RATES = [
     *(Fraction(n * 1000, 1001) for n in (24, 30, 48, 60, 120)),
 ]
 NUT_TICK = Fraction(1, 48000)  # the muxer changes a coarser time base behind PyAV's back
-IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +58,7 @@ class VideoInfo:
     HDR10's static metadata, in x265's words, "" for none. ``origin`` is the earliest time in the file, which players
     take as zero.
     The header's word, which the packets may contradict: ``header_frames`` (0 = not said).
-    ``images`` lists the files where the source is a folder.
+    ``images`` lists the files where the source is a folder of photos, or one photo.
     """
 
     path: Path
@@ -104,8 +104,9 @@ def probe(path: str | Path, *, stream: int | None = None, image_rate: Fraction =
     that holds no picture.
     """
     path = Path(path)
-    images = image_files(path) if path.is_dir() else ()
-    with open_container(images[0] if images else path) as container:
+    if (kind := kind_of(path)) != "video":
+        return _probe_images(path, image_files(path) if kind == "folder" else (path,), image_rate)
+    with open_container(path) as container:
         video = _choose(container, path, stream)
         index, codec, header_frames = video.index, video.codec_context.name, video.frames
         sar = Fraction(video.sample_aspect_ratio or 1)
@@ -114,10 +115,7 @@ def probe(path: str | Path, *, stream: int | None = None, image_rate: Fraction =
         rates = [_exact(Fraction(rate)) for rate in (video.average_rate, video.guessed_rate, video.base_rate) if rate]
         origin = Fraction(container.start_time or 0, av.time_base)
         others = tuple(_describe(other) for other in container.streams if other is not video)
-    frame = _first_frame(images[0] if images else path, index)
-    if images:
-        time_base, rates, stamps, last_duration = 1 / image_rate, [image_rate], array("q", range(len(images))), 1
-        origin, others, header_frames = Fraction(0), (), 0
+    frame = _first_frame(path, index)
     ticks = np.unique(np.array(stamps or [0], np.int64))
     span = int(ticks[-1] - ticks[0]) * time_base
     mean = [((len(ticks) - 1) / span).limit_denominator(1001)] if span else []
@@ -132,7 +130,7 @@ def probe(path: str | Path, *, stream: int | None = None, image_rate: Fraction =
     turned = orientation.transposes
     try:
         form, siting = PixelFormat.of(frame.format.name), "left"
-        if form.log2_w == 1 and not images:
+        if form.log2_w == 1:
             siting = _siting(path, index) or ("center" if frame.format.name.startswith("yuvj") else "left")
         format, color = orientation.described(form, color_of(frame, siting))
     except ValueError as error:
@@ -162,6 +160,41 @@ def probe(path: str | Path, *, stream: int | None = None, image_rate: Fraction =
         damage=damage,
         header_frames=header_frames,
         others=others,
+    )
+
+
+def _probe_images(path: Path, images: tuple[Path, ...], rate: Fraction) -> VideoInfo:
+    """A photo, or a folder of them. Raises InputError if not one can be read: decode() tells of the others."""
+    for image in images:
+        try:
+            frame = read_frame(image)
+            break
+        except InputError as error:
+            trouble = error
+    else:
+        raise trouble
+    return VideoInfo(
+        path=path,
+        stream=0,
+        codec=images[0].suffix[1:].lower(),
+        width=frame.width,
+        height=frame.height,
+        sar=Fraction(1),
+        rotation=0,
+        mirrored=False,
+        format=PixelFormat.of(frame.format.name),
+        color=color_of(frame, "left"),
+        interlaced=False,
+        siting="left",
+        dolby_vision=False,
+        mastering="",
+        time_base=1 / rate,
+        frame_rate=rate,
+        vfr=False,
+        frame_count=len(images),
+        start=Fraction(0),
+        duration=len(images) / rate,
+        origin=Fraction(0),
         images=images,
     )
 
@@ -218,9 +251,9 @@ def image_files(folder: Path) -> tuple[Path, ...]:
     def natural(path: Path) -> list[tuple[int, str]]:
         return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", path.name)]
 
-    found = sorted((f for f in folder.iterdir() if f.suffix.lower() in IMAGE_SUFFIXES), key=natural)
+    found = sorted((f for f in folder.iterdir() if f.suffix.lower() in KINDS), key=natural)
     if not found:
-        raise InputError(f"{folder}: a folder without images ({', '.join(sorted(IMAGE_SUFFIXES))})")
+        raise InputError(f"{folder}: a folder without images ({', '.join(KINDS)})")
     return tuple(found)
 
 
