@@ -121,6 +121,18 @@ def test_a_tiled_photo_is_read_whole(tmp_path: Path, brand: str, suffix: str) ->
             assert file.getexif().get_ifd(0x8769)[0x9003] == "2026:01:02 03:04:05"
 
 
+@pytest.mark.parametrize("brand", ["heic", "avif"])
+def test_a_tiled_photo_cut_short_or_damaged_is_refused(tmp_path: Path, brand: str) -> None:
+    exif = Image.Exif()
+    exif[0x010F] = "a telephone"
+    whole = write_grid(tmp_path / f"a.{brand}", render_scene(0.2, 192, 128), brand, exif=exif.tobytes()).read_bytes()
+    for damaged in (whole[:200], whole[: len(whole) // 2], whole[:-1], whole.replace(b"Exif\0", b"Exi\xfa\0", 1)):
+        (tmp_path / f"b.{brand}").write_bytes(damaged)
+        with pytest.raises(InputError, match=rf"b\.{brand}: not a readable photo") as caught:
+            read(tmp_path / f"b.{brand}")
+        assert kind_of(tmp_path / f"b.{brand}") == "photo" and "\n" not in str(caught.value)
+
+
 def test_a_folder_of_telephone_photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "in").mkdir()
     write_grid(tmp_path / "in" / "IMG_1.HEIC", render_scene(0.2, 192, 128), "heic")

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import re
 import struct
+import warnings
 import zlib
 from pathlib import Path
 from typing import Any, Literal
@@ -18,14 +20,15 @@ import cv2
 import numpy as np
 import pi_heif
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageCms, ImageOps, TiffImagePlugin
+from PIL import ExifTags, Image, ImageCms, ImageFile, ImageOps, TiffImagePlugin
 
 from fpsgan.errors import InputError
 from fpsgan.video.frame import Orientation
 
 __all__ = ["KINDS", "Photo", "kind_of", "name_for", "read", "read_frame", "size_of", "write"]
 
-pi_heif.register_heif_opener()
+pi_heif.register_heif_opener(thumbnails=False, depth_images=False, aux_images=False)
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")  # of single tags that it cannot read
 Image.MAX_IMAGE_PIXELS = None  # a limit for what strangers upload; cameras of 200 megapixels are about
 
 # Suffix → (Pillow's name of the format, how it is written): close to lossless where there is a choice, for the blur is
@@ -60,7 +63,13 @@ LAYOUT_TAGS = {
 SUB_IFDS = {int(ExifTags.IFD.Exif), int(ExifTags.IFD.GPSInfo)}
 
 # All that Pillow and its plug-ins raise for a damaged file
-BROKEN = (OSError, SyntaxError, ValueError, RuntimeError, EOFError, LookupError, TypeError, struct.error, zlib.error)
+BROKEN = (
+    OSError, SyntaxError, ValueError, RuntimeError, EOFError, LookupError, TypeError, ArithmeticError, struct.error,
+    zlib.error,
+)  # fmt: skip
+
+# The types of a HEIF file's items, in its boxes "infe" (ISO/IEC 14496-12, 8.11.6)
+ITEM_TYPES = re.compile(rb"infe(?:\x02.{7}|\x03.{9})(.{4})", re.DOTALL)
 
 Pixels = NDArray[np.uint8] | NDArray[np.uint16]
 
@@ -98,7 +107,7 @@ def kind_of(path: Path) -> Literal["photo", "folder", "video"]:
     if path.suffix.lower() not in KINDS or not path.is_file():
         return "video"
     try:
-        with Image.open(path, formats=FORMATS) as file:
+        with _opened(path) as file:
             moving = file.format in ("PNG", "WEBP", "AVIF") and getattr(file, "n_frames", 1) > 1
             return "video" if moving else "photo"
     except BROKEN:
@@ -113,7 +122,7 @@ def name_for(source: Path) -> str:
 def size_of(path: Path) -> tuple[int, int]:
     """(width, height) as stored, from the header alone. Raises InputError."""
     try:
-        with Image.open(path, formats=FORMATS) as file:
+        with _opened(path) as file:
             return file.size
     except BROKEN as error:
         raise _unreadable(path, error) from error
@@ -125,7 +134,7 @@ def read(path: Path) -> Photo:
     CMYK becomes RGB: by its profile, to sRGB, if it has one. Raises InputError, in one line, for what is no photo or is
     damaged, for several pages and for colours that have no RGB without more knowledge."""
     try:
-        with Image.open(path, formats=FORMATS) as file:
+        with _opened(path) as file:
             deep = any(";16" in part for tile in file.tile for part in _words(tile.args))
             format, icc, exif = str(file.format), file.info.get("icc_profile") or b"", file.getexif()
             number = exif.get(ExifTags.Base.Orientation, 1)
@@ -190,6 +199,15 @@ def write(photo: Photo, path: Path, suffix: str) -> None:
         image = image.convert("RGBA")
     about = {"icc_profile": photo.icc, "exif": photo.exif}
     image.save(path, format=format, **options, **{name: data for name, data in about.items() if data})
+
+
+def _opened(path: Path) -> ImageFile.ImageFile:
+    with path.open("rb") as file:
+        head = file.read(1 << 16)
+    # pi-heif 1.4 crashes the whole process where an item's type, four letters, is none in UTF-8
+    if head[4:8] == b"ftyp" and not all(kind.isascii() for kind in ITEM_TYPES.findall(head)):
+        raise ValueError("its list of items is damaged")
+    return Image.open(path, formats=FORMATS)
 
 
 def _unreadable(path: Path, error: Exception) -> InputError:
