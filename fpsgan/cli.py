@@ -25,14 +25,15 @@ from fpsgan import __version__, kernels, weights
 from fpsgan.demo import make_demo
 from fpsgan.errors import FpsganError, OptionError, OutputError
 from fpsgan.photo import compare as write_sheets
-from fpsgan.photo import deblur_photos, is_photo
+from fpsgan.photo import deblur_photos
 from fpsgan.pipeline import Estimate, Options, Progress, Result, enhance, estimate, peak_rss
 from fpsgan.runtime import pick_device, pick_dtype
 from fpsgan.scene import SCENE_THRESHOLD
 from fpsgan.stream import StreamReport, stream
 from fpsgan.video.encode import CODECS, CONTAINERS, EncodeOptions
 from fpsgan.video.ffmpeg import encoders, ffmpeg_path, ffmpeg_version
-from fpsgan.video.probe import IMAGE_SUFFIXES, VideoInfo, image_files, probe
+from fpsgan.video.photo import KINDS, kind_of, name_for
+from fpsgan.video.probe import VideoInfo, image_files, probe
 
 if TYPE_CHECKING:  # training needs packages of its own, and seconds to load them
     from fpsgan.training.build import Progress as BuildProgress
@@ -260,18 +261,23 @@ def _run_all(
     photos = [(source, target) for source, target in pairs if not interpolate and _is_photo_job(source, target)]
     jobs: list[Callable[[], list[Any]]] = []
     if photos:
-        jobs.append(lambda: _photos(photos, given, compare, truth))
+        jobs.append(lambda: _photos(photos, given, compare, truth, fail if len(pairs) > 1 else None))
     jobs += [partial(_run, *pair, given, interpolate=interpolate) for pair in pairs if pair not in photos]
     records: list[Any] = []
     failed = 0
+
+    def fail(error: FpsganError) -> None:
+        nonlocal failed
+        failed += 1
+        _say(f"fpsgan: {error}")
+
     for job in jobs:
         try:
             records += job()
         except FpsganError as error:
             if len(pairs) == 1 or isinstance(error, OptionError):
                 raise
-            failed += 1
-            _say(f"fpsgan: {error}")
+            fail(error)
     if given["json"] and records:
         single = len(pairs) == 1 and not photos
         print(json.dumps(records[0] if single else records, indent=2, default=str))
@@ -286,14 +292,11 @@ def _targets(sources: list[Path], output: Path, *, photos: bool) -> list[tuple[P
         for source in sources
         for path in (image_files(source) if photos and source.is_dir() and _into_folder(output) else [source])
     ]
-    if len(listed) == 1 and not (photos and _into_folder(output) and is_photo(listed[0])):
+    if len(listed) == 1 and not (photos and _into_folder(output) and kind_of(listed[0]) == "photo"):
         return [(listed[0], output)]
     if not _into_folder(output):
         raise OptionError(f"several inputs go into a folder: {output} is none; name one with -o")
-    pairs = []
-    for source in listed:
-        kept = source.is_dir() or source.suffix.lower() in CONTAINERS or is_photo(source)
-        pairs.append((source, output / (source.name if kept else f"{source.stem}.mkv")))
+    pairs = [(source, output / _name_in_folder(source, photos=photos)) for source in listed]
     doubled = {target for target in (target for _, target in pairs) if [t for _, t in pairs].count(target) > 1}
     if doubled:
         raise OptionError(f"two inputs would both become {min(doubled)}; put them into different folders")
@@ -308,12 +311,25 @@ def _into_folder(output: Path) -> bool:
     return output.is_dir() or not output.suffix
 
 
+def _name_in_folder(source: Path, *, photos: bool) -> str:
+    kind = kind_of(source)
+    if kind == "photo" and photos:
+        return name_for(source)
+    if kind == "folder" or source.suffix.lower() in CONTAINERS:
+        return source.name
+    return f"{source.stem}.mkv"  # holds whatever the source does
+
+
 def _is_photo_job(source: Path, target: Path) -> bool:
-    return target.suffix.lower() in IMAGE_SUFFIXES and is_photo(source)
+    return target.suffix.lower() in KINDS and kind_of(source) == "photo"
 
 
 def _photos(
-    photos: list[tuple[Path, Path]], given: dict[str, Any], compare: str | None, truth: Path | None
+    photos: list[tuple[Path, Path]],
+    given: dict[str, Any],
+    compare: str | None,
+    truth: Path | None,
+    on_error: Callable[[FpsganError], None] | None,
 ) -> list[Any]:
     if given["dry_run"]:
         raise OptionError("--dry-run is for videos: a photo is done in a second or two")
@@ -321,7 +337,7 @@ def _photos(
     options = Options(**{name: given[name] for name in names})
     sources, targets = [source for source, _ in photos], [target for _, target in photos]
     if compare is None:
-        results = _interruptible(lambda: deblur_photos(sources, targets, options))
+        results = _interruptible(lambda: deblur_photos(sources, targets, options, on_error=on_error))
         for result in results:
             _say(f"{result.target}: blur {result.score:.2f}, sharpened {100 * result.strength:.0f} %")
         return [dataclasses.asdict(result) for result in results]
@@ -642,8 +658,8 @@ def _stream_text(now: StreamReport) -> str:
 def doctor_command() -> None:
     """Check this machine: ffmpeg and its encoders, devices, packages, weights."""
     print(f"fpsgan {__version__}, Python {platform.python_version()}, {platform.platform()}")
-    for package in ("torch", "numpy", "pillow", "opencv-python-headless", "av", "ffmpeg-python", "imageio-ffmpeg",
-                    "safetensors", "numba"):  # fmt: skip
+    for package in ("torch", "numpy", "pillow", "pi-heif", "opencv-python-headless", "av", "ffmpeg-python",
+                    "imageio-ffmpeg", "safetensors", "numba"):  # fmt: skip
         print(f"  {package} {importlib.metadata.version(package)}")
     print(f"ffmpeg {ffmpeg_version()} at {ffmpeg_path()}, with")
     available = encoders()
@@ -831,6 +847,7 @@ def _probe_text(info: VideoInfo) -> str:
         f"{info.path}",
         f"  picture   {info.width}×{info.height}, {info.codec}, {info.format.name}, {info.format.depth} bit"
         + (f", turned by {info.rotation}°" if info.rotation else "")
+        + (", mirrored" if info.mirrored else "")
         + (f", pixels {info.sar} wide" if info.sar != 1 else "")
         + (", interlaced" if info.interlaced else "")
         + (", HDR" if color.hdr else ""),

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import re
+import subprocess
 from fractions import Fraction
-from itertools import pairwise
+from itertools import pairwise, zip_longest
 from pathlib import Path
 
 import av
@@ -17,8 +19,9 @@ from fpsgan.errors import InputError, OptionError, OutputError, SetupError
 from fpsgan.video import encode as encode_module
 from fpsgan.video.decode import decode
 from fpsgan.video.encode import CONTAINERS, EncodeOptions, Encoder, plan_output
+from fpsgan.video.ffmpeg import ffmpeg_path
 from fpsgan.video.files import check_target
-from fpsgan.video.frame import from_rgb
+from fpsgan.video.frame import MATRICES, PRIMARIES, TRANSFERS, Color, from_rgb
 from fpsgan.video.probe import probe
 
 LOSSLESS = ("-c:v", "ffv1")
@@ -41,22 +44,22 @@ def test_variable_rate_is_seen_and_kept(make_clip: MakeClip) -> None:
     assert np.allclose([float(f.pts) for f in decode(info)], expected, atol=1e-4)
 
 
-@pytest.mark.parametrize(("degrees", "turns"), [(90, 1), (180, 2), (270, 3)])
-def test_rotation_is_baked_in(make_clip: MakeClip, tmp_path: Path, degrees: int, turns: int) -> None:
-    upright = make_clip("u.mp4", seconds=0.25, sound=False)
+@pytest.mark.parametrize("mirrored", [False, True])
+@pytest.mark.parametrize("degrees", [0, 90, 180, 270])
+def test_orientation_is_baked_in(make_clip: MakeClip, tmp_path: Path, degrees: int, mirrored: bool) -> None:
+    upright = make_clip("u.mp4", seconds=0.25, sound=False, filters="setsar=4/3")
     turned = tmp_path / "r.mp4"
-    with av.open(str(upright)) as source, av.open(str(turned), "w") as target:
-        stream = target.add_stream_from_template(source.streams.video[0])
-        stream.set_display_rotation(degrees)
-        for packet in source.demux(video=0):
-            if packet.size:
-                packet.stream = stream
-                target.mux(packet)
+    words = [*(["-display_rotation", str(degrees)] if degrees else []), *(["-display_hflip"] if mirrored else [])]
+    ffmpeg(*words, "-i", str(upright), "-c", "copy", str(turned))
     info = probe(turned)
     plain = list(decode(probe(upright)))
     frames = list(decode(info))
-    assert info.rotation == degrees and (info.width, info.height) == ((64, 96) if turns % 2 else (96, 64))
-    assert np.array_equal(frames[0].planes[0], np.rot90(plain[0].planes[0], turns))
+    expected = np.rot90(plain[0].planes[0], degrees // 90)
+    assert np.array_equal(frames[0].planes[0], np.fliplr(expected) if mirrored else expected)
+    assert (info.rotation, info.mirrored) == (degrees, mirrored)
+    assert (info.width, info.height) == expected.shape[::-1]
+    assert info.sar == (Fraction(3, 4) if degrees in (90, 270) else Fraction(4, 3))
+    assert (frames[0].format, frames[0].color) == (info.format, info.color)
 
 
 def test_shape_of_pixels_survives(make_clip: MakeClip, tmp_path: Path) -> None:
@@ -437,3 +440,33 @@ def test_names_that_look_like_something_else(
         for frame in decode(info):
             encoder.write(frame)
     assert len(video_times(tmp_path / "-o:ut.mp4")) == 6
+
+
+@pytest.mark.parametrize(("name", "codec"), [("o.mp4", "h264"), ("o.mkv", "h264"), ("o.mov", "hevc"), ("o.mkv", "av1")])
+def test_every_code_point_comes_out_as_it_went_in(make_clip: MakeClip, tmp_path: Path, name: str, codec: str) -> None:
+    """All of H.273's matrices, primaries and transfers, read back as numbers and not with our own tables."""
+    info = probe(make_clip("in.mkv", seconds=0.1, sound=False, encode=(*LOSSLESS, "-pix_fmt", "yuv420p")))
+    frames = list(decode(info))
+    plan = plan_output(info, tmp_path / name, EncodeOptions(codec), tmp_path, rate=info.frame_rate)
+    matrices = {k: v for k, v in MATRICES.items() if k != 0 or codec != "av1"}  # which refuses to call 4:2:0 RGB
+    points = zip_longest(matrices, PRIMARIES, TRANSFERS, fillvalue=2)
+    for number, (matrix, primaries, transfer) in enumerate(points):
+        color = Color(MATRICES[matrix], PRIMARIES[primaries], TRANSFERS[transfer], full_range=number % 2 == 1)
+        with Encoder(dataclasses.replace(plan, color=color), info, tmp_path) as encoder:
+            for frame in frames:
+                encoder.write(dataclasses.replace(frame, color=color))
+        with av.open(str(encoder.part)) as container:
+            found = next(container.decode(video=0))
+        written = (found.colorspace, found.color_primaries, found.color_trc, found.color_range)
+        assert tuple(map(int, written)) == (matrix, primaries, transfer, 1 + number % 2)
+        assert probe(encoder.part).color == color
+
+
+def test_the_tables_have_every_code_point_that_ffmpeg_names() -> None:
+    """What ffmpeg calls by a name in its own list has one here, and the other way round (256 and more are no H.273)."""
+    said = subprocess.run([ffmpeg_path(), "-hide_banner", "-h", "filter=setparams"], capture_output=True, text=True)
+    for option, table in (("colorspace", MATRICES), ("color_primaries", PRIMARIES), ("color_trc", TRANSFERS)):
+        listed = re.search(rf"^   {option} .*\n((?:     .*\n)+)", said.stdout, re.MULTILINE)
+        assert listed is not None
+        numbers = {int(number) for number in re.findall(r"^     \S+ +(\d+) ", listed[1], re.MULTILINE)}
+        assert numbers - {256} <= set(table)

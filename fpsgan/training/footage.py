@@ -27,8 +27,8 @@ from fpsgan.prior import flow_prior
 from fpsgan.scene import SceneDetector
 from fpsgan.timeline import Relation
 from fpsgan.video.decode import decode
-from fpsgan.video.frame import Frame
-from fpsgan.video.probe import MATRICES, VideoInfo, open_container
+from fpsgan.video.frame import MATRICES, Frame, code_point
+from fpsgan.video.probe import VideoInfo, open_container
 
 __all__ = ["LOOK", "Footage", "Reader", "Window", "analyse", "blockiness", "cadence", "is_rate"]
 
@@ -399,7 +399,6 @@ def _rgb(frame: Frame) -> Image:
         lines = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)
         codes = np.ascontiguousarray(data).view(np.uint8).reshape(data.shape[0], -1)
         lines[: codes.shape[0], : codes.shape[1]] = codes
-    numbers = {name: number for number, name in MATRICES.items()}
-    picture.colorspace = numbers.get(frame.color.matrix, 2)  # 2: not said
+    picture.colorspace = code_point(MATRICES, frame.color.matrix)
     picture.color_range = 2 if frame.color.full_range else 1
     return np.asarray(picture.reformat(format="rgb24", interpolation="BICUBIC").to_ndarray(), np.uint8)

@@ -7,7 +7,6 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Generator, Iterator
 from fractions import Fraction
 from itertools import chain
-from pathlib import Path
 from typing import Any
 
 import av
@@ -17,7 +16,8 @@ import numpy as np
 
 from fpsgan.errors import InputError
 from fpsgan.video.clock import Clock, Order
-from fpsgan.video.frame import Frame, PixelFormat, rotate, rotated
+from fpsgan.video.frame import Frame, PixelFormat
+from fpsgan.video.photo import read_frame
 from fpsgan.video.probe import VideoInfo, color_of, open_container, video_decoder
 
 __all__ = ["Trouble", "check_damage", "decode"]
@@ -151,17 +151,9 @@ def _images(info: VideoInfo, trouble: Trouble) -> Iterator[tuple[Fraction, Any]]
     for number, path in enumerate(info.images):
         time = number / info.frame_rate
         try:
-            yield time, _image(path)
+            yield time, read_frame(path)
         except InputError as error:
             trouble.found(str(error), time)
-
-
-def _image(path: Path) -> Any:
-    with open_container(path) as container:
-        try:
-            return next(container.decode(video=0))
-        except (av.error.FFmpegError, StopIteration) as error:
-            raise InputError(f"{path}: a picture that cannot be decoded") from error
 
 
 def _pictures(
@@ -315,9 +307,9 @@ def _frame(info: VideoInfo, picture: Any, pts: Fraction, duration: Fraction) -> 
     format, color = PixelFormat.of(picture.format.name), color_of(picture, info.siting)
     if picture.format.name.replace("yuvj", "yuv") != format.name:
         picture = picture.reformat(format=format.name)  # unpacks without loss; see PixelFormat.of
-    planes = rotate(tuple(_plane(picture, format, k) for k in range(format.planes)), format, color, info.rotation)
-    format, color = rotated(format, color, info.rotation)
-    return Frame(planes, format, color, pts, duration)
+    stored = tuple(_plane(picture, format, k) for k in range(format.planes))
+    planes = info.orientation.planes(stored, format, color)
+    return Frame(planes, *info.orientation.described(format, color), pts, duration)
 
 
 def _plane(picture: Any, format: PixelFormat, k: int) -> Any:

@@ -28,7 +28,16 @@ from fpsgan.errors import FpsganError, InputError, OptionError, OutputError, Set
 from fpsgan.video.clock import Clock
 from fpsgan.video.ffmpeg import encoder_formats, encoders, ffmpeg_path, ffmpeg_version, run
 from fpsgan.video.files import PART
-from fpsgan.video.frame import Array, Color, Frame, PixelFormat
+from fpsgan.video.frame import (
+    MATRICES,
+    PRIMARIES,
+    TRANSFERS,
+    Array,
+    Color,
+    Frame,
+    PixelFormat,
+    code_point,
+)
 from fpsgan.video.probe import NUT_TICK, Stream, VideoInfo, open_container
 
 __all__ = ["CODECS", "CONTAINERS", "EncodeOptions", "Encoder", "Plan", "plan_output"]
@@ -532,19 +541,26 @@ class Encoder:
 
     def _arguments(self, limit: Fraction | None) -> list[str]:
         plan, info, color = self.plan, self.info, self.plan.color
-        tags = {
+        tags: dict[str, Any] = {  # numbers: filters and encoders call some of them by names of their own
             "range": "pc" if color.full_range else "tv",
-            **{key: value for key, value in (("color_primaries", color.primaries), ("color_trc", color.transfer),
-                                             ("colorspace", color.matrix)) if value != "unknown"},
-        }  # fmt: skip
+            "color_primaries": code_point(PRIMARIES, color.primaries),
+            "color_trc": code_point(TRANSFERS, color.transfer),
+            "colorspace": code_point(MATRICES, color.matrix),
+        }
+        encoder, quality_flag, _, extra = CODECS[plan.codec]
+        settings: dict[str, Any] = {"c:v": encoder, **extra, "fps_mode": "passthrough"}
+        if plan.codec.split("_")[0] in ("h264", "hevc") and (tags["colorspace"] > 14 or tags["color_primaries"] > 12):
+            # younger than the encoders: x264 drops them, x265 refuses them; so they are put in behind the encoder
+            names = ("colour_primaries", "transfer_characteristics", "matrix_coefficients")
+            points = zip(names, list(tags.values())[1:], strict=True)
+            settings["bsf:v"] = f"{plan.codec.split('_')[0]}_metadata={':'.join(f'{k}={v}' for k, v in points)}"
+            tags |= {"colorspace": 2, "color_primaries": 2}
         video = ffmpeg.input("pipe:0", format="nut").filter("setparams", **tags)
         video = video.filter("setsar", f"{info.sar.numerator}/{info.sar.denominator}")
         if plan.codec == "gif":
             palette = video.split()
             colors = palette[0].filter("palettegen", stats_mode="single")
             video = ffmpeg.filter([palette[1], colors], "paletteuse", new=1)
-        encoder, quality_flag, _, extra = CODECS[plan.codec]
-        settings: dict[str, Any] = {"c:v": encoder, **extra, "fps_mode": "passthrough"}
         # AVI has no timestamps, only a rate, and takes the time base for it
         tick = self.time_base if plan.muxer != "avi" else 1 / (plan.rate or info.frame_rate)
         settings["enc_time_base"] = f"{tick.numerator}:{tick.denominator}"

@@ -9,6 +9,8 @@ and generated frames alternate without flicker.
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections.abc import Sequence
 from fractions import Fraction
 from functools import lru_cache
 
@@ -17,12 +19,35 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Color", "Frame", "PixelFormat", "from_rgb", "rotate", "rotated", "to_rgb"]
+__all__ = ["MATRICES", "PRIMARIES", "TRANSFERS", "Color", "Frame", "Orientation", "PixelFormat",
+           "code_point", "from_rgb", "to_rgb"]  # fmt: skip
 
 Array = NDArray[np.generic]
 Picture = NDArray[np.float32]  # [H, W, 3] RGB, or one float plane
 
-# Luma weights (kr, kb). Sources: ITU-T H.273 table 4.
+# The code points of ITU-T H.273 (07/2024), tables 4, 3 and 2, by ffmpeg's names; reserved ones are not here.
+MATRICES = {
+    0: "gbr", 1: "bt709", 2: "unknown", 4: "fcc", 5: "bt470bg", 6: "smpte170m", 7: "smpte240m", 8: "ycgco",
+    9: "bt2020nc", 10: "bt2020c", 11: "smpte2085", 12: "chroma-derived-nc", 13: "chroma-derived-c", 14: "ictcp",
+    15: "ipt-c2", 16: "ycgco-re", 17: "ycgco-ro",
+}  # fmt: skip
+TRANSFERS = {
+    1: "bt709", 2: "unknown", 4: "gamma22", 5: "gamma28", 6: "smpte170m", 7: "smpte240m", 8: "linear", 9: "log100",
+    10: "log316", 11: "iec61966-2-4", 12: "bt1361e", 13: "iec61966-2-1", 14: "bt2020-10", 15: "bt2020-12",
+    16: "smpte2084", 17: "smpte428", 18: "arib-std-b67",
+}  # fmt: skip
+PRIMARIES = {
+    1: "bt709", 2: "unknown", 4: "bt470m", 5: "bt470bg", 6: "smpte170m", 7: "smpte240m", 8: "film", 9: "bt2020",
+    10: "smpte428", 11: "smpte431", 12: "smpte432", 22: "ebu3213",
+}  # fmt: skip
+
+
+def code_point(table: dict[int, str], name: str) -> int:
+    """The number that one of these three tables has for a name. Raises StopIteration for a name that is not in it."""
+    return next(number for number, known in table.items() if known == name)
+
+
+# Luma weights (kr, kb) of the matrices that are given by two. Source: H.273, table 4.
 LUMA_WEIGHTS = {
     "bt709": (0.2126, 0.0722),
     "bt470bg": (0.299, 0.114),
@@ -110,7 +135,8 @@ def _yuv(log2_w: int, log2_h: int, depth: int, alpha: bool) -> PixelFormat:
 
 @dataclasses.dataclass(frozen=True)
 class Color:
-    """How code values mean colour, in ffmpeg's names; "unknown" where the file does not say."""
+    """How code values mean colour, in ffmpeg's names; "unknown" where the file does not say. A range that is not
+    said is limited."""
 
     matrix: str = "unknown"
     primaries: str = "unknown"
@@ -170,27 +196,72 @@ class Frame:
         return from_rgb(self.as_rgb(), target, color) + ((alpha,) if target.alpha and alpha is not None else ())
 
 
-def rotated(format: PixelFormat, color: Color, degrees: int) -> tuple[PixelFormat, Color]:
-    """Pixel format and colour of a picture after turning it counter-clockwise by 0, 90, 180 or 270 degrees."""
-    x, y = SITING[color.chroma_location]
-    if degrees in (90, 270):
-        x, y = (y, 1 - x) if degrees == 90 else (1 - y, x)
-        if format.family == "yuv":
-            format = _yuv(format.log2_h, format.log2_w, format.depth, format.alpha)
-    elif degrees == 180:
-        x, y = (0.5 if x != 0.5 else x), 1 - y  # rotate() moves the chroma: no tag says "right"
-    location = next(name for name, site in SITING.items() if site == (x, y) or site == (0.5, y))
-    return format, dataclasses.replace(color, chroma_location=location)
+@dataclasses.dataclass(frozen=True)
+class Orientation:
+    """How a stored picture is shown: turned counter-clockwise by ``rotation`` (0, 90, 180 or 270 degrees), and
+    after that, if ``mirrored``, its left and right swapped."""
 
+    rotation: int = 0
+    mirrored: bool = False
 
-def rotate(planes: tuple[Array, ...], format: PixelFormat, color: Color, degrees: int) -> tuple[Array, ...]:
-    """Planes turned counter-clockwise by 0, 90, 180 or 270 degrees; ``rotated`` tells their new format and siting."""
-    turned = [np.ascontiguousarray(np.rot90(plane, degrees // 90)) for plane in planes]
-    if degrees == 180 and format.log2_w == 1 and SITING[color.chroma_location][0] == 0.0:
-        for k in (1, 2):
-            before = np.concatenate([turned[k][:, :1], turned[k][:, :-1]], axis=1)
-            turned[k] = _quantise(0.75 * turned[k].astype(np.float32) + 0.25 * before.astype(np.float32), format)
-    return tuple(turned)
+    @staticmethod
+    def of(matrix: Sequence[float]) -> Orientation:
+        """The orientation in the nine numbers of a display matrix (ISO/IEC 14496-12, 6.2.2), row by row: a stored
+        point (x, y) is shown at (ax + cy, bx + dy). Its scale and offset, and turns by no quarter, are passed over."""
+        a, b, _, c, d = matrix[:5]
+        mirrored = a * d < b * c
+        degrees = -math.degrees(math.atan2(b, -a if mirrored else a))
+        quarters = round(degrees / 90)
+        return Orientation(quarters * 90 % 360, mirrored) if abs(degrees - 90 * quarters) <= 1 else Orientation()
+
+    @property
+    def transposes(self) -> bool:
+        """Whether width and height change places."""
+        return self.rotation in (90, 270)
+
+    def plane(self, plane: Array) -> Array:
+        """An array [rows, columns, …] as it is shown."""
+        turned = np.rot90(plane, self.rotation // 90)
+        return np.ascontiguousarray(turned[:, ::-1] if self.mirrored else turned)
+
+    def described(self, format: PixelFormat, color: Color) -> tuple[PixelFormat, Color]:
+        """Pixel format and colour of what ``planes`` returns."""
+        if format.family != "yuv" or self == Orientation():
+            return format, color
+        x, y = self._site(color)
+        if self.transposes:  # no format has chroma subsampled 1×4: 4:1:1 becomes 4:4:0
+            log2_h = 1 if (format.log2_w, format.log2_h) == (2, 0) else format.log2_w
+            format = _yuv(format.log2_h, log2_h, format.depth, format.alpha)
+        x = 0.5 if x == 1 else x  # no tag says "right"
+        location = next(name for name, site in SITING.items()
+                        if format.log2_w * (site[0] - x) == 0 == format.log2_h * (site[1] - y))  # fmt: skip
+        return format, dataclasses.replace(color, chroma_location=location)
+
+    def planes(self, planes: tuple[Array, ...], format: PixelFormat, color: Color) -> tuple[Array, ...]:
+        """The planes of a picture as they are shown; ``described`` tells their pixel format and chroma siting.
+
+        Luma and alpha keep every value. So does chroma, unless there is no format or tag for where its samples come to
+        lie; then it is resampled to the nearest place that there is one for."""
+        shown = [self.plane(plane) for plane in planes]
+        if format.family != "yuv" or self == Orientation():
+            return tuple(shown)
+        turned, color_shown = self.described(format, color)
+        height, width = shown[0].shape
+        x, y = SITING[color_shown.chroma_location]
+        at_x, at_y = self._site(color)
+        log2 = (format.log2_h, format.log2_w) if self.transposes else (format.log2_w, format.log2_h)
+        odd = width % (1 << log2[0]) or height % (1 << log2[1])  # a cell that is cut off at one end begins at the other
+        if odd or log2 != (turned.log2_w, turned.log2_h) or log2[0] * (x - at_x) or log2[1] * (y - at_y):
+            for k, whole in zip((1, 2), _upsampled(planes, format, color), strict=True):
+                shown[k] = _quantise(_downsampled(self.plane(whole), turned, color_shown), turned)  # type: ignore[arg-type]
+        return tuple(shown)
+
+    def _site(self, color: Color) -> tuple[float, float]:
+        """Where in its cell a chroma sample of the turned picture lies, x and y as in SITING, 1 for "right"."""
+        x, y = SITING[color.chroma_location]
+        for _ in range(self.rotation // 90):
+            x, y = y, 1 - x
+        return 1 - x if self.mirrored else x, y
 
 
 def _luma_weights(color: Color, height: int) -> tuple[float, float]:
@@ -218,11 +289,8 @@ def to_rgb(planes: tuple[Array, ...], format: PixelFormat, color: Color) -> Pict
     luma = planes[0].astype(np.float32)
     if format.family == "gray":
         return cv2.merge([(luma - np.float32(y0)) * np.float32(1 / y_span)] * 3)  # type: ignore[return-value]
-    height, width = luma.shape
-    x, y = SITING[color.chroma_location]
-    chroma = [_upsample(_upsample(p.astype(np.float32), format.log2_h, y, 0, height), format.log2_w, x, 1, width)
-              for p in planes[1:3]]  # fmt: skip
-    kr, kb = _luma_weights(color, height)
+    chroma = _upsampled(planes, format, color)
+    kr, kb = _luma_weights(color, luma.shape[0])
     kg = 1 - kr - kb
     from_cr, from_cb = 2 * (1 - kr), 2 * (1 - kb)
     matrix = np.array([[1, 0, from_cr], [1, -from_cb * kb / kg, -from_cr * kr / kg], [1, from_cb, 0]])
@@ -249,8 +317,7 @@ def from_rgb(rgb: Picture, format: PixelFormat, color: Color) -> tuple[Array, ..
     if format.family == "gray":
         return (_quantise(cv2.transform(rgb, np.append(matrix[0], y0)[None]), format),)
     ycc = cv2.split(cv2.transform(rgb, np.column_stack([matrix, [y0, c0, c0]])))
-    x, y = SITING[color.chroma_location]
-    chroma = (_downsample(_downsample(p, format.log2_h, y, 0), format.log2_w, x, 1) for p in ycc[1:])  # type: ignore[arg-type]
+    chroma = (_downsampled(plane, format, color) for plane in ycc[1:])  # type: ignore[arg-type]
     return tuple(_quantise(plane, format) for plane in (ycc[0], *chroma))
 
 
@@ -258,6 +325,19 @@ def _quantise(plane: Array, format: PixelFormat) -> Array:
     # cv2 rounds to nearest and saturates in one pass
     codes = cv2.add(np.ascontiguousarray(plane), 0, dtype=cv2.CV_8U if format.depth == 8 else cv2.CV_16U)  # type: ignore[call-overload]
     return codes if format.depth in (8, 16) else np.minimum(codes, (1 << format.depth) - 1)  # type: ignore[no-any-return]
+
+
+def _upsampled(planes: tuple[Array, ...], format: PixelFormat, color: Color) -> list[Picture]:
+    """The two chroma planes, float32, in the size of the luma plane."""
+    (height, width), (x, y) = planes[0].shape, SITING[color.chroma_location]
+    return [_upsample(_upsample(p.astype(np.float32), format.log2_h, y, 0, height), format.log2_w, x, 1, width)
+            for p in planes[1:3]]  # fmt: skip
+
+
+def _downsampled(plane: Picture, format: PixelFormat, color: Color) -> Picture:
+    """The inverse: a chroma plane in the size of luma brought to that of ``format``."""
+    x, y = SITING[color.chroma_location]
+    return _downsample(_downsample(plane, format.log2_h, y, 0), format.log2_w, x, 1)
 
 
 def _upsample(plane: Picture, log2: int, site: float, axis: int, size: int) -> Picture:

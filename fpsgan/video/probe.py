@@ -27,7 +27,8 @@ import numpy as np
 from fpsgan.errors import InputError
 from fpsgan.video.clock import RESET, Piece, Presentation, Track, join
 from fpsgan.video.ffmpeg import run
-from fpsgan.video.frame import SITING, Color, PixelFormat, rotated
+from fpsgan.video.frame import MATRICES, PRIMARIES, SITING, TRANSFERS, Color, Orientation, PixelFormat
+from fpsgan.video.photo import KINDS, kind_of, read_frame
 
 __all__ = ["Damage", "Stream", "VideoInfo", "constant_rate", "probe"]
 
@@ -44,16 +45,6 @@ logging.getLogger("libav").propagate = False
 
 _SURROGATE = re.compile("[\udc80-\udcff]")  # a byte that was no UTF-8 (PEP 383)
 NUT_TICK = Fraction(1, 48000)  # the muxer changes a coarser time base behind PyAV's back
-IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
-
-# H.273 numbers → ffmpeg's names; what is not here is "unknown"
-MATRICES = {0: "gbr", 1: "bt709", 4: "fcc", 5: "bt470bg", 6: "smpte170m", 7: "smpte240m", 8: "ycgco", 9: "bt2020nc",
-            10: "bt2020c", 14: "ictcp"}  # fmt: skip
-PRIMARIES = {1: "bt709", 4: "bt470m", 5: "bt470bg", 6: "smpte170m", 7: "smpte240m", 8: "film", 9: "bt2020",
-             10: "smpte428", 11: "smpte431", 12: "smpte432", 22: "jedec-p22"}  # fmt: skip
-TRANSFERS = {1: "bt709", 4: "gamma22", 5: "gamma28", 6: "smpte170m", 7: "smpte240m", 8: "linear", 9: "log100",
-             10: "log316", 11: "iec61966-2-4", 12: "bt1361e", 13: "iec61966-2-1", 14: "bt2020-10", 15: "bt2020-12",
-             16: "smpte2084", 17: "smpte428", 18: "arib-std-b67"}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,14 +82,14 @@ class VideoInfo:
     Measured, from packets and the first frame: ``frame_rate`` (the constant rate, or the usual rate of a variable
     one), ``vfr``, ``frame_count`` (pictures that are shown), ``start`` (first pts), ``duration`` (first pts to the end
     of the last frame), ``damage`` (what is broken or missing), ``notes`` (what else the user should know), and
-    everything about the picture. ``width`` and ``height`` are as shown, ``rotation`` (degrees counter-clockwise,
-    0, 90, 180 or 270) baked in; ``siting`` the chroma location before that. ``mastering``: HDR10's static metadata, in
-    x265's words, "" for none. ``coded`` is the size (width, height) in the file, ``pixel_format`` ffmpeg's name of its
-    format. ``origin`` is the earliest time in the file, which players take as zero; ``presentation`` tells when each
-    picture is shown, in ``time_base`` of the file's own clock.
+    everything about the picture. ``width`` and ``height`` are as shown, with ``rotation`` (degrees counter-clockwise,
+    0, 90, 180 or 270) and after it ``mirrored`` baked in; ``siting`` the chroma location before that. ``mastering``:
+    HDR10's static metadata, in x265's words, "" for none. ``coded`` is the size (width, height) in the file,
+    ``pixel_format`` ffmpeg's name of its format. ``origin`` is the earliest time in the file, which players take as
+    zero; ``presentation`` tells when each picture is shown, in ``time_base`` of the file's own clock.
     The header's word, which the packets may contradict: ``header_frames`` (0 = not said).
     ``retold`` has those of the file's tags, in Unicode, that are not written in UTF-8; ``images`` lists the files where
-    the source is a folder.
+    the source is a folder of photos, or one photo.
     """
 
     path: Path
@@ -108,6 +99,7 @@ class VideoInfo:
     height: int
     sar: Fraction
     rotation: int
+    mirrored: bool
     format: PixelFormat
     color: Color
     interlaced: bool
@@ -132,6 +124,10 @@ class VideoInfo:
     images: tuple[Path, ...] = ()
 
     @property
+    def orientation(self) -> Orientation:
+        return Orientation(self.rotation, self.mirrored)
+
+    @property
     def audio(self) -> tuple[Stream, ...]:
         return tuple(stream for stream in self.others if stream.kind == "audio")
 
@@ -144,8 +140,9 @@ def probe(path: str | Path, *, stream: int | None = None, image_rate: Fraction =
     no picture, and for what is no file: a pipe cannot be read twice.
     """
     path = Path(path)
-    images = image_files(path) if path.is_dir() else ()
-    with open_container(images[0] if images else path) as container, av.logging.Capture() as said:
+    if (kind := kind_of(path)) != "video":
+        return _probe_images(path, image_files(path) if kind == "folder" else (path,), image_rate)
+    with open_container(path) as container, av.logging.Capture() as said:
         video = _choose(container, path, stream)
         index, codec, header_frames = video.index, video.codec_context.name, video.frames
         sar = Fraction(video.sample_aspect_ratio or 1)
@@ -159,13 +156,7 @@ def probe(path: str | Path, *, stream: int | None = None, image_rate: Fraction =
         )
         announced = _announced(container, video, tracks)
         retold = _retold(container.metadata)
-    frame = _first_frame(images[0] if images else path, index)
-    if images:
-        time_base, rates = 1 / image_rate, [image_rate]
-        still = Piece(Fraction(0), (len(images) - 1) / image_rate, Fraction(0))
-        numbers = array("q", range(len(images)))
-        shown = Presentation(numbers, numbers, 1, (still,), dated=True, decode_times=False)
-        origin, others, header_frames, announced = Fraction(0), (), 0, None
+    frame = _first_frame(path, index)
     ticks = np.array(shown.times or [0], np.int64)
     span = int(ticks[-1] - ticks[0]) * time_base
     mean = [((len(ticks) - 1) / span).limit_denominator(1001)] if span else []
@@ -176,7 +167,7 @@ def probe(path: str | Path, *, stream: int | None = None, image_rate: Fraction =
     rate = rate or _usual_rate(ticks, time_base, rates)
     start = int(ticks[0]) * time_base
     end = int(ticks[-1]) * time_base + (shown.last_duration * time_base if vfr and shown.last_duration else 1 / rate)
-    damage = [Damage("damaged data", when - origin) for when in tracks[index].damaged] if not images else []
+    damage = [Damage("damaged data", when - origin) for when in tracks[index].damaged]
     if stopped:
         damage.append(Damage(f"cannot be read further ({stopped})", end - origin))
     if announced is not None and announced - tracks[index].end > max(Fraction(5, 2) / rate, (end - start) / 100):
@@ -190,13 +181,13 @@ def probe(path: str | Path, *, stream: int | None = None, image_rate: Fraction =
         when, count = max(holes, key=lambda hole: hole[1])
         missing = sum(count for _, count in holes)
         notes.append(f"{missing} frames missing in its even rate, the most ({count}) at {float(when - origin):.3f} s")
-    rotation = int(frame.rotation) % 360 if frame.rotation % 90 == 0 else 0
-    turned = rotation in (90, 270)
+    orientation = _orientation(frame)
+    turned = orientation.transposes
     try:
         form, siting = PixelFormat.of(frame.format.name), "left"
-        if form.log2_w == 1 and not images:
+        if form.log2_w == 1:
             siting = _siting(path, index) or ("center" if frame.format.name.startswith("yuvj") else "left")
-        format, color = rotated(form, color_of(frame, siting), rotation)
+        format, color = orientation.described(form, color_of(frame, siting))
     except ValueError as error:
         raise InputError(f"{path}: {error}") from error
     return VideoInfo(
@@ -206,7 +197,8 @@ def probe(path: str | Path, *, stream: int | None = None, image_rate: Fraction =
         width=frame.height if turned else frame.width,
         height=frame.width if turned else frame.height,
         sar=1 / sar if turned else sar,
-        rotation=rotation,
+        rotation=orientation.rotation,
+        mirrored=orientation.mirrored,
         format=format,
         color=color,
         interlaced=bool(frame.interlaced_frame),
@@ -228,6 +220,46 @@ def probe(path: str | Path, *, stream: int | None = None, image_rate: Fraction =
         header_frames=header_frames,
         others=others,
         retold=retold,
+    )
+
+
+def _probe_images(path: Path, images: tuple[Path, ...], rate: Fraction) -> VideoInfo:
+    """A photo, or a folder of them. Raises InputError if not one can be read: decode() tells of the others."""
+    for image in images:
+        try:
+            frame = read_frame(image)
+            break
+        except InputError as error:
+            trouble = error
+    else:
+        raise trouble
+    numbers = array("q", range(len(images)))
+    still = Piece(Fraction(0), (len(images) - 1) / rate, Fraction(0))
+    return VideoInfo(
+        path=path,
+        stream=0,
+        codec=images[0].suffix[1:].lower(),
+        width=frame.width,
+        height=frame.height,
+        sar=Fraction(1),
+        rotation=0,
+        mirrored=False,
+        format=PixelFormat.of(frame.format.name),
+        color=color_of(frame, "left"),
+        interlaced=False,
+        siting="left",
+        dolby_vision=False,
+        mastering="",
+        time_base=1 / rate,
+        frame_rate=rate,
+        vfr=False,
+        frame_count=len(images),
+        start=Fraction(0),
+        duration=len(images) / rate,
+        origin=Fraction(0),
+        coded=(frame.width, frame.height),
+        pixel_format=frame.format.name,
+        presentation=Presentation(numbers, numbers, 1, (still,), dated=True, decode_times=False),
         images=images,
     )
 
@@ -304,9 +336,9 @@ def image_files(folder: Path) -> tuple[Path, ...]:
     def natural(path: Path) -> list[tuple[int, str]]:
         return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", path.name)]
 
-    found = sorted((f for f in folder.iterdir() if f.suffix.lower() in IMAGE_SUFFIXES), key=natural)
+    found = sorted((f for f in folder.iterdir() if f.suffix.lower() in KINDS), key=natural)
     if not found:
-        raise InputError(f"{folder}: a folder without images ({', '.join(sorted(IMAGE_SUFFIXES))})")
+        raise InputError(f"{folder}: a folder without images ({', '.join(KINDS)})")
     return tuple(found)
 
 
@@ -453,6 +485,12 @@ def _side_data(frame: Any) -> list[Any]:
         return list(frame.side_data)
     except ValueError:
         return []
+
+
+def _orientation(frame: Any) -> Orientation:
+    """Of a decoded frame. PyAV's own ``frame.rotation`` calls a mirrored picture turned by 180 degrees."""
+    found = (struct.unpack("9i", bytes(data)) for data in _side_data(frame) if data.type.name == "DISPLAYMATRIX")
+    return next((Orientation.of(matrix) for matrix in found), Orientation())
 
 
 def _mastering(frame: Any) -> str:
