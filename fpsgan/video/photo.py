@@ -64,8 +64,8 @@ SUB_IFDS = {int(ExifTags.IFD.Exif), int(ExifTags.IFD.GPSInfo)}
 
 # All that Pillow and its plug-ins raise for a damaged file
 BROKEN = (
-    OSError, SyntaxError, ValueError, RuntimeError, EOFError, LookupError, TypeError, ArithmeticError, struct.error,
-    zlib.error,
+    OSError, SyntaxError, ValueError, RuntimeError, EOFError, LookupError, TypeError, ArithmeticError, MemoryError,
+    struct.error, zlib.error,
 )  # fmt: skip
 
 # The types of a HEIF file's items, in its boxes "infe" (ISO/IEC 14496-12, 8.11.6)
@@ -211,7 +211,7 @@ def _opened(path: Path) -> ImageFile.ImageFile:
 
 
 def _unreadable(path: Path, error: Exception) -> InputError:
-    return InputError(f"{path}: not a readable photo ({' '.join(str(error).split())[:200]})")
+    return InputError(f"{path}: not a readable photo ({' '.join(str(error).split())[:200] or 'too large'})")
 
 
 def _words(arguments: Any) -> list[str]:
