@@ -34,6 +34,7 @@ from fpsgan.threads import in_order, prefetch
 from fpsgan.timeline import Relation, Span, schedule, target_rate
 from fpsgan.video.decode import decode
 from fpsgan.video.encode import EncodeOptions, Encoder, check_target, plan_output
+from fpsgan.video.fields import MODES, treated
 from fpsgan.video.frame import Frame, Picture
 from fpsgan.video.probe import VideoInfo, probe
 
@@ -55,6 +56,8 @@ class Options:
     ``interpolate``/``deblur`` switch the stages (deblur: "auto" touches blurred frames only, each by
     as much as it is blurred, "on" all, "off" none).
     With none of ``fps``, ``multi`` and ``slowmo``, sources up to 30 fps are doubled and faster ones keep their rate.
+    ``deinterlace``: "film" (pulldown undone), "fields" (each a moment of its own), "frames" (progressive, as many),
+    "off", or "auto" by what is found: film, and else fields where it interpolates, frames where it does not.
     ``confidence_map``: a folder that receives a grey PNG for every generated frame, named by its number in the output:
     white where it can be believed, black where it is a guess (see fpsgan.confidence).
     """
@@ -78,6 +81,7 @@ class Options:
     stream: int | None = None
     image_rate: Fraction = Fraction(24)
     conceal: bool = False
+    deinterlace: str = "auto"
     overwrite: bool = False
     confidence_map: Path | None = None
 
@@ -85,6 +89,8 @@ class Options:
         """Raise OptionError for values, or combinations, that make no sense."""
         if self.deblur not in ("auto", "on", "off"):
             raise OptionError(f"--deblur {self.deblur}: must be auto, on or off")
+        if self.deinterlace not in MODES:
+            raise OptionError(f"--deinterlace {self.deinterlace}: must be {', '.join(MODES[:-1])} or {MODES[-1]}")
         if not 0 <= self.deblur_strength <= 1:
             raise OptionError(f"--deblur-strength {self.deblur_strength}: must lie between 0 and 1")
         if self.start is not None and self.start < 0:
@@ -175,7 +181,7 @@ def enhance(
     options = options or Options()
     options.check()
     source, target = Path(source), Path(target)
-    info = probe(source, stream=options.stream, image_rate=options.image_rate)
+    info = _probe(source, options)
     check_target(source, target, overwrite=options.overwrite)
     if min(info.width, info.height) < SMALLEST_SIDE:
         raise InputError(f"{source}: {info.width}×{info.height} is too small, {SMALLEST_SIDE} px a side is the least")
@@ -191,8 +197,8 @@ def enhance(
     plan = plan_output(info, target, options.encode, rate=rate, slowmo=slowmo)
     for text in plan.notes:
         note(text)
-    if info.interlaced:
-        note("interlaced: made progressive with bwdif")
+    if info.treatment is not None:
+        note(info.treatment.words)
     start = options.start or Fraction(0)
     device = pick_device(options.device)
     dtype = pick_dtype(device, options.half)
@@ -258,7 +264,7 @@ def estimate(source: str | Path, target: str | Path, *, options: Options | None 
     options.check()
     source, target = Path(source), Path(target)
     check_target(source, target, overwrite=options.overwrite)
-    info = probe(source, stream=options.stream, image_rate=options.image_rate)
+    info = _probe(source, options)
     rate, step = _output_rate(info, options)
     total = _expected_frames(info, options, step)
     with tempfile.TemporaryDirectory() as folder:
@@ -588,6 +594,12 @@ def _unscheduled(frames: Iterable[tuple[Frame, Relation]], start: Fraction, resu
     for frame, _ in frames:
         result.untouched += frame.rgb is None
         yield dataclasses.replace(frame, pts=frame.pts - start)
+
+
+def _probe(source: Path, options: Options) -> VideoInfo:
+    """The source as it is after its film and fields are undone."""
+    info = probe(source, stream=options.stream, image_rate=options.image_rate)
+    return treated(info, options.deinterlace, interpolate=options.interpolate)
 
 
 def _output_rate(info: VideoInfo, options: Options) -> tuple[Fraction | None, Fraction]:

@@ -12,6 +12,7 @@ import av.error
 import numpy as np
 
 from fpsgan.errors import InputError
+from fpsgan.video.fields import treat
 from fpsgan.video.frame import Frame, PixelFormat, rotate, rotated
 from fpsgan.video.probe import VideoInfo, color_of, open_container, video_decoder
 
@@ -35,7 +36,11 @@ def decode(
     where the container rounds. Damage in the file raises InputError with its time; with ``conceal`` it goes to
     ``report`` instead, and the frames that cannot be decoded are left out (their time stays).
     """
-    frames = _timed(info, _pictures(info, start, conceal, report), report)
+    early = start if start is None or info.treatment is None else max(Fraction(0), start - info.treatment.lead)
+    pictures = _pictures(info, early, conceal, report)
+    if info.treatment is not None:
+        pictures = treat(info.treatment, pictures)
+    frames = _timed(info, pictures, report)
     held: Frame | None = None  # a frame is shown until the next one, whatever its packet says, and not beyond the end
     for frame in frames:
         if held is not None:
@@ -55,7 +60,7 @@ def decode(
 def _pictures(
     info: VideoInfo, start: Fraction | None, conceal: bool, report: Callable[[str], None]
 ) -> Iterator[tuple[Fraction | None, Any]]:
-    """(time in the file or None, PyAV frame) as they come out of the decoder."""
+    """(time from ``info.origin`` or None, PyAV frame) as they come out of the decoder."""
     if info.images:
         for number, path in enumerate(info.images):
             with open_container(path) as container:
@@ -74,7 +79,6 @@ def _pictures(
         video = container.streams[info.stream]
         time_base = Fraction(video.time_base)
         decoder = video_decoder(video)
-        deinterlace = _deinterlacer(video) if info.interlaced else None
         if start is not None and start > 0:
             container.seek(int((start + info.origin) / time_base), stream=video)
         when: Fraction | None = None
@@ -99,17 +103,10 @@ def _pictures(
                 trouble(f"damaged data ({error.strerror})", when)
                 continue
             for picture in pictures:
-                stamp = None if picture.pts is None else picture.pts * time_base
+                stamp = None if picture.pts is None else picture.pts * time_base - info.origin
                 if picture.is_corrupt:
-                    trouble("damaged picture", stamp)
-                if deinterlace is None:
-                    yield stamp, picture
-                else:
-                    deinterlace.push(picture)
-                    yield from _pull(deinterlace)
-        if deinterlace is not None:
-            deinterlace.push(None)
-            yield from _pull(deinterlace)
+                    trouble("damaged picture", when)
+                yield stamp, picture
     if info.header_frames > info.frame_count + 2 and info.frame_count < 0.98 * info.header_frames:
         trouble(f"the file is cut short: {info.frame_count} of {info.header_frames} frames are there", when)
 
@@ -120,11 +117,7 @@ def _timed(info: VideoInfo, pictures: Iterator[tuple[Fraction | None, Any]], rep
     last: Fraction | None = None
     shift = Fraction(0)
     for stamp, picture in pictures:
-        pts = (
-            (last + step if last is not None else info.start - info.origin)
-            if stamp is None
-            else stamp - info.origin + shift
-        )
+        pts = (last + step if last is not None else info.start - info.origin) if stamp is None else stamp + shift
         if not info.vfr:
             first = info.start - info.origin
             pts = first + round((pts - first) * info.frame_rate) * step
@@ -161,22 +154,3 @@ def _plane(picture: Any, format: PixelFormat, k: int) -> Any:
     size = np.dtype(format.dtype).itemsize
     lines = np.frombuffer(plane, np.uint8)[: rows * plane.line_size].reshape(rows, plane.line_size)
     return np.ascontiguousarray(lines[:, : columns * size]).view(format.dtype)
-
-
-def _deinterlacer(video: Any) -> Any:
-    graph = av.filter.Graph()
-    graph.link_nodes(
-        graph.add_buffer(template=video),
-        graph.add("bwdif", "mode=send_frame:deint=interlaced"),
-        graph.add("buffersink"),
-    ).configure()
-    return graph
-
-
-def _pull(graph: Any) -> Iterator[tuple[Fraction | None, Any]]:
-    while True:
-        try:
-            picture = graph.pull()
-        except (av.error.BlockingIOError, av.error.EOFError):
-            return
-        yield None if picture.pts is None else picture.pts * picture.time_base, picture

@@ -22,6 +22,7 @@ import cv2
 import numpy as np
 
 from fpsgan.errors import InputError
+from fpsgan.video import fields
 from fpsgan.video.ffmpeg import run
 from fpsgan.video.frame import SITING, Color, PixelFormat, rotated
 
@@ -67,6 +68,8 @@ class VideoInfo:
     x265's words, "" for none. ``origin`` is the earliest time in the file, which players take as zero.
     The header's word, which the packets may contradict: ``header_frames`` (0 = not said).
     ``images`` lists the files where the source is a folder.
+    ``scan`` is measured on decoded frames, ``interlaced`` the stream's flag; ``treatment`` what fields.treated() chose:
+    ``frame_rate``, ``vfr``, ``frame_count`` and ``duration`` are then those after it.
     """
 
     path: Path
@@ -93,6 +96,8 @@ class VideoInfo:
     header_frames: int = 0
     others: tuple[Stream, ...] = ()
     images: tuple[Path, ...] = ()
+    scan: fields.Scan = fields.PROGRESSIVE
+    treatment: fields.Treatment | None = None
 
     @property
     def audio(self) -> tuple[Stream, ...]:
@@ -140,7 +145,7 @@ def probe(path: str | Path, *, stream: int | None = None, image_rate: Fraction =
         format, color = rotated(form, color_of(frame, siting), rotation)
     except ValueError as error:
         raise InputError(f"{path}: {error}") from error
-    return VideoInfo(
+    info = VideoInfo(
         path=path,
         stream=index,
         codec=codec,
@@ -166,6 +171,7 @@ def probe(path: str | Path, *, stream: int | None = None, image_rate: Fraction =
         others=others,
         images=images,
     )
+    return dataclasses.replace(info, scan=fields.find(info, ticks))
 
 
 def open_container(path: Path) -> Any:
