@@ -187,11 +187,11 @@ def treated(info: VideoInfo, mode: str, *, interpolate: bool) -> VideoInfo:
             )
             words = f"{scan.kind if not film else scan}: the film's own frames, {float(rate):.6g} fps"
     else:
-        each = "field" if mode == "fields" else "frame"
-        filters = (("bwdif", f"mode=send_{each}:parity={parity}:deint=all"),)
+        filters = (("bwdif", f"mode=send_{mode.removesuffix('s')}:parity={parity}:deint=all"),)
         if mode == "fields":
             rate, count = 2 * rate, 2 * count
-        words = f"{scan}: each {each} a moment of its own, {float(rate):.6g} fps (bwdif)"
+        became = "each field a moment of its own" if mode == "fields" else "frames made progressive"
+        words = f"{scan}: {became}, {float(rate):.6g} fps (bwdif)"
     treatment = Treatment(filters, info.frame_rate, info.start - info.origin, info.time_base if info.vfr else
                           1 / info.frame_rate, cycle, words)  # fmt: skip
     vfr = info.vfr and mode != "film"
