@@ -32,6 +32,7 @@ from fpsgan.scene import SCENE_THRESHOLD
 from fpsgan.stream import StreamReport, stream
 from fpsgan.video.encode import CODECS, CONTAINERS, EncodeOptions
 from fpsgan.video.ffmpeg import encoders, ffmpeg_path, ffmpeg_version
+from fpsgan.video.fields import Scan
 from fpsgan.video.photo import KINDS, kind_of, name_for
 from fpsgan.video.probe import VideoInfo, image_files, probe
 
@@ -117,6 +118,9 @@ PixFmt = Annotated[str | None, _option("--pix-fmt", help="Pixel format; by defau
 StreamIndex = Annotated[int | None, _option("--stream", help="Index of the video stream to take.", panel="Input")]
 ImageRate = Annotated[str, _option("--image-rate", help="Frame rate of a folder of images.", panel="Input")]
 OnError = Annotated[str, _option("--on-error", help="Damaged places: stop or conceal.", panel="Input")]
+Deinterlace = Annotated[
+    str, _option("--deinterlace", help="auto, fields, frames, film (undo pulldown) or off.", panel="Input")
+]
 Overwrite = Annotated[bool, _option("-y", "--overwrite", help="Replace an existing output.", panel="Output")]
 DryRun = Annotated[bool, _option("--dry-run", help="Only tell what it would come to: frames, time, memory, size.")]
 Json = Annotated[bool, _option("--json", help="Print the result as JSON on standard output.")]
@@ -162,6 +166,7 @@ def enhance_command(
     stream: StreamIndex = None,
     image_rate: ImageRate = "24",
     on_error: OnError = "stop",
+    deinterlace: Deinterlace = "auto",
     overwrite: Overwrite = False,
     dry_run: DryRun = False,
     json: Json = False,
@@ -194,6 +199,7 @@ def interpolate_command(
     stream: StreamIndex = None,
     image_rate: ImageRate = "24",
     on_error: OnError = "stop",
+    deinterlace: Deinterlace = "auto",
     overwrite: Overwrite = False,
     dry_run: DryRun = False,
     json: Json = False,
@@ -222,6 +228,7 @@ def deblur_command(
     stream: StreamIndex = None,
     image_rate: ImageRate = "24",
     on_error: OnError = "stop",
+    deinterlace: Deinterlace = "auto",
     overwrite: Overwrite = False,
     dry_run: DryRun = False,
     json: Json = False,
@@ -849,7 +856,7 @@ def _probe_text(info: VideoInfo) -> str:
         + (f", turned by {info.rotation}°" if info.rotation else "")
         + (", mirrored" if info.mirrored else "")
         + (f", pixels {info.sar} wide" if info.sar != 1 else "")
-        + (", interlaced" if info.interlaced else "")
+        + (", flagged interlaced" if info.interlaced else "")
         + (", HDR" if color.hdr else ""),
         f"  colour    matrix {color.matrix}, primaries {color.primaries}, transfer {color.transfer}, "
         f"{'full' if color.full_range else 'limited'} range, chroma {color.chroma_location}",
@@ -857,6 +864,8 @@ def _probe_text(info: VideoInfo) -> str:
         f"{' mostly (variable)' if info.vfr else ''}, "
         f"{float(info.duration):.3f} s, first at {float(info.start - info.origin):.3f} s",
     ]
+    if info.interlaced or info.scan != Scan():
+        lines.insert(2, f"  fields    {info.scan}")
     if info.header_frames and info.header_frames != info.frame_count:
         lines.append(f"  header    says {info.header_frames} frames")
     lines += [f"  damage    {damage}" for damage in info.damage]

@@ -33,6 +33,7 @@ from fpsgan.threads import in_order, prefetch
 from fpsgan.timeline import Relation, Span, schedule, target_rate
 from fpsgan.video.decode import check_damage, decode
 from fpsgan.video.encode import CONTAINERS, EncodeOptions, Encoder, plan_output
+from fpsgan.video.fields import MODES, treated
 from fpsgan.video.files import check_target, claimed, publish
 from fpsgan.video.frame import Frame, Picture
 from fpsgan.video.probe import VideoInfo, probe
@@ -55,6 +56,8 @@ class Options:
     ``interpolate``/``deblur`` switch the stages (deblur: "auto" touches blurred frames only, each by
     as much as it is blurred, "on" all, "off" none).
     With none of ``fps``, ``multi`` and ``slowmo``, sources up to 30 fps are doubled and faster ones keep their rate.
+    ``deinterlace``: "film" (pulldown undone), "fields" (each a moment of its own), "frames" (progressive, as many),
+    "off", or "auto" by what is found: film, and else fields where it interpolates, frames where it does not.
     ``confidence_map``: a folder that receives a grey PNG for every generated frame, named by its number in the output:
     white where it can be believed, black where it is a guess (see fpsgan.confidence).
     """
@@ -78,6 +81,7 @@ class Options:
     stream: int | None = None
     image_rate: Fraction = Fraction(24)
     conceal: bool = False
+    deinterlace: str = "auto"
     overwrite: bool = False
     confidence_map: Path | None = None
 
@@ -85,6 +89,8 @@ class Options:
         """Raise OptionError for values, or combinations, that make no sense."""
         if self.deblur not in ("auto", "on", "off"):
             raise OptionError(f"--deblur {self.deblur}: must be auto, on or off")
+        if self.deinterlace not in MODES:
+            raise OptionError(f"--deinterlace {self.deinterlace}: must be {', '.join(MODES[:-1])} or {MODES[-1]}")
         if not 0 <= self.deblur_strength <= 1:
             raise OptionError(f"--deblur-strength {self.deblur_strength}: must lie between 0 and 1")
         if self.start is not None and self.start < 0:
@@ -176,7 +182,7 @@ def enhance(
     options.check()
     source, target = Path(source), Path(target)
     target = check_target(source, target, overwrite=options.overwrite, suffixes=tuple(CONTAINERS))
-    info = probe(source, stream=options.stream, image_rate=options.image_rate)
+    info = _probe(source, options)
     if min(info.width, info.height) < SMALLEST_SIDE:
         raise InputError(f"{source}: {info.width}×{info.height} is too small, {SMALLEST_SIDE} px a side is the least")
     with claimed(target) as place:
@@ -204,8 +210,8 @@ def _enhance(
     plan = plan_output(info, target, options.encode, place, rate=rate, slowmo=slowmo, start=start, end=options.end)
     for text in (*info.notes, *plan.notes):
         note(text)
-    if info.interlaced:
-        note("interlaced: made progressive with bwdif")
+    if info.treatment is not None:
+        note(info.treatment.words)
     device = pick_device(options.device)
     dtype = pick_dtype(device, options.half)
     workers = at_once(device, info.width * info.height)
@@ -269,7 +275,7 @@ def estimate(source: str | Path, target: str | Path, *, options: Options | None 
     options.check()
     source, target = Path(source), Path(target)
     check_target(source, target, overwrite=options.overwrite, suffixes=tuple(CONTAINERS))
-    info = probe(source, stream=options.stream, image_rate=options.image_rate)
+    info = _probe(source, options)
     whole: list[str] = []
     check_damage(info, options.start, options.end, conceal=options.conceal, report=whole.append)
     rate, step = _output_rate(info, options)
@@ -601,6 +607,12 @@ def _unscheduled(frames: Iterable[tuple[Frame, Relation]], start: Fraction, resu
     for frame, _ in frames:
         result.untouched += frame.rgb is None
         yield dataclasses.replace(frame, pts=frame.pts - start)
+
+
+def _probe(source: Path, options: Options) -> VideoInfo:
+    """The source as it is after its film and fields are undone."""
+    info = probe(source, stream=options.stream, image_rate=options.image_rate)
+    return treated(info, options.deinterlace, interpolate=options.interpolate)
 
 
 def _output_rate(info: VideoInfo, options: Options) -> tuple[Fraction | None, Fraction]:

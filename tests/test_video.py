@@ -6,7 +6,7 @@ import dataclasses
 import re
 import subprocess
 from fractions import Fraction
-from itertools import pairwise, zip_longest
+from itertools import zip_longest
 from pathlib import Path
 
 import av
@@ -85,15 +85,6 @@ def test_cover_art_and_data_are_no_video(make_clip: MakeClip, tmp_path: Path) ->
     ffmpeg("-i", str(cover), "-i", str(clip), "-map", "0", "-map", "1", "-c", "copy", "-c:v:0", "png",
            "-disposition:v:0", "attached_pic", "-disposition:v:1", "default", str(both))  # fmt: skip
     assert probe(both).codec == "h264"
-
-
-def test_interlaced_pictures_become_progressive(make_clip: MakeClip) -> None:
-    info = probe(make_clip("i.mpg", rate="25", sound=False, video="testsrc2=s=128x96",
-                           filters="interlace", encode=("-c:v", "mpeg2video", "-flags", "+ildct+ilme")))  # fmt: skip
-    assert info.interlaced
-    times = [frame.pts for frame in decode(info)]
-    assert len(times) == info.frame_count
-    assert all(after > before for before, after in pairwise(times))
 
 
 def test_gif_and_folder_of_images(make_clip: MakeClip, tmp_path: Path) -> None:

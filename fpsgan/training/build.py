@@ -32,6 +32,7 @@ from deblur.blur import blur_score
 from fpsgan.errors import InputError, OptionError, OutputError
 from fpsgan.training.footage import LOOK, Footage, Reader, Window, analyse, is_rate
 from fpsgan.training.manifest import MANIFEST, SPLITS, Clip, write_manifest
+from fpsgan.video.fields import treated
 from fpsgan.video.files import whole
 from fpsgan.video.probe import VideoInfo, probe
 
@@ -255,7 +256,7 @@ def _take(
         if twin is not None:
             entry.refused = f"{name}: the same file as {twin.source}"
             return entry
-        info = probe(path)
+        info = treated(probe(path), "auto", interpolate=False)
         entry.refused = _unfit(name, info, options)
         if entry.refused:
             return entry

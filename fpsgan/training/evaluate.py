@@ -48,6 +48,7 @@ from fpsgan.training.manifest import MANIFEST, Clip, read_manifest
 from fpsgan.training.metrics import Vmaf, flicker, psnr, ssim, vmaf_ffmpeg
 from fpsgan.training.peers import PEERS, Between, Window, blend, by_network, hold, minterpolate, rife
 from fpsgan.video.decode import decode
+from fpsgan.video.fields import treated
 from fpsgan.video.probe import VideoInfo, probe
 
 __all__ = [
@@ -337,7 +338,7 @@ def _takes(place: Path, split: str | None, on_note: Callable[[str], None]) -> li
 
 
 def _film(name: str, path: Path, on_note: Callable[[str], None]) -> Take:
-    info = probe(path)
+    info = treated(probe(path), "auto", interpolate=False)
     return Take("", name, info.frame_count, lambda: video(info, on_note))
 
 
@@ -408,7 +409,7 @@ def _itself(path: Path) -> Iterator[tuple[int, Image, Image]]:
 
 
 def _averages(name: str, path: Path, on_note: Callable[[str], None]) -> list[_Case]:
-    info = probe(path)
+    info = treated(probe(path), "auto", interpolate=False)
     return [
         _Case(f"mean of {count}", name, info.frame_count // count, False, partial(_means_of, info, count, on_note))
         for count in EXPOSURES

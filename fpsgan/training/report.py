@@ -18,6 +18,7 @@ from fpsgan.errors import InputError, OutputError
 from fpsgan.runtime import pick_device, pick_dtype
 from fpsgan.training.evaluate import BEST, Progress, fillers, rebuilt, video, windows
 from fpsgan.training.metrics import flicker, psnr, ssim
+from fpsgan.video.fields import treated
 from fpsgan.video.files import whole
 from fpsgan.video.probe import probe
 
@@ -83,7 +84,7 @@ def report(
     page, began = Path(page), time.monotonic()
     if page.exists() and not overwrite:
         raise OutputError(f"{page} exists; -y replaces it")
-    info = probe(source)
+    info = treated(probe(source), "auto", interpolate=False)
     where = pick_device(device)
     methods = fillers(PEERS, [str(weights)], where, pick_dtype(where, half))
     methods = {**{name: methods[name] for name in PEERS}, OURS: methods[str(weights)]}

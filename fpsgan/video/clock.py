@@ -10,18 +10,22 @@ from __future__ import annotations
 
 import heapq
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from fractions import Fraction
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-__all__ = ["RESET", "Clock", "Order", "Piece", "Presentation", "Track", "join"]
+__all__ = ["Clock", "Order", "Piece", "Presentation", "Track", "join"]
 
-BACK = Fraction(1, 2)  # seconds: a larger step back is a new piece, a smaller one a repeated timestamp
+BACK = Fraction(1, 2)  # seconds: a larger step back is a new piece, a smaller one a repeated timestamp;
+BACK_MPEG = Fraction(1, 100)  # in MPEG's streams, where joining is usual, already this
 AHEAD = Fraction(10)  # likewise forward, in containers whose clock may be set anew (ffmpeg's dts_delta_threshold)
+PAUSE = Fraction(1, 2)  # seconds from which a step forward is none between two pictures, whatever it is
 ALIKE = Fraction(2)  # by how much the jumps of picture and sound at one joint may differ
+OUTLASTS = Fraction(1, 4)  # seconds: a frame of sound more than picture is usual
 WRAP = Fraction(2**33, 90000)  # the period of MPEG's clock
-RESET = {"mpegts", "mpeg"}  # MPEG's streams, as libavformat calls them: no header, and the clock may be set anew
+MPEG = {"mpegts", "mpeg"}  # streams, as libavformat calls them: no header, and the clock may be set anew
+DECODE_TIMES = {"avi"}  # containers that store no other; presentation times are libavformat's guess
 
 
 class Piece(NamedTuple):
@@ -36,8 +40,8 @@ class Piece(NamedTuple):
 class Clock:
     """Follows the stamps of one stream, packet by packet in file order, through the pieces of a recording."""
 
-    def __init__(self, pieces: Sequence[Piece]) -> None:
-        self._pieces = pieces
+    def __init__(self, presentation: Presentation) -> None:
+        self._pieces, self._back = presentation.pieces, presentation.back
         self._at = 0
         self._last: Fraction | None = None
 
@@ -47,16 +51,12 @@ class Clock:
             return self._pieces[self._at].shift
         stamp = packet.dts * time_base
         step = Fraction(0) if self._last is None else stamp - self._last
-        if len(self._pieces) > 1 and _jumps(step):
+        if len(self._pieces) > 1 and not -self._back < step < AHEAD:
             # a clock that goes back has begun anew; one that leaps may just have stood still for a while
             candidates = range(self._at + (step < 0), len(self._pieces))
             self._at = min(candidates, key=lambda k: _distance(stamp, self._pieces[k]), default=self._at)
         self._last = stamp
         return self._pieces[self._at].shift
-
-
-def _jumps(step: Fraction) -> bool:
-    return not -BACK < step < AHEAD
 
 
 def _distance(stamp: Fraction, piece: Piece) -> Fraction:
@@ -66,8 +66,12 @@ def _distance(stamp: Fraction, piece: Piece) -> Fraction:
 class Track:
     """What a scan learns of one stream, packet by packet in file order; stamps in the stream's ``time_base``."""
 
-    def __init__(self, time_base: Fraction) -> None:
+    def __init__(self, time_base: Fraction, container: str) -> None:
         self.time_base = time_base
+        self.no_header = bool(MPEG & set(container.split(",")))
+        self.back = BACK_MPEG if self.no_header else BACK
+        self.unstamped = 0  # packets without any time
+        self._dated = not DECODE_TIMES & set(container.split(","))
         self.pieces: list[_Stamps] = []
         self.jumps: list[Fraction] = []  # seconds, one for each piece but the first
         self.damaged: list[Fraction] = []  # times of packets that the container calls corrupt, in seconds
@@ -77,16 +81,18 @@ class Track:
         self._since_damage = 3  # packets since the last corrupt one, itself included
 
     def add(self, packet: Any) -> None:
-        stamp = packet.dts if packet.pts is None else packet.pts
+        dated = packet.pts is not None and self._dated
+        stamp = packet.pts if dated else packet.dts
         if stamp is None:
+            self.unstamped += packet.size > 0
             return
         known = packet.dts is not None and self._last is not None
         step = (packet.dts - self._last) * self.time_base if known else Fraction(0)
-        if not self.pieces or _jumps(step):
+        if (step <= -self.back or step > PAUSE) and self._since_damage <= 2:
+            self.damaged.pop()  # MPEG-TS takes a joint, or a pause, for a loss
+        if not self.pieces or not -self.back < step < AHEAD:
             if self.pieces:
                 self.jumps.append(step)
-                if self._since_damage <= 2:  # MPEG-TS takes the joint for a loss
-                    self.damaged.pop()
             self.pieces.append(_Stamps())
         if packet.dts is not None:
             self._last = packet.dts
@@ -98,7 +104,7 @@ class Track:
         if packet.size and not packet.is_discard:
             if self.start is None:
                 self.start = stamp * self.time_base
-            self.pieces[-1].add(stamp, dated=packet.pts is not None, lasts=packet.duration or 0, key=packet.is_keyframe)
+            self.pieces[-1].add(stamp, dated=dated, lasts=packet.duration or 0, key=packet.is_keyframe)
 
 
 class _Stamps:
@@ -126,6 +132,11 @@ class _Stamps:
         return self.dated or self.undated
 
     @property
+    def end(self) -> int:
+        stamp, lasts = self.lasts[bool(self.dated)]
+        return stamp + lasts
+
+    @property
     def duration(self) -> int:
         """Of the last picture; 0 where the container does not say."""
         return self.lasts[bool(self.dated)][1]
@@ -135,7 +146,8 @@ class Presentation(NamedTuple):
     """The pictures of a file: their times in order, in the time base, each once; the ``keys`` among them from which
     decoding can begin; how long the last is shown (0: not said); the pieces that the file consists of; whether any
     packet is ``dated`` with a presentation time (then those without have no picture of their own); and whether the
-    stamps are ``decode_times``, so that the k-th picture shown has the k-th of them."""
+    stamps are ``decode_times``, so that the k-th picture shown has the k-th of them. Decode times that step ``back`` so
+    many seconds begin a new piece."""
 
     times: array[int]
     keys: array[int]
@@ -143,16 +155,18 @@ class Presentation(NamedTuple):
     pieces: tuple[Piece, ...]
     dated: bool
     decode_times: bool
+    back: Fraction = BACK
 
 
-def join(video: Track, others: Iterable[Track], container: str) -> Presentation:
-    """Put the pieces of a scanned video stream end to end. ``others``: its sound, which tells a clock that was set
-    anew from a camera that stood still; ``container`` as libavformat names it."""
+def join(video: Track, sound: Sequence[Track]) -> Presentation:
+    """Put the pieces of a scanned video stream end to end. Its sound tells a clock that was set anew from a camera that
+    stood still; where it outlasts its picture, the next piece begins behind it."""
     times, keys = array("q"), array("q")
     pieces: list[Piece] = []
-    runs = _runs(video, others, container)
+    runs = _runs(video, sound)
     shift = 0
-    for run in runs:
+    heard = [track for track in sound if len(track.pieces) == len(runs)]
+    for number, run in enumerate(runs):
         shown = [stamp for part in run for stamp in part.shown]
         if not shown:
             continue
@@ -160,6 +174,9 @@ def join(video: Track, others: Iterable[Track], container: str) -> Presentation:
         if times:
             wrap = round(WRAP / video.time_base)
             following = times[-1] + _usual_step(shown)
+            ends = [int(track.pieces[number - 1].end * track.time_base / video.time_base) + shift for track in heard]
+            if max(ends, default=0) - following > OUTLASTS / video.time_base:
+                following = max(ends)
             wrapped = abs(following - first - shift - wrap) * video.time_base < AHEAD  # nothing else began anew
             shift = shift + wrap if wrapped else following - first
         pieces.append(Piece(first * video.time_base, last * video.time_base, shift * video.time_base))
@@ -169,16 +186,15 @@ def join(video: Track, others: Iterable[Track], container: str) -> Presentation:
     ordered = all(part.in_order for run in runs for part in run)
     whole = tuple(pieces) or (Piece(Fraction(0), Fraction(0), Fraction(0)),)
     dated = any(part.dated for run in runs for part in run)
-    return Presentation(times, keys, last_duration, whole, dated, ordered)
+    return Presentation(times, keys, last_duration, whole, dated, ordered, video.back)
 
 
-def _runs(video: Track, others: Iterable[Track], container: str) -> list[list[_Stamps]]:
+def _runs(video: Track, sound: Sequence[Track]) -> list[list[_Stamps]]:
     """The pieces of the video, those joined again between which the clock went on and only the picture stood still."""
-    others = list(others)
     runs: list[list[_Stamps]] = [[piece] for piece in video.pieces[:1]]
     for jump, piece in zip(video.jumps, video.pieces[1:], strict=True):
-        heard = [any(abs(jump - other) < ALIKE for other in track.jumps) for track in others]
-        anew = jump < 0 or (bool(RESET & set(container.split(","))) and (any(heard) or not heard))
+        heard = [any(abs(jump - other) < ALIKE for other in track.jumps) for track in sound]
+        anew = jump < 0 or (video.no_header and (any(heard) or not heard))
         if anew:
             runs.append([piece])
         else:

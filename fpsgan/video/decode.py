@@ -16,6 +16,7 @@ import numpy as np
 
 from fpsgan.errors import InputError
 from fpsgan.video.clock import Clock, Order
+from fpsgan.video.fields import treat
 from fpsgan.video.frame import Frame, PixelFormat
 from fpsgan.video.photo import read_frame
 from fpsgan.video.probe import VideoInfo, color_of, open_container, video_decoder
@@ -41,7 +42,11 @@ def decode(
     left out (their time stays). ``report`` also hears what a decoder complains of while it goes on by itself.
     """
     trouble = check_damage(info, start, end, conceal=conceal, report=report)
-    frames = _timed(info, _from(info, start, trouble), report)
+    lead = Fraction(0) if info.treatment is None else info.treatment.lead
+    pictures = _from(info, start if start is None else max(Fraction(0), start - lead), trouble)
+    if info.treatment is not None:
+        pictures = treat(info.treatment, pictures)
+    frames = _timed(info, pictures, report)
     held: Frame | None = None  # a frame is shown until the next one, whatever its packet says, and not beyond the end
     for frame in frames:
         if held is not None:
@@ -168,7 +173,6 @@ def _pictures(
         video = container.streams[info.stream]
         decoder = video_decoder(video)
         order = Order(decoder.reorder_depth) if info.presentation.decode_times else None
-        deinterlace = _deinterlacer(video) if info.interlaced else None
         times: dict[int, Fraction] = {}  # of packets whose pictures are yet to come
         for number, (packet, time) in enumerate(chain(_packets(info, container, key, seek), [(None, None)])):
             if packet is not None:
@@ -198,24 +202,15 @@ def _pictures(
                 broken, shown = "", True
                 if picture.is_corrupt:
                     trouble.found("damaged picture", came)
-                if deinterlace is None:
-                    yield came, picture
-                else:
-                    picture.pts = None if came is None else round(came / info.time_base)
-                    picture.time_base = info.time_base
-                    deinterlace.push(picture)
-                    yield from _pull(deinterlace)
+                yield came, picture
         if broken:
             trouble.left_out(f"{broken} behind the last picture{_at(when)}")
-        if deinterlace is not None:
-            deinterlace.push(None)
-            yield from _pull(deinterlace)
 
 
 def _packets(info: VideoInfo, container: Any, key: int | None, seek: bool) -> Iterator[tuple[Any, Fraction | None]]:
     """(packet that is not empty, when its picture is shown, or decoded, by the job's clock; None: not said)."""
     video, shown = container.streams[info.stream], info.presentation
-    clock = Clock(shown.pieces)
+    clock = Clock(shown)
     if key is not None and seek:
         if len(shown.pieces) > 1:
             return  # a stamp does not tell which piece is meant
@@ -247,9 +242,14 @@ def _timed(info: VideoInfo, pictures: Iterator[tuple[Fraction | None, Any]], rep
     step = 1 / info.frame_rate
     first = info.start - info.origin
     last: Fraction | None = None
-    repeated = 0
+    repeated = early = 0
     fit = _Fitter(info, report)
     for time, picture in pictures:
+        if time is None and last is None and info.presentation.times:  # libavformat gives no times before zero
+            early += 1
+            continue
+        if early and last is None:
+            report(f"{early} frames before the time that the file begins at: left out")
         pts = time if time is not None else first if last is None else last + step
         if not info.vfr:
             pts = first + round((pts - first) * info.frame_rate) * step
@@ -318,22 +318,3 @@ def _plane(picture: Any, format: PixelFormat, k: int) -> Any:
     size = np.dtype(format.dtype).itemsize
     lines = np.frombuffer(plane, np.uint8)[: rows * plane.line_size].reshape(rows, plane.line_size)
     return np.ascontiguousarray(lines[:, : columns * size]).view(format.dtype)
-
-
-def _deinterlacer(video: Any) -> Any:
-    graph = av.filter.Graph()
-    graph.link_nodes(
-        graph.add_buffer(template=video),
-        graph.add("bwdif", "mode=send_frame:deint=interlaced"),
-        graph.add("buffersink"),
-    ).configure()
-    return graph
-
-
-def _pull(graph: Any) -> Iterator[tuple[Fraction | None, Any]]:
-    while True:
-        try:
-            picture = graph.pull()
-        except (av.error.BlockingIOError, av.error.EOFError):
-            return
-        yield None if picture.pts is None else picture.pts * picture.time_base, picture

@@ -25,7 +25,7 @@ import ffmpeg
 import numpy as np
 
 from fpsgan.errors import FpsganError, InputError, OptionError, OutputError, SetupError
-from fpsgan.video.clock import Clock
+from fpsgan.video.clock import Clock, Track
 from fpsgan.video.ffmpeg import encoder_formats, encoders, ffmpeg_path, ffmpeg_version, run
 from fpsgan.video.files import PART
 from fpsgan.video.frame import (
@@ -75,6 +75,8 @@ CONTAINERS: dict[str, tuple[str, str, str, str]] = {
     ".jpeg": ("image2", "jpg", "", ""),
     "": ("image2", "png", "", ""),  # a folder of images
 }
+LATE = Fraction(1, 50)  # seconds by which sound may begin after the picture where that cannot be written
+UNEVEN = Fraction(1, 20)  # of a second, and of its length, by which a copy of sound may last longer or less
 REORDERED = 64  # packets among which the first picture shown is to be found
 SEARCHED = 5  # seconds around its place in which a packet of sound is looked for
 CARRIER = "carrier"  # stands for its path
@@ -254,10 +256,12 @@ def carry(info: VideoInfo, place: Path, start: Fraction, end: Fraction | None) -
         tracks: dict[int, tuple[Any, Clock, Fraction]] = {}
         for stream in wanted:
             template = source.streams[stream.index]
+            if stream.kind == "audio" and not template.codec_context.sample_rate:
+                continue  # it begins in a later piece, where libavformat does not look for what it is
             with contextlib.suppress(ValueError, av.error.FFmpegError):
                 tracks[stream.index] = (
                     copy.add_stream_from_template(template),
-                    Clock(info.presentation.pieces),
+                    Clock(info.presentation),
                     Fraction(template.time_base),
                 )
                 indices[stream.index] = len(indices)
@@ -286,7 +290,7 @@ def _settle_streams(
     """What becomes of each stream that is not the picture, and the notes that say so: copied where ``muxer`` takes it,
     else encoded anew, else left out. Copies are tried whole: what breaks in the middle must not do so after the work.
     """
-    wanted = {stream: _ways(stream, muxer, audio_codec, text_codec, slowmo) for stream in info.others}
+    wanted = {stream: _ways(stream, muxer, audio_codec, text_codec, slowmo, info.start) for stream in info.others}
     if carrier.indices is not None:
         wanted = {s: [way for way in ways if s.index in carrier.indices] for s, ways in wanted.items()}
     copied = [stream for stream, ways in wanted.items() if ways[:1] == ["copy"]]
@@ -312,10 +316,13 @@ def _settle_streams(
     return tuple(sorted(settled, key=lambda pair: list(LETTERS).index(pair[0].kind))), notes
 
 
-def _ways(stream: Stream, muxer: str, audio_codec: str, text_codec: str, slowmo: Fraction) -> list[str]:
-    """What may be done with a stream, best first. Times of subtitles are not stretched."""
+def _ways(
+    stream: Stream, muxer: str, audio_codec: str, text_codec: str, slowmo: Fraction, start: Fraction
+) -> list[str]:
+    """What may be done with a stream of a file that begins at ``start``, best first. Subtitles are not stretched."""
     if stream.kind == "audio" and audio_codec:
-        return [audio_codec] if slowmo != 1 else ["copy", audio_codec]
+        late = muxer == "avi" and stream.start is not None and stream.start > start + LATE  # which AVI cannot say
+        return [audio_codec] if slowmo != 1 or late else ["copy", audio_codec]
     if stream.kind == "subtitle" and slowmo == 1 and text_codec:
         return ["copy", *([text_codec] if stream.codec in TEXT_SUBTITLES else [])]
     if stream.kind == "attachment" and muxer == "matroska":
@@ -338,14 +345,28 @@ def _passes(carrier: Carrier, streams: dict[Stream, str], muxer: str, place: Pat
     )  # fmt: skip
     if done.returncode != 0:
         return False
-    try:  # some muxers write what nothing can read, Vorbis in MPEG-TS for one
-        with open_container(path) as written:
-            kinds = [stream.type for stream in written.streams]
-    except InputError:
-        kinds = []
+    # Some muxers write what nothing can read, Vorbis in MPEG-TS for one, or what lasts otherwise, Vorbis in AVI.
+    # Without a single subtitle there may be no file at all.
+    lengths = _lengths_of_sound(path)
     heard = [stream for stream in streams if stream.kind == "audio"]
-    # without a single subtitle there may be no file at all
-    return kinds.count("audio") == len(heard)
+    if len(lengths) != len(heard):
+        return False
+    if some or carrier.indices is not None:
+        return True
+    wanted = [(stream.end or Fraction(0)) - (stream.start or 0) for stream in heard]
+    return all(abs(a - b) < UNEVEN * (1 + b) for a, b in zip(lengths, wanted, strict=True))
+
+
+def _lengths_of_sound(path: Path) -> list[Fraction]:
+    """How long each stream of sound in a file lasts, in seconds; none where it cannot be read."""
+    try:
+        with open_container(path) as container:
+            tracks = {s.index: Track(Fraction(s.time_base), container.format.name) for s in container.streams.audio}
+            for packet in container.demux(list(container.streams.audio)):
+                tracks[packet.stream_index].add(packet)
+    except (InputError, av.error.FFmpegError):
+        return []
+    return [track.end - (track.start or 0) for track in tracks.values()]
 
 
 def _try(plan: Plan, info: VideoInfo, place: Path) -> None:
@@ -583,7 +604,11 @@ class Encoder:
                 index, letter, number = carrier.index(stream), LETTERS[stream.kind], counts[stream.kind]
                 counts[stream.kind] += 1
                 taken = source[str(index)]
-                streams.append(_stretched(taken, plan.slowmo) if stream.kind == "audio" else taken)
+                if stream.kind == "audio" and action != "copy":
+                    taken = _stretched(taken, plan.slowmo)
+                    if plan.muxer == "avi":  # which has no times: silence before sound that begins late, and in holes
+                        taken = taken.filter("aresample", **{"async": 1, "first_pts": 0})
+                streams.append(taken)
                 settings[f"c:{letter}:{number}"] = action
                 settings[f"map_metadata:s:{letter}:{number}"] = f"1:s:{index}"
                 for key, value in stream.retold:

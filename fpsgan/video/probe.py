@@ -25,7 +25,8 @@ import cv2
 import numpy as np
 
 from fpsgan.errors import InputError
-from fpsgan.video.clock import RESET, Piece, Presentation, Track, join
+from fpsgan.video import fields
+from fpsgan.video.clock import Piece, Presentation, Track, join
 from fpsgan.video.ffmpeg import run
 from fpsgan.video.frame import MATRICES, PRIMARIES, SITING, TRANSFERS, Color, Orientation, PixelFormat
 from fpsgan.video.photo import KINDS, kind_of, read_frame
@@ -51,7 +52,7 @@ NUT_TICK = Fraction(1, 48000)  # the muxer changes a coarser time base behind Py
 class Stream:
     """A stream that is not the chosen video: audio, subtitle, attachment, data, or another video.
 
-    ``start``: when its first packet is presented, in seconds of the file; None if it has none. ``damaged``: times of
+    ``start`` and ``end``: of what its packets present, in seconds of the file; None if it has none. ``damaged``: times of
     packets that the container calls corrupt, in seconds from ``VideoInfo.origin``. ``retold``: see ``VideoInfo``.
     """
 
@@ -60,6 +61,7 @@ class Stream:
     codec: str
     language: str = ""
     start: Fraction | None = None
+    end: Fraction | None = None
     damaged: tuple[Fraction, ...] = ()
     retold: tuple[tuple[str, str], ...] = ()
 
@@ -90,6 +92,8 @@ class VideoInfo:
     The header's word, which the packets may contradict: ``header_frames`` (0 = not said).
     ``retold`` has those of the file's tags, in Unicode, that are not written in UTF-8; ``images`` lists the files where
     the source is a folder of photos, or one photo.
+    ``scan`` is measured on decoded frames, ``interlaced`` the stream's flag; ``treatment`` what fields.treated() chose:
+    ``frame_rate``, ``vfr``, ``frame_count`` and ``duration`` are then those after it.
     """
 
     path: Path
@@ -122,6 +126,8 @@ class VideoInfo:
     others: tuple[Stream, ...] = ()
     retold: dict[str, str] = dataclasses.field(default_factory=dict)
     images: tuple[Path, ...] = ()
+    scan: fields.Scan = fields.PROGRESSIVE
+    treatment: fields.Treatment | None = None
 
     @property
     def orientation(self) -> Orientation:
@@ -148,7 +154,7 @@ def probe(path: str | Path, *, stream: int | None = None, image_rate: Fraction =
         sar = Fraction(video.sample_aspect_ratio or 1)
         tracks, stopped = _scan(container)
         time_base = Fraction(video.time_base)
-        shown = join(tracks[index], (tracks[s.index] for s in container.streams.audio), container.format.name)
+        shown = join(tracks[index], [tracks[s.index] for s in container.streams.audio])
         rates = [_exact(Fraction(rate)) for rate in (video.average_rate, video.guessed_rate, video.base_rate) if rate]
         origin = _origin(container)
         others = tuple(
@@ -158,6 +164,8 @@ def probe(path: str | Path, *, stream: int | None = None, image_rate: Fraction =
         retold = _retold(container.metadata)
     frame = _first_frame(path, index)
     ticks = np.array(shown.times or [0], np.int64)
+    if not shown.times and rates:  # a raw stream: no stamps, one picture a packet
+        ticks = np.arange(max(1, tracks[index].unstamped), dtype=np.int64) * round(1 / (rates[0] * time_base))
     span = int(ticks[-1] - ticks[0]) * time_base
     mean = [((len(ticks) - 1) / span).limit_denominator(1001)] if span else []
     rate = constant_rate(ticks, time_base, [*rates, *mean, *STANDARD_RATES])
@@ -190,7 +198,7 @@ def probe(path: str | Path, *, stream: int | None = None, image_rate: Fraction =
         format, color = orientation.described(form, color_of(frame, siting))
     except ValueError as error:
         raise InputError(f"{path}: {error}") from error
-    return VideoInfo(
+    info = VideoInfo(
         path=path,
         stream=index,
         codec=codec,
@@ -221,6 +229,7 @@ def probe(path: str | Path, *, stream: int | None = None, image_rate: Fraction =
         others=others,
         retold=retold,
     )
+    return dataclasses.replace(info, scan=fields.find(info, ticks))
 
 
 def _probe_images(path: Path, images: tuple[Path, ...], rate: Fraction) -> VideoInfo:
@@ -400,7 +409,7 @@ def _choose(container: Any, path: Path, index: int | None) -> Any:
 
 def _scan(container: Any) -> tuple[dict[int, Track], str]:
     """All packets: (what each stream's tell, what stopped the scan, "" if nothing did)."""
-    tracks = {stream.index: Track(Fraction(stream.time_base or 1)) for stream in container.streams}
+    tracks = {s.index: Track(Fraction(s.time_base or 1), container.format.name) for s in container.streams}
     try:
         for packet in container.demux():
             if packet.stream_index in tracks:  # MPEG's streams may bring more on the way
@@ -422,7 +431,7 @@ def _announced(container: Any, video: Any, tracks: dict[int, Track]) -> Fraction
 
     MPEG streams have no header that could: libavformat takes the last stamps for one.
     """
-    if RESET & set(container.format.name.split(",")):
+    if tracks[video.index].no_header:
         return None
     if video.duration is not None:
         return Fraction((video.start_time or 0) + video.duration) * Fraction(video.time_base)
@@ -432,7 +441,7 @@ def _announced(container: Any, video: Any, tracks: dict[int, Track]) -> Fraction
     if container.duration is None:
         return None
     # of the longest stream: the video ends as much before it as it did by the last packets
-    whole = Fraction(container.start_time or 0, av.time_base) + Fraction(container.duration, av.time_base)
+    whole = Fraction(container.duration, av.time_base)  # at the least: some count from the first time, others from zero
     longest = max(track.end for track in tracks.values())
     return tracks[video.index].end + max(whole - longest, Fraction(0))
 
@@ -517,6 +526,7 @@ def _describe(stream: Any, track: Track, origin: Fraction) -> Stream:
         codec=stream.codec_context.name if stream.codec_context else "none",
         language=_readable(stream.metadata.get("language", "")),
         start=track.start,
+        end=None if track.start is None else track.end,
         damaged=tuple(when - origin for when in track.damaged),
         retold=tuple(_retold(stream.metadata).items()),
     )
