@@ -25,7 +25,7 @@ import ffmpeg
 import numpy as np
 
 from fpsgan.errors import FpsganError, InputError, OptionError, OutputError, SetupError
-from fpsgan.video.clock import Clock, Track
+from fpsgan.video.clock import Clock
 from fpsgan.video.ffmpeg import encoder_formats, encoders, ffmpeg_path, ffmpeg_version, run
 from fpsgan.video.files import PART
 from fpsgan.video.frame import (
@@ -38,7 +38,7 @@ from fpsgan.video.frame import (
     PixelFormat,
     code_point,
 )
-from fpsgan.video.probe import NUT_TICK, Stream, VideoInfo, open_container
+from fpsgan.video.probe import NUT_TICK, Stream, VideoInfo, open_container, scan
 
 __all__ = ["CODECS", "CONTAINERS", "EncodeOptions", "Encoder", "Plan", "plan_output"]
 
@@ -361,12 +361,11 @@ def _lengths_of_sound(path: Path) -> list[Fraction]:
     """How long each stream of sound in a file lasts, in seconds; none where it cannot be read."""
     try:
         with open_container(path) as container:
-            tracks = {s.index: Track(Fraction(s.time_base), container.format.name) for s in container.streams.audio}
-            for packet in container.demux(list(container.streams.audio)):
-                tracks[packet.stream_index].add(packet)
-    except (InputError, av.error.FFmpegError):
+            tracks, _ = scan(container)
+            heard = [tracks[stream.index] for stream in container.streams.audio]
+    except InputError:
         return []
-    return [track.end - (track.start or 0) for track in tracks.values()]
+    return [track.end - (track.start or 0) for track in heard]
 
 
 def _try(plan: Plan, info: VideoInfo, place: Path) -> None:

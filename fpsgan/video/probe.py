@@ -31,7 +31,7 @@ from fpsgan.video.ffmpeg import run
 from fpsgan.video.frame import MATRICES, PRIMARIES, SITING, TRANSFERS, Color, Orientation, PixelFormat
 from fpsgan.video.photo import KINDS, kind_of, read_frame
 
-__all__ = ["Damage", "Stream", "VideoInfo", "constant_rate", "probe"]
+__all__ = ["Damage", "Stream", "VideoInfo", "constant_rate", "probe", "scan"]
 
 STANDARD_RATES = [
     *(Fraction(n) for n in (24, 25, 30, 48, 50, 60, 100, 120, 240, 12, 15)),
@@ -52,8 +52,8 @@ NUT_TICK = Fraction(1, 48000)  # the muxer changes a coarser time base behind Py
 class Stream:
     """A stream that is not the chosen video: audio, subtitle, attachment, data, or another video.
 
-    ``start`` and ``end``: of what its packets present, in seconds of the file; None if it has none. ``damaged``: times of
-    packets that the container calls corrupt, in seconds from ``VideoInfo.origin``. ``retold``: see ``VideoInfo``.
+    ``start`` and ``end``: of what its packets present, in seconds of the file; None if it has none. ``damaged``: times
+    of packets that the container calls corrupt, in seconds from ``VideoInfo.origin``. ``retold``: see ``VideoInfo``.
     """
 
     index: int
@@ -152,7 +152,7 @@ def probe(path: str | Path, *, stream: int | None = None, image_rate: Fraction =
         video = _choose(container, path, stream)
         index, codec, header_frames = video.index, video.codec_context.name, video.frames
         sar = Fraction(video.sample_aspect_ratio or 1)
-        tracks, stopped = _scan(container)
+        tracks, stopped = scan(container)
         time_base = Fraction(video.time_base)
         shown = join(tracks[index], [tracks[s.index] for s in container.streams.audio])
         rates = [_exact(Fraction(rate)) for rate in (video.average_rate, video.guessed_rate, video.base_rate) if rate]
@@ -407,8 +407,8 @@ def _choose(container: Any, path: Path, index: int | None) -> Any:
     return moving[0]
 
 
-def _scan(container: Any) -> tuple[dict[int, Track], str]:
-    """All packets: (what each stream's tell, what stopped the scan, "" if nothing did)."""
+def scan(container: Any) -> tuple[dict[int, Track], str]:
+    """Read all packets of a PyAV container: (what each stream's tell, what stopped the reading, "" if nothing did)."""
     tracks = {s.index: Track(Fraction(s.time_base or 1), container.format.name) for s in container.streams}
     try:
         for packet in container.demux():
