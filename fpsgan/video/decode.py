@@ -166,7 +166,7 @@ def _pictures(
 ) -> Generator[tuple[Fraction | None, Any], None, None]:
     """Decode from the keyframe shown at ``key`` (in the file's stamps; None: from the beginning) to the end."""
     broken: str = ""  # held back until a picture follows: where a recording was switched on or off it always is
-    shown = False
+    shown = unfit = False  # what cannot be decoded for want of a keyframe is complained of, and no damage
     when: Fraction | None = None
 
     with open_container(info.path) as container:
@@ -177,7 +177,9 @@ def _pictures(
         for number, (packet, time) in enumerate(chain(_packets(info, container, key, seek), [(None, None)])):
             if packet is not None:
                 if time is not None:
-                    when = times[number] = time
+                    when = time
+                    if not packet.is_discard:
+                        times[number] = time
                     if order is not None and not packet.is_discard:
                         order.feed(number, time)
                 # the decoder hands its packet's stamp on with the picture: so each picture tells where it comes from
@@ -191,6 +193,8 @@ def _pictures(
                     pictures, broken = [], f"damaged data ({error.strerror})"
             if shown:
                 trouble.heard(said, when)
+            else:
+                unfit = unfit or bool(said)
             for picture in pictures:
                 came = None if picture.pts is None else times.pop(picture.pts, None)
                 if order is not None and came is not None:
@@ -199,6 +203,10 @@ def _pictures(
                     trouble.found(broken, when)
                 elif broken:
                     trouble.left_out(f"{broken} before the first picture")
+                if not shown and unfit and key is None and picture.pts:
+                    waiting = sum(number < picture.pts for number in times)
+                    if waiting:
+                        trouble.left_out(f"{waiting} frames before the first that can be decoded")
                 broken, shown = "", True
                 if picture.is_corrupt:
                     trouble.found("damaged picture", came)
@@ -242,14 +250,9 @@ def _timed(info: VideoInfo, pictures: Iterator[tuple[Fraction | None, Any]], rep
     step = 1 / info.frame_rate
     first = info.start - info.origin
     last: Fraction | None = None
-    repeated = early = 0
+    repeated = 0
     fit = _Fitter(info, report)
-    for time, picture in pictures:
-        if time is None and last is None and info.presentation.times:  # libavformat gives no times before zero
-            early += 1
-            continue
-        if early and last is None:
-            report(f"{early} frames before the time that the file begins at: left out")
+    for time, picture in _begun(pictures, step, report) if info.presentation.times else pictures:
         pts = time if time is not None else first if last is None else last + step
         if not info.vfr:
             pts = first + round((pts - first) * info.frame_rate) * step
@@ -263,6 +266,24 @@ def _timed(info: VideoInfo, pictures: Iterator[tuple[Fraction | None, Any]], rep
         yield _frame(info, fit(picture, pts), pts, duration or step)
     if repeated > 1:
         report(f"{repeated} such frames in all: left out")
+
+
+def _begun(
+    pictures: Iterator[tuple[Fraction | None, Any]], step: Fraction, report: Report
+) -> Iterator[tuple[Fraction | None, Any]]:
+    """Give pictures at the beginning that have no time those before the first that has one; none before zero."""
+    undated: list[Any] = []
+    for time, picture in pictures:
+        if time is None:
+            undated.append(picture)
+            continue
+        before = [(time - k * step, early) for k, early in zip(range(len(undated), 0, -1), undated, strict=True)]
+        yield from ((when, early) for when, early in before if when >= 0)
+        if missed := sum(when < 0 for when, _ in before):
+            report(f"{missed} frames before the time that the file begins at: left out")
+        yield time, picture
+        break
+    yield from pictures
 
 
 class _Fitter:

@@ -44,6 +44,7 @@ av.logging.set_skip_repeated(False)
 logging.getLogger("libav").addHandler(logging.NullHandler())
 logging.getLogger("libav").propagate = False
 
+PAUSE, PAUSES = 8, 2  # frames that are missing in a pause, and pauses that an even rate may have
 _SURROGATE = re.compile("[\udc80-\udcff]")  # a byte that was no UTF-8 (PEP 383)
 NUT_TICK = Fraction(1, 48000)  # the muxer changes a coarser time base behind PyAV's back
 
@@ -185,6 +186,8 @@ def probe(path: str | Path, *, stream: int | None = None, image_rate: Fraction =
         damage += [Damage(f"{count} frames missing", when - origin) for when, count in holes]
         holes = []
     notes = _joints(shown, origin)
+    if said and not damage:
+        notes.append(f"{said[0][1]} complains while the file is read: {' '.join(said[0][2].split())}")
     if holes:
         when, count = max(holes, key=lambda hole: hole[1])
         missing = sum(count for _, count in holes)
@@ -352,7 +355,8 @@ def image_files(folder: Path) -> tuple[Path, ...]:
 
 
 def constant_rate(ticks: Any, time_base: Fraction, candidates: Sequence[Fraction]) -> Fraction | None:
-    """The candidate rate on whose grid all timestamps lie to within one tick, with nine in ten places taken; else None.
+    """The candidate rate on whose grid all timestamps lie to within one tick, with nine in ten places taken, but for a
+    pause or two; else None.
 
     ``ticks``: increasing int64 timestamps in ``time_base``. A container that counts in milliseconds cannot write
     1/24 s; its file is constant all the same, and decode() gives such frames their exact times back.
@@ -364,7 +368,10 @@ def constant_rate(ticks: Any, time_base: Fraction, candidates: Sequence[Fraction
             continue
         places = np.rint(offsets / step)
         on_grid = np.abs(offsets - places * step).max() <= 1.001
-        if on_grid and len(ticks) >= 0.9 * (places[-1] + 1) and (np.diff(places) >= 1).all():
+        steps = np.diff(places)
+        pauses = steps[steps > PAUSE]
+        taken = places[-1] + 1 - (pauses.sum() - len(pauses) if len(pauses) <= PAUSES else 0)
+        if on_grid and len(ticks) >= 0.9 * taken and (steps >= 1).all():
             return rate
     return None
 
