@@ -131,7 +131,7 @@ def small_fast(rng: Rng) -> Scene:
     masks = [disc(*place, radius) for place in places]
 
     def measures(result: Image) -> dict[str, float]:
-        ghosts = [opacity(result, ground, paint, masks[k]) for k in (1, 3)]
+        ghosts = [opacity(result, ground, paint, masks[k] * (masks[2] == 0)) for k in (1, 3)]
         return {"opacity": opacity(result, ground, paint, masks[2]), "ghosts": max(ghosts)}
 
     return Scene([over(ground, paint, mask) for mask in masks], around(*masks[1:4]), measures)
