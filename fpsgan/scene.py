@@ -20,12 +20,12 @@ Grey = NDArray[np.uint8]
 
 # Likeness of a pair, relative to the pairs before it, below which there is a cut: fast action is unlike for many pairs
 # in a row, a cut stands alone. Chosen with tools/cut_bench.py on half of its clips; docs/experiments.md has the other.
-SCENE_THRESHOLD = 0.52
+SCENE_THRESHOLD = 0.48
 BEFORE = 2  # pairs, of which the more alike counts
 UNKNOWN = 0.7  # likeness that a first pair is measured against
 ALIKE = 0.7  # likeness from which there is no doubt
 EMPTY = 1.5  # codes of contrast: of a picture with less, structure says nothing
-CHANGE = 64.0  # codes of brightness that make another scene altogether where one picture is empty
+CHANGE = 64.0  # codes that the sorted brightness changes by in the mean, where it cannot change more
 
 # How ready to see a repeated drawing: (codes, share). The largest change of any 16×16 block must stay below so many
 # 8-bit codes, or below that share of the largest change of late: compression leaves more behind where much moves.
@@ -94,17 +94,20 @@ class SceneDetector:
         A fast pan changes every pixel and is no cut, so the two are aligned by optical flow before they are compared,
         both ways, and the better match counts: what leaves the picture cannot be matched, only what stays. In doubt
         flow sets out once more, from the shift of the whole (phase correlation). Brightness and contrast are made equal
-        first, for flashes and strobes; between an empty picture and another, as at the end of a fade, they decide.
+        first, for flashes and strobes; they count for what structure leaves in doubt, and alone where a picture is
+        empty, as at the end of a fade.
         """
+        light0, light1 = (np.sort(thumbnail, axis=None).astype(np.int16) for thumbnail in (before, after))
+        light = min(1.0, float(np.abs(light1 - light0).mean()) / CHANGE)
         if min(before.std(), after.std()) < EMPTY:
-            return 1 - min(1.0, float(cv2.absdiff(before, after).mean()) / CHANGE)  # type: ignore[attr-defined]
+            return 1 - light
         plain0, plain1 = _plain(before), _plain(after)
         likeness = self._explained(plain0, plain1, np.zeros(2))
         if likeness < ALIKE:
             fade = cv2.createHanningWindow(plain0.shape[::-1], cv2.CV_32F)  # type: ignore[arg-type]
             shift, _ = cv2.phaseCorrelate(plain0.astype(np.float32), plain1.astype(np.float32), fade)
             likeness = max(likeness, self._explained(plain0, plain1, np.array(shift)))
-        return likeness
+        return max(0.0, likeness - (1 - likeness) * light / 2)
 
     def _explained(self, before: Grey, after: Grey, shift: NDArray[np.float64]) -> float:
         """Likeness after alignment by flow that sets out from a shift (x, y) in px."""

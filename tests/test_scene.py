@@ -89,6 +89,12 @@ def test_cuts_are_found(seed: int) -> None:
         assert [k for k, relation in enumerate(found) if relation is Relation.CUT] == [len(before)], kind
 
 
+def test_no_cut_is_found_at_threshold_0() -> None:
+    frames = [*shot(1), *shot(2), *lit(shot(1), -1.0, 255), np.zeros_like(shot(1)[0]), *animation(3, 220)]
+    assert relations(frames).count(Relation.CUT) >= 3
+    assert Relation.CUT not in relations(frames, threshold=0)
+
+
 def whip_pan(seed: int) -> list[np.ndarray]:
     wide = np.hstack([shot(seed + k, 1)[0] for k in range(0, 500, 100)])
     places = np.cumsum([2, 30, 60, 90, 120, 90, 60, 30, 2])
