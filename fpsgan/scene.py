@@ -18,9 +18,14 @@ __all__ = ["SCENE_THRESHOLD", "Light", "OverlayFinder", "SceneDetector", "light_
 
 Grey = NDArray[np.uint8]
 
-# Over 33 clips, the likeness of frames of one shot, 1 to 4 apart, was above 0.82 for 99 in 100; that of frames of two
-# clips below 0.56 for 99 in 100.
-SCENE_THRESHOLD = 0.62
+# Likeness of a pair, relative to the pairs before it, below which there is a cut: fast action is unlike for many pairs
+# in a row, a cut stands alone. Chosen with tools/cut_bench.py on half of its clips; docs/experiments.md has the other.
+SCENE_THRESHOLD = 0.48
+BEFORE = 2  # pairs, of which the more alike counts
+UNKNOWN = 0.7  # likeness that a first pair is measured against
+ALIKE = 0.7  # likeness from which there is no doubt
+EMPTY = 1.5  # codes of contrast: of a picture with less, structure says nothing
+CHANGE = 64.0  # codes that the sorted brightness changes by in the mean, where it cannot change more
 
 # How ready to see a repeated drawing: (codes, share). The largest change of any 16×16 block must stay below so many
 # 8-bit codes, or below that share of the largest change of late: compression leaves more behind where much moves.
@@ -44,8 +49,9 @@ MOST_GAIN = 8.0
 class SceneDetector:
     """Tells the relation of each picture to its predecessor from grey pictures alone, in order.
 
-    ``threshold``: likeness, 0 to 1, below which a frame begins another scene (0 finds no cuts). ``dedup``: "auto",
-    "on" or "off", how ready to see a repeated drawing.
+    ``threshold``, 0 to 1: a frame begins another scene if it is less like its predecessor than this share of the
+    likeness of the pairs before (0 finds no cuts). ``dedup``: "auto", "on" or "off", how ready to see a repeated
+    drawing.
     """
 
     def __init__(self, threshold: float = SCENE_THRESHOLD, dedup: str = "auto") -> None:
@@ -58,7 +64,8 @@ class SceneDetector:
         self._changes: deque[float] = deque(maxlen=LATE)
         self._drawing: Grey | None = None  # the first frame of the current run of repeats
         self._thumbnail: Grey | None = None
-        self._flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+        self._before: deque[float] = deque(maxlen=BEFORE)  # likeness of the pairs before this one
+        self._flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
 
     def relate(self, luma: Grey) -> Relation:
         """Relation of this picture ([H, W] uint8) to the one given before; the first is MOTION."""
@@ -74,25 +81,45 @@ class SceneDetector:
             if change <= limit:
                 return Relation.HELD
             self._drawing = luma
-            return Relation.CUT if self.likeness(before, thumbnail) < self.threshold else Relation.MOTION  # type: ignore[arg-type]
+            likeness = self.likeness(before, thumbnail)  # type: ignore[arg-type]
+            limit = self.threshold * max(self._before, default=UNKNOWN)
+            self._before.append(likeness)
+            return Relation.CUT if likeness < limit else Relation.MOTION
         self._drawing = luma
         return Relation.MOTION
 
     def likeness(self, before: Grey, after: Grey) -> float:
-        """How well motion explains one thumbnail by the other: SSIM, 1 for equal, about 0 for unrelated pictures.
+        """How well motion explains one thumbnail by the other, in whatever light: 1 for equal, about ¼ for unrelated.
 
         A fast pan changes every pixel and is no cut, so the two are aligned by optical flow before they are compared,
-        both ways, and the better match counts (what leaves the picture cannot be matched, only what stays).
+        both ways, and the better match counts: what leaves the picture cannot be matched, only what stays. In doubt
+        flow sets out once more, from the shift of the whole (phase correlation). Brightness and contrast are made equal
+        first, for flashes and strobes; they count for what structure leaves in doubt, and alone where a picture is
+        empty, as at the end of a fade.
         """
+        light0, light1 = (np.sort(thumbnail, axis=None).astype(np.int16) for thumbnail in (before, after))
+        light = min(1.0, float(np.abs(light1 - light0).mean()) / CHANGE)
+        if min(before.std(), after.std()) < EMPTY:
+            return 1 - light
+        plain0, plain1 = _plain(before), _plain(after)
+        likeness = self._explained(plain0, plain1, np.zeros(2))
+        if likeness < ALIKE:
+            fade = cv2.createHanningWindow(plain0.shape[::-1], cv2.CV_32F)  # type: ignore[arg-type]
+            shift, _ = cv2.phaseCorrelate(plain0.astype(np.float32), plain1.astype(np.float32), fade)
+            likeness = max(likeness, self._explained(plain0, plain1, np.array(shift)))
+        return max(0.0, likeness - (1 - likeness) * light / 2)
+
+    def _explained(self, before: Grey, after: Grey, shift: NDArray[np.float64]) -> float:
+        """Likeness after alignment by flow that sets out from a shift (x, y) in px."""
         rows, columns = before.shape
         x, y = np.meshgrid(np.arange(columns, dtype=np.float32), np.arange(rows, dtype=np.float32))
         best = -1.0
-        for frame0, frame1 in ((before, after), (after, before)):
-            flow = self._flow.calc(frame0, frame1, None)  # type: ignore[call-overload]
+        for frame0, frame1, start in ((before, after, shift), (after, before, -shift)):
+            flow = self._flow.calc(frame0, frame1, np.full((rows, columns, 2), start, np.float32))
             moved = cv2.remap(
                 frame1, x + flow[..., 0], y + flow[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
             )
-            best = max(best, _ssim32(frame0, moved))  # type: ignore[arg-type]
+            best = max(best, _structure(frame0, moved))  # type: ignore[arg-type]
         return best
 
 
@@ -249,9 +276,17 @@ def stillness(before: Grey, after: Grey) -> NDArray[np.float32]:
     return np.asarray(cv2.resize(still, (columns, rows), interpolation=cv2.INTER_LINEAR), np.float32)
 
 
-def _ssim32(frame0: Grey, frame1: Grey) -> float:
-    """SSIM (Wang et al. 2004, 11×11 Gaussian, σ = 1.5) of 32×32 thumbnails, as Practical-RIFE's scene gate takes it."""
-    a, b = (cv2.resize(f, (32, 32), interpolation=cv2.INTER_AREA).astype(np.float32) for f in (frame0, frame1))
+def _plain(thumbnail: Grey) -> Grey:
+    """The same with the middle grey as its mean and a contrast of 45 codes."""
+    contrast = 45 / (thumbnail.std() + 2)
+    return np.asarray(cv2.convertScaleAbs(thumbnail, alpha=contrast, beta=128 - contrast * thumbnail.mean()), np.uint8)
+
+
+def _structure(frame0: Grey, frame1: Grey) -> float:
+    """SSIM (Wang et al. 2004, 11×11 Gaussian, σ = 1.5) of the two at 48 px of width; places count by the contrast they
+    have (up to 25 codes): empty sky or paper is alike in any two pictures."""
+    size = (48, max(12, round(frame0.shape[0] * 48 / frame0.shape[1])))
+    a, b = (cv2.resize(f, size, interpolation=cv2.INTER_AREA).astype(np.float32) for f in (frame0, frame1))
 
     def blur(picture: NDArray[np.float32]) -> NDArray[np.float32]:
         return cv2.GaussianBlur(picture, (11, 11), 1.5)  # type: ignore[return-value]
@@ -260,4 +295,5 @@ def _ssim32(frame0: Grey, frame1: Grey) -> float:
     var_a, var_b, cov = blur(a * a) - mean_a**2, blur(b * b) - mean_b**2, blur(a * b) - mean_a * mean_b
     c1, c2 = 6.5025, 58.5225  # (0.01·255)², (0.03·255)²
     ssim = (2 * mean_a * mean_b + c1) * (2 * cov + c2) / ((mean_a**2 + mean_b**2 + c1) * (var_a + var_b + c2))
-    return float(ssim.mean())
+    weight = np.sqrt(np.clip(np.maximum(var_a, var_b), 0, 25**2)) + 1
+    return float((weight * ssim).sum() / weight.sum())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -84,8 +84,28 @@ def test_a_cut_is_never_inside_a_window(make_clip: MakeClip) -> None:
     assert all(not w.number < begin <= w.number + 2 for w in windows(video(probe(path)), 2))
 
 
+def repeated(often: Sequence[int]) -> list[tuple[int, Fraction, np.ndarray]]:
+    """Frames that slide, each the given number of times."""
+    frames = [frame for frame, count in zip(slide(len(often)), often, strict=True) for _ in range(count)]
+    return [(0, Fraction(k, 25), frame) for k, frame in enumerate(frames)]
+
+
+def test_repeats_are_no_truth() -> None:
+    pictures = slide(5)
+    twos = list(windows(iter(repeated([2] * 5)), 2))
+    assert [window.number for window in twos] == [0, 2]
+    assert all(window.even and window.times == (0.5,) for window in twos)
+    for window, first in zip(twos, (0, 2), strict=True):
+        given = (window.frame0, *window.hidden, window.frame1)
+        assert all(np.array_equal(a, b) for a, b in zip(given, pictures[first : first + 3], strict=True))
+    now_and_then = list(windows(iter(repeated([1, 1, 1, 2, 1, 1, 1])), 2))
+    assert [window.even for window in now_and_then] == [True, False, True]
+    made = [bool(made) for _, made in rebuilt(lambda: iter(now_and_then), {"hold": hold})]
+    assert made == [True, False, True]
+
+
 def test_where_nothing_changes_nothing_is_made() -> None:
-    frames = [*slide(3), *[slide(3)[-1]] * 4]
+    frames = [*slide(3), *(slide(3)[-1] for _ in range(4))]
 
     def read() -> Iterator[Any]:
         return windows(((0, Fraction(k), frame) for k, frame in enumerate(frames)), 2)

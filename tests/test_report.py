@@ -70,6 +70,23 @@ def test_figures_are_those_of_the_curve(clip: Path, tmp_path: Path) -> None:
     assert (part.hidden, part.shots) == (7, 1)
 
 
+def test_repeats_are_no_truth(make_clip: MakeClip, tmp_path: Path) -> None:
+    """A clip on twos is that of half its rate; where one frame in five is repeated, those around it are left out."""
+    once = report(make_clip("once.mp4", rate="12", seconds=1.25, sound=False), tmp_path / "once.html", half=False)
+    twice = make_clip("twice.mp4", rate="12", seconds=1.25, sound=False, filters="fps=24")
+    result = report(twice, tmp_path / "twice.html", device="cpu", half=False)
+    assert (result.hidden, result.repeats, result.uneven) == (once.hidden, 15, 0)
+    assert result.methods["hold"]["psnr"] == pytest.approx(once.methods["hold"]["psnr"], abs=1)
+    assert set(result.worst) <= set(result.times)
+    assert "15 that repeat the one before" in result.page.read_text(encoding="utf-8")
+    now_and_then = make_clip("five.mp4", rate="20", seconds=2, sound=False, filters="fps=25")
+    result = report(now_and_then, tmp_path / "five.html", device="cpu", half=False)
+    assert result.repeats == pytest.approx(10, abs=1)
+    assert result.hidden > 5
+    assert result.uneven > 5
+    assert result.methods["hold"]["psnr"] < result.methods[OURS]["psnr"]
+
+
 def test_the_worst_moments_are_a_second_apart() -> None:
     rng = np.random.default_rng(0)
     values = rng.uniform(20, 40, 200)
@@ -99,4 +116,5 @@ def test_the_command(
     assert code == 0
     told = json.loads(out)
     assert told["page"] == str(page)
+    assert (told["repeats"], told["uneven"]) == (0, 0)
     assert told["hidden"] == len(told["times"]) == len(told["psnr"]["blend"]) == 2

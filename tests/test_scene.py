@@ -42,6 +42,119 @@ def test_our_own_scene_against_unrelated_ones(shots: tuple[int, int]) -> None:
     assert relations([*moving, other, *moving]).count(Relation.CUT) == 2
 
 
+def shot(seed: int, frames: int = 4, step: int = 2) -> list[np.ndarray]:
+    """Fields of light and dark with shapes in front, that move by `step` px a frame."""
+    rng = np.random.default_rng(seed)
+    wide = texture(seed)
+    for _ in range(25):
+        place, radius = rng.integers((0, 0), (640, 240)), int(rng.integers(8, 40))
+        cv2.circle(wide, place.tolist(), radius, int(rng.integers(0, 256)), -1, cv2.LINE_AA)
+    return [wide[30:210, step * k : step * k + 320].copy() for k in range(frames)]
+
+
+def lit(frames: list[np.ndarray], gain: float, offset: float = 0.0) -> list[np.ndarray]:
+    return [np.clip(frame * gain + offset, 0, 255).astype(np.uint8) for frame in frames]
+
+
+def animation(seed: int, ground: int) -> list[np.ndarray]:
+    """A few flat shapes on a flat ground."""
+    rng = np.random.default_rng(seed)
+    places, steps = rng.integers(40, 140, (4, 2)), rng.integers(-3, 4, (4, 2))
+    frames = [np.full((180, 320), ground, np.uint8) for _ in range(4)]
+    for k, frame in enumerate(frames):
+        for place, step in zip(places, steps, strict=True):
+            cv2.rectangle(frame, (place + k * step).tolist(), (place + k * step + 50).tolist(), 255 - ground, -1)
+    return frames
+
+
+def noisy(frames: list[np.ndarray]) -> list[np.ndarray]:
+    rng = np.random.default_rng(9)
+    return [np.clip(np.rint(f + rng.normal(0, 1, f.shape)), 0, 255).astype(np.uint8) for f in frames]
+
+
+@pytest.mark.parametrize("seed", range(10, 16))
+def test_cuts_are_found(seed: int) -> None:
+    here, there = shot(seed), shot(seed + 100)
+    fast = [shot(seed, 4, 40), shot(seed + 100, 4, 40)]
+    pairs = {
+        "plain": (here, there),
+        "within fast action": tuple(fast),
+        "from the other side": (here, [frame[::-1, ::-1].copy() for frame in here]),
+        "dark": (noisy(lit(here, 0.15)), noisy(lit(there, 0.15))),
+        "animation": (animation(seed, 30), animation(seed + 100, 220)),
+        "to black": (here, [np.zeros_like(here[0])] * 2),
+    }
+    for kind, (before, after) in pairs.items():
+        found = relations(before + after)
+        assert [k for k, relation in enumerate(found) if relation is Relation.CUT] == [len(before)], kind
+
+
+def test_no_cut_is_found_at_threshold_0() -> None:
+    frames = [*shot(1), *shot(2), *lit(shot(1), -1.0, 255), np.zeros_like(shot(1)[0]), *animation(3, 220)]
+    assert relations(frames).count(Relation.CUT) >= 3
+    assert Relation.CUT not in relations(frames, threshold=0)
+
+
+def whip_pan(seed: int) -> list[np.ndarray]:
+    wide = np.hstack([shot(seed + k, 1)[0] for k in range(0, 500, 100)])
+    places = np.cumsum([2, 30, 60, 90, 120, 90, 60, 30, 2])
+    blurred = cv2.blur(wide, (31, 1))
+    return [blurred[:, x : x + 320].copy() for x in places]
+
+
+def crossed(seed: int) -> list[np.ndarray]:
+    """A disc nearly as high as the picture flies through."""
+    frames = shot(seed, 9)
+    for k, frame in enumerate(frames):
+        cv2.circle(frame, (-100 + 65 * k, 90), 75, 60, -1, cv2.LINE_AA)
+    return frames
+
+
+def confetti(seed: int) -> list[np.ndarray]:
+    """Storms up after four quiet frames: each flake on its own way."""
+    rng = np.random.default_rng(seed)
+    places, steps = rng.uniform(0, 1, (250, 2)) * (320, 180), rng.normal(0, 9, (250, 2))
+    greys = rng.integers(0, 256, 250).tolist()
+    frames = shot(seed, 10)
+    for k, frame in enumerate(frames):
+        for (x, y), grey in zip((places + k * steps) % (320, 180), greys, strict=True):
+            cv2.circle(frame, (int(x), int(y)), 5, grey, -1, cv2.LINE_AA)
+    return frames
+
+
+def exploded(seed: int) -> list[np.ndarray]:
+    frames = shot(seed, 9)
+    for k, frame in enumerate(frames[3:]):
+        fire = cv2.circle(frame.copy(), (200, 80), 30 + 15 * k, 250, -1, cv2.LINE_AA)
+        frame[:] = cv2.addWeighted(frame, 0.3, fire, 0.7, 0)
+    return frames
+
+
+@pytest.mark.parametrize("seed", range(20, 26))
+def test_what_happens_within_a_shot_is_no_cut(seed: int) -> None:
+    still, other = shot(seed, 8), shot(seed + 100, 8)
+    black = np.zeros_like(still[0])
+    shake = np.random.default_rng(seed).integers(0, 25, 8)
+    kinds = {
+        "strobe": [frame for k, f in enumerate(still) for frame in lit([f], 0.2 if k % 2 else 1.1)],
+        "flash": still[:3] + lit(still[3:5], 0.2, 200) + still[5:],
+        "dissolve": [
+            cv2.addWeighted(a, 1 - k / 7, b, k / 7, 0) for k, (a, b) in enumerate(zip(still, other, strict=True))
+        ],
+        "fade": [cv2.addWeighted(f, 1 - k / 7, black, k / 7, 0) for k, f in enumerate(still)],
+        "fade in": [cv2.addWeighted(f, k / 7, black, 1 - k / 7, 0) for k, f in enumerate(still)],
+        "shaken": [shot(seed, 1, 0)[0][x : x + 120, 2 * x : 2 * x + 200] for x in shake],
+        "fast": shot(seed, 8, 40),
+        "whip pan": whip_pan(seed),
+        "crossed": crossed(seed),
+        "confetti": confetti(seed),
+        "explosion": exploded(seed),
+        "held": [frame for k in range(0, 8, 3) for frame in noisy([still[k]] * 3)],
+    }
+    for kind, frames in kinds.items():
+        assert Relation.CUT not in relations(frames), kind
+
+
 def test_repeats_are_held_and_small_motion_is_not() -> None:
     wall = texture(1)[:, :320]
     dot = [cv2.circle(wall.copy(), (40 + 3 * k, 60), 5, 255, -1) for k in range(4)]

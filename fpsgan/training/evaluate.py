@@ -60,6 +60,7 @@ Image = NDArray[np.uint8]  # [H,W,3] RGB
 
 USUAL_PEERS = ("hold", "blend", "minterpolate", "dis")
 BEST = 60.0  # dB of a picture rebuilt without error
+UNEVEN = 0.05  # of the time between the frames that stay
 SIDE = 512  # px, the short side of animations
 METRICS = {"psnr": "PSNR, dB", "ssim": "SSIM", "vmaf": "VMAF", "flicker": "flicker"}
 LISTED = 40  # clips of a set that the table names one by one
@@ -103,13 +104,15 @@ Figures = dict[str, float]  # METRICS that were measured, and "images"
 class Evaluation:
     """Means by set and method: over the images of a clip first (`clips`), then over clips (`sets`).
 
-    `still`: images that were passed over because nothing changes around them.
+    `still`: images that were passed over because nothing changes around them, `uneven`: because source frames are
+    repeated among them now and then. Repeats themselves are left out before anything is counted.
     """
 
     sets: dict[str, dict[str, Figures]]
     clips: dict[str, dict[str, dict[str, Figures]]]
     images: list[Score]
     still: int
+    uneven: int
     methods: dict[str, str]  # method → what it is
     device: str
     version: str = __version__
@@ -196,7 +199,9 @@ def evaluate(
     if not run.scores:
         raise InputError(f"{', '.join(map(str, paths))}: nothing to score: too short, or nothing moves in it")
     clips, sets = _means(run.scores)
-    result = Evaluation(sets, clips, run.scores, run.still, methods, f"{where} {str(dtype).removeprefix('torch.')}")
+    result = Evaluation(
+        sets, clips, run.scores, run.still, run.uneven, methods, f"{where} {str(dtype).removeprefix('torch.')}"
+    )
     if folder is not None:
         _write(folder / "results.json", json.dumps(dataclasses.asdict(result), indent=1))
         _write(folder / "table.md", table(result) + "\n")
@@ -222,6 +227,8 @@ def table(result: Evaluation) -> str:
             blocks.append(_markdown(rows))
     if result.still:
         blocks.append(f"{result.still} images were passed over: nothing changes around them.")
+    if result.uneven:
+        blocks.append(f"{result.uneven} images were passed over: frames are repeated among them now and then.")
     return "\n\n".join(blocks)
 
 
@@ -245,29 +252,45 @@ def video(
     start: Fraction | None = None,
     end: Fraction | None = None,
 ) -> Iterator[tuple[int, Fraction, Image]]:
-    """(shot, pts in seconds, RGB) of every frame with start ≤ pts < end. Streams. InputError at a damaged place."""
+    """(shot, pts in seconds, RGB) of every frame with start ≤ pts < end. Streams. InputError at a damaged place.
+
+    A repeat of the frame before (as a job finds it) comes as the same object.
+    """
     detector, shot = SceneDetector(), 0
+    image: Image | None = None
     for frame in decode(info, start=start, end=end, report=on_note):
-        shot += detector.relate(frame.luma) is Relation.CUT
-        yield shot, frame.pts, np.clip(np.rint(frame.as_rgb() * 255), 0, 255).astype(np.uint8)
+        relation = detector.relate(frame.luma)
+        shot += relation is Relation.CUT
+        if image is None or relation is not Relation.HELD:
+            image = np.clip(np.rint(frame.as_rgb() * 255), 0, 255).astype(np.uint8)
+        yield shot, frame.pts, image
 
 
 def windows(frames: Iterator[tuple[int, Fraction, Image]], every: int) -> Iterator[Window]:
     """Every `every`-th frame of a shot and those between them, which are to be rebuilt; what is left over is not used.
 
+    Repeats (the same object as the frame before) are no truth and are left out; where that leaves uneven times between
+    the others, as a repeat now and then does, nobody knows at which moment a frame was taken: not `even`.
     Streams: holds 2 · `every` + 1 frames.
     """
     held: list[tuple[int, Fraction, Image]] = []
     waiting: Window | None = None  # for the frame behind it
     since = Fraction(0)  # length of the one that waits
-    for number, (shot, moment, image) in enumerate(frames):
+    number, repeats = -1, 0
+    for shot, moment, image in frames:
+        if held and held[-1][2] is image:
+            repeats += 1
+            continue
+        number += 1
         if held and held[0][0] != shot:
-            held = []
+            held, repeats = [], 0
         held.append((shot, moment, image))
         if len(held) == every + 1:
             (_, begin, image0), *hidden, (_, end, image1) = held
             times = tuple(float((at - begin) / (end - begin)) for _, at, _ in hidden)
-            made = Window(shot, number - every, image0, tuple(image for *_, image in hidden), times, image1)
+            even = not repeats or np.allclose(times, np.arange(1, every) / every, atol=UNEVEN)
+            truths = tuple(image for *_, image in hidden)
+            made = Window(shot, number - every, image0, truths, times, image1, even=even)
             if waiting is not None and waiting.run == shot:
                 longer = float((end - begin) / since)
                 yield waiting._replace(after=image1, lengths=(waiting.lengths[0], longer))
@@ -275,7 +298,7 @@ def windows(frames: Iterator[tuple[int, Fraction, Image]], every: int) -> Iterat
             elif waiting is not None:
                 yield waiting
             waiting, since = made, end - begin
-            held = held[-1:]
+            held, repeats = held[-1:], 0
     if waiting is not None:
         yield waiting
 
@@ -307,7 +330,8 @@ def fillers(
 def rebuilt(
     read: Callable[[], Iterator[Window]], methods: Mapping[str, Between | None]
 ) -> Iterator[tuple[Window, dict[str, list[Image]]]]:
-    """Each window and, by method, the frames in the place of the hidden ones; none where nothing changes in the window.
+    """Each window and, by method, the frames in the place of the hidden ones; none where nothing changes in the window,
+    or where it is not even.
 
     `read` is called once more for minterpolate, which runs ahead in a process of its own.
     """
@@ -317,7 +341,9 @@ def rebuilt(
             filled = stack.enter_context(contextlib.closing(minterpolate(read())))
         for window, by_ffmpeg in zip(read(), filled):  # noqa: B905 (one of them may be endless)
             made: dict[str, list[Image]] = {}
-            if any(not np.array_equal(window.frame0, image) for image in (*window.hidden, window.frame1)):
+            if window.even and any(
+                not np.array_equal(window.frame0, image) for image in (*window.hidden, window.frame1)
+            ):
                 for name, between in methods.items():
                     made[name] = by_ffmpeg if between is None else between(window)
             yield window, made
@@ -482,7 +508,7 @@ class _Run:
     def __init__(self, limit: int, vmaf: bool, folder: Path | None, on_progress: Callable[[Progress], None]) -> None:
         self.limit, self.vmaf, self.folder, self.on_progress = limit, vmaf, folder, on_progress
         self.scores: list[Score] = []
-        self.still = self.done = self.total = 0
+        self.still = self.uneven = self.done = self.total = 0
         self.began = time.monotonic()
         self.worst: tuple[float, list[Image]] = (np.inf, [])  # of the clip in hand: PSNR; input, truth, result
 
@@ -501,7 +527,9 @@ class _Run:
         shot = -1
         with _Vmafs(self.vmaf and take.count > every + 1) as judges:
             for window, made in rebuilt(read, methods):
-                if not made:
+                if not window.even:
+                    self.uneven += len(window.hidden)
+                elif not made:
                     self.still += len(window.hidden)
                 if made and window.run != shot:
                     judges.add(dict.fromkeys(methods, window.frame0), window.frame0, {})

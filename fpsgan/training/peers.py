@@ -53,11 +53,12 @@ class Window(NamedTuple):
     """Two frames and the truth between them. In a `run`, frame1 of each window is frame0 of the next.
 
     `before` and `after` are the frames that stay on either side of the two, None at the ends of a run; `lengths` are
-    the times from and to them, in units of that between the two.
+    the times from and to them, in units of that between the two. Not `even`: repeats in between were left out, so
+    that it is not known where the hidden frames lie.
     """
 
     run: int
-    number: int  # of frame0 in the clip
+    number: int  # of frame0 in the clip, repeats not counted
     frame0: Image
     hidden: tuple[Image, ...]
     times: tuple[float, ...]  # of the hidden frames, on the way from frame0 (0) to frame1 (1)
@@ -65,6 +66,7 @@ class Window(NamedTuple):
     before: Image | None = None
     after: Image | None = None
     lengths: tuple[float, float] = (1.0, 1.0)
+    even: bool = True
 
 
 def hold(window: Window) -> list[Image]:

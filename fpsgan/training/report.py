@@ -47,13 +47,17 @@ class Moment:
 class Report:
     """`methods`: mean psnr (dB), ssim (Wang et al. 2004) and flicker (codes, see `metrics`) of hold, blend,
     minterpolate and fpsGAN over the hidden frames. `psnr`: of every hidden frame, at `times` (s). `better`: share of
-    the frames in which fpsGAN is above the blend. `still`: frames that were passed over because nothing changes."""
+    the frames in which fpsGAN is above the blend. `still`: frames that were passed over because nothing changes,
+    `repeats`: frames that repeat the one before and count for nothing, `uneven`: frames that were passed over because a
+    repeat now and then leaves unknown when they were taken."""
 
     source: Path
     page: Path
     weights: str
     hidden: int
     still: int
+    repeats: int
+    uneven: int
     shots: int
     better: float
     methods: dict[str, dict[str, float]]
@@ -77,7 +81,8 @@ def report(
 ) -> Report:
     """Rebuild every other frame of a video and write what came of it to `page`, one HTML file that needs no other.
 
-    Only the frames with start ≤ time < end (s) are looked at, never two from either side of a cut. A few frames are in
+    Only the frames with start ≤ time < end (s) are looked at, never two from either side of a cut, and of repeated
+    frames the first alone. A few frames are in
     memory at a time, the pictures of the moments shown (as JPEG), and some numbers for each frame. InputError for what
     is no video or has no three moving frames in a row, OutputError if `page` exists or cannot be written, WeightsError.
     """
@@ -88,11 +93,17 @@ def report(
     where = pick_device(device)
     methods = fillers(PEERS, [str(weights)], where, pick_dtype(where, half))
     methods = {**{name: methods[name] for name in PEERS}, OURS: methods[str(weights)]}
-    moments: dict[int, float] = {}  # of all frames, in seconds
+    moments: dict[int, float] = {}  # of all frames but repeats, in seconds
+    repeats: set[Fraction] = set()
 
     def frames() -> Iterator[tuple[int, Fraction, Image]]:
-        for number, (shot, moment, image) in enumerate(video(info, on_note, start=start, end=end)):
-            moments[number] = float(moment)
+        number, last = -1, None
+        for shot, moment, image in video(info, on_note, start=start, end=end):
+            if image is last:
+                repeats.add(moment)
+            else:
+                number, last = number + 1, image
+                moments[number] = float(moment)
             yield shot, moment, image
 
     length = min(end or info.duration, info.duration) - (start or 0)
@@ -102,14 +113,15 @@ def report(
     others: dict[str, list[tuple[float, float]]] = {name: [] for name in methods}
     worst: dict[int, Moment] = {}  # by second
     most: Moment | None = None  # where the gain over the blend is largest
-    still, cuts, shot = 0, [], 0
+    still, uneven, cuts, shot = 0, 0, [], 0
     for window, made in rebuilt(lambda: windows(frames(), 2), methods):
         truth, moment = window.hidden[0], moments[window.number + 1]
         if window.run != shot:
             cuts.append(moment)
             shot = window.run
         if not made:
-            still += 1
+            still += window.even
+            uneven += not window.even
             continue
         found = {name: images[0] for name, images in made.items()}
         scores = {name: min(BEST, psnr(image, truth)) for name, image in found.items()}
@@ -125,9 +137,12 @@ def report(
             most = now
             now.pictures = now.pictures or _pictures(found, truth)
         rate = len(times) / (time.monotonic() - began)
-        on_progress(Progress(len(times) + still, total, rate, max(0, total - len(times) - still) / rate))
+        done = len(times) + still + uneven + len(repeats) // 2
+        on_progress(Progress(min(done, total), total, rate, max(0, total - done) / rate))
     if most is None:
-        raise InputError(f"{source}: no three frames in a row in which something moves: nothing to rebuild")
+        raise InputError(
+            f"{source}: no three frames in a row, evenly spaced, in which something moves: nothing to rebuild"
+        )
     shown = sorted(worst.values(), key=lambda moment: moment.psnr[OURS])
     means = {
         name: {
@@ -139,7 +154,7 @@ def report(
     }
     better = float(np.mean(np.array(curves[OURS]) > np.array(curves["blend"])))
     result = Report(
-        Path(source), page, str(weights), len(times), still, len(cuts) + 1, better, means,
+        Path(source), page, str(weights), len(times), still, len(repeats), uneven, len(cuts) + 1, better, means,
         [moment.time for moment in shown], times, curves,
     )  # fmt: skip
     _write(page, _html(result, shown, most, cuts))
@@ -206,13 +221,19 @@ def _html(result: Report, worst: Sequence[Moment], most: Moment, cuts: Sequence[
         f"<tr><td>{method}</td><td>{f['psnr']:.2f}</td><td>{f['ssim']:.4f}</td><td>{f['flicker']:.2f}</td></tr>"
         for method, f in result.methods.items()
     )
-    passed = f", {result.still} more passed over because nothing changes around them" if result.still else ""
+    passed_over = {
+        "around which nothing changes": result.still,
+        "that repeat the one before": result.repeats,
+        "with repeats near them, so that it is not known when they were taken": result.uneven,
+    }
+    left_out = ", ".join(f"{count} {why}" for why, count in passed_over.items() if count)
+    passed = f" Frames left out: {left_out}." if left_out else ""
     return f"""<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><title>{name}: how well it interpolates</title><style>{STYLE}</style></head>
 <body>
 <h1>{name}</h1>
 <p>Every other frame was hidden, rebuilt from its neighbours and compared with the real one: {result.hidden} frames in
-{result.shots} shot{"s" * (result.shots > 1)}{passed}. On average fpsGAN ({html.escape(result.weights)}) comes
+{result.shots} shot{"s" * (result.shots > 1)}.{passed} On average fpsGAN ({html.escape(result.weights)}) comes
 <b>{gain:+.2f} dB</b> closer than mixing the two neighbours, and it is closer in {100 * result.better:.0f} % of the
 frames. At the clip's full rate the steps are half as large, and the results better than here.</p>
 <table><tr><th></th><th>PSNR, dB</th><th>SSIM</th><th>flicker</th></tr>{rows}</table>
