@@ -211,10 +211,10 @@ class ClipTriplets:
     """Three frames of a clip: i < j < k, t = (j − i)/(k − i), k − i at most `max_gap`.
 
     Where the clip has the frames one such step before and behind, the prior looks at them too, half of the time. With
-    `privileged`, flow_t0 and flow_t1 are found with the truth at hand (see `privileged_flow`), which takes about a sixth
-    of a sample; otherwise they are NaN. InputError if a clip is smaller than `size` or has under three frames, ValueError
-    for a size that is no multiple of 8 or a max_gap below 2. Without `augment` nothing is changed but the direction of
-    time, and left for right.
+    `privileged`, flow_t0 and flow_t1 are found with the truth at hand (see `privileged_flow`), which takes about a
+    sixth of a sample; otherwise they are NaN. InputError if a clip is smaller than `size` or has under three frames,
+    ValueError for a size that is no multiple of 8 or a max_gap below 2. Without `augment` nothing is changed but the
+    direction of time, and left for right.
     """
 
     def __init__(
