@@ -21,7 +21,7 @@ from torch import Tensor
 from deblur.fast import onednn_rectifies
 from fpsgan import kernels, overlap
 from fpsgan.confidence import WINDOW, believe, fall_back
-from fpsgan.interpolator import FINEST, LEAK, MATCHED, PER_PIXEL, Interpolator, Level, checked
+from fpsgan.interpolator import FINEST, LEAK, MATCHED, PER_PIXEL, Interpolator, Level, checked, window
 from fpsgan.threads import in_threads
 
 __all__ = ["FastInterpolator"]
@@ -43,7 +43,9 @@ class Pair(NamedTuple):
 
     frame0: Encoded
     frame1: Encoded
-    motion: tuple[Array, Array]  # of either frame, [2 or 4,h,w] at 1/4: velocity and maybe acceleration
+    motion: tuple[
+        Array, Array
+    ]  # of either frame, [2 or 4,h,w] at the size of the prior: velocity and maybe acceleration
     trust: tuple[Array, Array]  # [h,w], how far to believe it
 
 
@@ -108,18 +110,19 @@ class FastInterpolator:
         features1: Encoded | None = None,
     ) -> Pair:
         """As `Interpolator.prepare`; it is a prior that makes this fast, so there has to be one."""
-        checked(frame0, frame1, prior)
+        stride = self.config.stride
+        checked(frame0, frame1, prior, stride)
         encoded0, encoded1 = features0 or self.encode(frame0), features1 or self.encode(frame1)
-        here, there = encoded0.quarter, encoded1.quarter
+        here, there = ((each.quarter if stride == FINEST else each.half) for each in (encoded0, encoded1))
         height, width = here.shape[:2]
         fitted = [_fit(flow[0].float().numpy(), height, width) for flow in prior]
         motions = [np.concatenate(fitted[::2]), np.concatenate(fitted[1::2])]
-        scale, gain = np.float32(1 / FINEST), np.float32(PER_PIXEL)
+        scale, gain = np.float32(1 / stride), np.float32(PER_PIXEL)
 
         def explained(motion: Array, one: Array, other: Array) -> Array:
             moving, resting = _empty(height, width), _empty(height, width)
             kernels.unlike(one, other, motion, scale, moving, resting, (0, height))
-            kernels.keep_better(motion, _around(resting - moving, 7), gain, moving, resting)
+            kernels.keep_better(motion, _around(resting - moving, window(stride)), gain, moving, resting)
             return moving
 
         def believed(flow: Array, back: Array, left: Array) -> Array:
@@ -153,8 +156,12 @@ class FastInterpolator:
 
     def _decide(self, pair: Pair, time: np.float32) -> tuple[Array, Array, Array, Array]:
         """flow_t0, flow_t1 [2,h,w], mask [1,h,w], residual [3,h,w] of a `fpsgan.warp.Fine`."""
-        motion, trust = _splat(pair, time)
+        motion, trust = _splat(pair, time, self.config.stride)
         pyramid = [torch.from_numpy(np.concatenate((motion, trust)))[None]]
+        detailed, coarse = np.empty((4, 0, 0), np.float32), np.zeros((4, 1, 1), np.float32)
+        if self.config.stride < FINEST:
+            pyramid[0] = F.avg_pool2d(pyramid[0], 2)
+            detailed, coarse = _ways(motion, time), _ways(pyramid[0][0, :-2].numpy(), time)
         while len(pyramid) < len(self.levels):
             pyramid.append(F.avg_pool2d(pyramid[-1], 2))
         decided: Array = EMPTY
@@ -164,8 +171,7 @@ class FastInterpolator:
             here = pyramid[i][0].numpy()
             motion, trust = here[:-2], here[-2:]
             height, width = motion.shape[1:]
-            flow = _empty(4, height, width)
-            kernels.ways(motion, time, decided, flow)
+            flow = _ways(motion, time, decided)
             sides = ((flow[:2], pair.frame0), (flow[2:], pair.frame1))
             if i == 0:
                 own0, own1 = (_empty(height, width, 12) for _ in range(2))
@@ -192,7 +198,7 @@ class FastInterpolator:
                 decided = changes
         fine = [_empty(c, 2 * height, 2 * width) for c in (2, 2, 1, 3)]
         odds = np.float32(np.log((1 - time) / time))
-        _by_rows(height, kernels.decide, flow, *_memory(found), odds, *fine)
+        _by_rows(height, kernels.decide, flow - coarse, detailed, *_memory(found), odds, *fine)
         return fine[0], fine[1], fine[2], fine[3]
 
 
@@ -223,10 +229,16 @@ def _conv(weight: Tensor, bias: Tensor | None, stride: int = 1) -> Conv:
     return Conv(weight.detach().contiguous(memory_format=torch.channels_last), bias.detach(), stride)
 
 
-def _splat(pair: Pair, time: np.float32) -> tuple[Array, Array]:
+def _ways(motion: Array, time: np.float32, decided: Array = EMPTY) -> Array:
+    flow = _empty(4, *motion.shape[1:])
+    kernels.ways(motion, time, decided, flow)
+    return flow
+
+
+def _splat(pair: Pair, time: np.float32, stride: int) -> tuple[Array, Array]:
     """`fpsgan.interpolator.splat`: (velocity and maybe acceleration [2 or 4,h,w], trust [2,h,w])."""
     channels, height, width = pair.motion[0].shape
-    scale = np.float32(1 / FINEST)
+    scale = np.float32(1 / stride)
 
     def landed(motion: Array, trust: Array, sign: float, by: np.float32) -> Array:
         total = np.zeros((height + 3, width + 3, 1 + channels), np.float32)

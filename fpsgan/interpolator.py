@@ -3,8 +3,9 @@
 Two frames and a time t in, the frame at time t out. A bottom-up encoder, shared by both frames and run once per
 frame, gives features at 1/8 … 1/32. The top-down half refines the two intermediate flows, with the features warped by
 the flow so far, and ends at 1/4, on the warped frames themselves, in a flow, a blend mask and a residual for half
-resolution; two full-resolution warps make the frame. With all its heads at zero, as they are initialised, the network
-returns the flow prior's result (fpsgan.prior): training starts there, not from noise.
+resolution; two full-resolution warps make the frame. Of a prior that is finer than that, what is finer stays as it is.
+With all its heads at zero, as they are initialised, the network returns the flow prior's result (fpsgan.prior):
+training starts there, not from noise.
 
 The pyramid follows DeblurGAN-v2 (Kupyn et al. 2019) and FPN (Lin et al. 2017), the warped laterals PWC-Net (Sun et
 al. 2018) and IFRNet (Kong et al. 2022), the forward splatting of flow Softmax Splatting (Niklaus and Liu 2020). Where
@@ -28,7 +29,7 @@ from torch import Tensor, nn
 
 from fpsgan.confidence import confidence, fall_back
 from fpsgan.overlap import overlapped
-from fpsgan.prior import EFFORTS
+from fpsgan.prior import EFFORTS, STRIDE
 from fpsgan.warp import Fine, around, compose, halve, pad, twice, warp
 
 __all__ = ["Interpolator", "InterpolatorConfig", "Synthesis"]
@@ -38,6 +39,7 @@ MIN_SIDE = 16
 MATCHED = 8  # channels of the features that are compared between the frames
 LEAK = 0.1
 PER_PIXEL = 0.05 / 255.0  # of brightness that a pixel of motion has to explain
+OVER = 28  # px of the frame, over which that is averaged
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,11 @@ class InterpolatorConfig:
         if self.prior not in EFFORTS:
             raise ValueError(f"prior {self.prior!r}: allowed are {', '.join(EFFORTS)}")
 
+    @property
+    def stride(self) -> int:
+        """Pixels of the frame per pixel of the prior: 4, as the finest level has, or 2."""
+        return STRIDE[self.prior]
+
 
 class Synthesis(NamedTuple):
     """What Interpolator.synthesize returns; all of it in fp32 but frame, which has the dtype of the input."""
@@ -81,7 +88,9 @@ class Pair(NamedTuple):
     features1: list[Tensor]
     quarter0: Tensor  # [B,3,h,w] either at 1/4, padded as the features are
     quarter1: Tensor
-    motion: tuple[Tensor, Tensor] | None  # of either frame, as `weighed` returns it; None without a prior
+    motion: (
+        tuple[Tensor, Tensor] | None
+    )  # of either frame, as `weighed` returns it, at the size of the prior; None without
 
 
 class MirrorConv(nn.Module):
@@ -213,9 +222,9 @@ class Interpolator(nn.Module):
         Args:
             frame0, frame1: [B,3,H,W] RGB, 0..1 and a little beyond; any floating dtype, H and W at least 16.
             t: [B], each in (0, 1).
-            prior: (flow01, flow10) of fpsgan.prior.flow_prior, each [B, 2, ceil(H/4), ceil(W/4)] in pixels, or these
-                and the two accelerations of fpsgan.prior.with_acceleration, of the same size. None: the network finds
-                the motion by itself, less well.
+            prior: (flow01, flow10) of fpsgan.prior.flow_prior, with the config's effort, or these and the two
+                accelerations of fpsgan.prior.with_acceleration, each [B, 2, ceil(H/stride), ceil(W/stride)] in pixels.
+                None: the network finds the motion by itself, less well.
             features0, features1: encode(frame0), encode(frame1), where they are there already.
 
         Returns:
@@ -251,14 +260,16 @@ class Interpolator(nn.Module):
         features1: list[Tensor] | None = None,
     ) -> Pair:
         """What all moments of a pair have in common; arguments as for forward."""
-        checked(frame0, frame1, prior or ())
+        stride = self.config.stride
+        checked(frame0, frame1, prior or (), stride)
         features0 = self.encode(frame0) if features0 is None else features0
         features1 = self.encode(frame1) if features1 is None else features1
         quarter0, quarter1 = halve(features0[0]), halve(features1[0])
         motion = None
         if prior is not None:
-            fitted = [_fit_prior(flow, quarter0.shape[-2:]) for flow in prior]
-            motion = weighed(fitted, quarter0, quarter1)
+            seen = (quarter0, quarter1) if stride == FINEST else (features0[0], features1[0])
+            fitted = [_fit_prior(flow, seen[0].shape[-2:]) for flow in prior]
+            motion = weighed(fitted, *seen, stride)
         return Pair(features0, features1, quarter0, quarter1, motion)
 
     def finish(self, pair: Pair, fine: Fine) -> Fine:
@@ -290,9 +301,11 @@ class Interpolator(nn.Module):
         dtype = self.dtype
         half0, half1 = features0[0], features1[0]
         if pair.motion is None:
-            prior_pyramid = [half0.new_zeros(len(t), 4, *pair.quarter0.shape[-2:])]
+            prior = half0.new_zeros(len(t), 4, *pair.quarter0.shape[-2:])
         else:
-            prior_pyramid = [torch.cat(splat(*pair.motion, t), dim=1)]
+            prior = torch.cat(splat(*pair.motion, t, self.config.stride), dim=1)
+        finer = prior.shape[-1] > pair.quarter0.shape[-1]
+        prior_pyramid = [F.avg_pool2d(prior, 2) if finer else prior]
         while len(prior_pyramid) < len(self.levels):
             prior_pyramid.append(F.avg_pool2d(prior_pyramid[-1], 2))
         flows: list[tuple[Tensor, Tensor]] = []
@@ -300,11 +313,8 @@ class Interpolator(nn.Module):
         decided: Tensor | None = None
         for i in reversed(range(len(self.levels))):
             stride = FINEST * 2**i
-            velocity, trust0, trust1 = torch.split(prior_pyramid[i][:, :4], [2, 1, 1], dim=1)
-            flow0, flow1 = -t * velocity, (1.0 - t) * velocity
-            if prior_pyramid[i].shape[1] > 4:
-                curve = 0.5 * t * (1.0 - t) * prior_pyramid[i][:, 4:]
-                flow0, flow1 = flow0 + curve, flow1 + curve
+            flow0, flow1 = ways(prior_pyramid[i], t)
+            trust0, trust1 = prior_pyramid[i][:, 2:3], prior_pyramid[i][:, 3:4]
             if decided is not None:
                 # The gate lets a coarse level overrule the prior here: −1 drops it for the flow found so far.
                 found0, gate0, found1, gate1 = torch.split(twice(decided), [2, 1, 2, 1], dim=1)
@@ -340,6 +350,9 @@ class Interpolator(nn.Module):
         assert decided is not None
         change0, change1, mask, residual = (shuffle(part) for part in torch.split(decided, [8, 8, 4, 12], dim=1))
         flow0, flow1 = torch.add(twice(flow0), change0, alpha=8.0), torch.add(twice(flow1), change1, alpha=8.0)
+        if finer:
+            whole, coarse = ways(prior, t), ways(prior_pyramid[0], t)
+            flow0, flow1 = flow0 + whole[0] - twice(coarse[0]), flow1 + whole[1] - twice(coarse[1])
         mask = torch.sigmoid(mask + torch.log((1.0 - t) / t))  # with nothing decided, the mask is 1 − t
         return Fine(flow0, flow1, mask, residual), flows
 
@@ -384,7 +397,7 @@ def _relative(found: Tensor) -> Tensor:
     return torch.cat((relative[:, :4], relative[:, 5:]), dim=1)
 
 
-def weighed(prior: Sequence[Tensor], small0: Tensor, small1: Tensor) -> tuple[Tensor, Tensor]:
+def weighed(prior: Sequence[Tensor], small0: Tensor, small1: Tensor, stride: int) -> tuple[Tensor, Tensor]:
     """Both flows, with a third channel: how far to believe them. Accelerations follow as two more.
 
     That is how well the two flows agree, relative to their length, and the two frames match there. A flow that explains
@@ -392,8 +405,9 @@ def weighed(prior: Sequence[Tensor], small0: Tensor, small1: Tensor) -> tuple[Te
     without motion, as in animated gradients and fades, DIS finds motion all the same.
 
     Args:
-        prior: flow01, flow10 and, where known, both accelerations, [B,2,h,w] in full-size pixels, at 1/4.
-        small0, small1: [B,3,h,w], the frames at 1/4, RGB 0..1.
+        prior: flow01, flow10 and, where known, both accelerations, [B,2,h,w] in full-size pixels.
+        small0, small1: [B,3,h,w], the frames at that size, RGB 0..1.
+        stride: pixels of the frames per pixel of these.
 
     Returns:
         Motion of frame0, of frame1, [B,3,h,w] or [B,5,h,w] each.
@@ -401,17 +415,22 @@ def weighed(prior: Sequence[Tensor], small0: Tensor, small1: Tensor) -> tuple[Te
     resting = _unlike(small0, small1)
     flows, curves, unlike = [], [], []
     for (flow, *curve), here, there in ((prior[::2], small0, small1), (prior[1::2], small1, small0)):
-        moving = _unlike(here, warp(there, flow / FINEST))
-        better = around(resting - moving, 7) > PER_PIXEL * _length(flow)
+        moving = _unlike(here, warp(there, flow / stride))
+        better = around(resting - moving, window(stride)) > PER_PIXEL * _length(flow)
         flows.append(flow * better)
         curves.append([acceleration * better for acceleration in curve])
         unlike.append(torch.where(better, moving, resting))
     motion = []
     for (flow, back), left, curve in zip((flows, flows[::-1]), unlike, curves, strict=True):
-        returned = warp(back, flow / FINEST)
+        returned = warp(back, flow / stride)
         miss = _length(flow + returned) / (1.0 + 0.1 * (_length(flow) + _length(returned)))
         motion.append(torch.cat((flow, torch.exp(-miss - 25.0 * left), *curve), dim=1))
     return motion[0], motion[1]
+
+
+def window(stride: int) -> int:
+    """OVER in pixels of that stride, made odd."""
+    return OVER // stride | 1
 
 
 def _unlike(one: Tensor, other: Tensor) -> Tensor:
@@ -424,7 +443,16 @@ def _length(flow: Tensor) -> Tensor:
     return torch.hypot(flow[:, :1], flow[:, 1:])
 
 
-def splat(motion01: Tensor, motion10: Tensor, t: Tensor) -> list[Tensor]:
+def ways(motion: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    """The flows to frame0 and to frame1 from what `splat` returns, joined: [B,2,h,w] twice."""
+    flow0, flow1 = -t * motion[:, :2], (1.0 - t) * motion[:, :2]
+    if motion.shape[1] > 4:
+        curve = 0.5 * t * (1.0 - t) * motion[:, 4:]
+        flow0, flow1 = flow0 + curve, flow1 + curve
+    return flow0, flow1
+
+
+def splat(motion01: Tensor, motion10: Tensor, t: Tensor, stride: int) -> list[Tensor]:
     """Carries both flows forward to time t: the motion of whatever is at each place at that time.
 
     Every vector lands, bilinearly, where its motion takes its pixel by time t; holes are filled from coarser sums.
@@ -432,6 +460,7 @@ def splat(motion01: Tensor, motion10: Tensor, t: Tensor) -> list[Tensor]:
     Args:
         motion01, motion10: as `weighed` returns them, [B,C,h,w] or [1,C,h,w].
         t: [B,1,1,1].
+        stride: pixels of the frame per pixel of the motion.
 
     Returns:
         [velocity [B,2,h,w], the motion from frame0 to frame1 seen at time t; trust0, trust1 [B,1,h,w], 0..1:
@@ -451,8 +480,8 @@ def splat(motion01: Tensor, motion10: Tensor, t: Tensor) -> list[Tensor]:
         ahead = [across * time, along * time]
         if curve:
             ahead = [way - bend * acceleration for way, acceleration in zip(ahead, curve, strict=True)]
-        x = (column + ahead[0] / FINEST).clamp(-1.0, width) + 1.0
-        y = (row + ahead[1] / FINEST).clamp(-1.0, height) + 1.0
+        x = (column + ahead[0] / stride).clamp(-1.0, width) + 1.0
+        y = (row + ahead[1] / stride).clamp(-1.0, height) + 1.0
         left, top = x.floor(), y.floor()
         right, below = x - left, y - top
         index = ((top * wide + left).long() + origin).flatten()
@@ -482,7 +511,7 @@ def splat(motion01: Tensor, motion10: Tensor, t: Tensor) -> list[Tensor]:
     return [found[:, :2], trust0, trust1, *([found[:, 2:]] if channels > 3 else [])]
 
 
-def checked(frame0: Tensor, frame1: Tensor, prior: Sequence[Tensor]) -> None:
+def checked(frame0: Tensor, frame1: Tensor, prior: Sequence[Tensor], stride: int) -> None:
     """ValueError if they cannot be interpolated between."""
     height, width = frame0.shape[-2:]
     if frame0.shape != frame1.shape or min(height, width) < MIN_SIDE:
@@ -490,12 +519,12 @@ def checked(frame0: Tensor, frame1: Tensor, prior: Sequence[Tensor]) -> None:
             f"two frames of one size, at least {MIN_SIDE}×{MIN_SIDE} px, are needed, "
             f"not {tuple(frame0.shape)} and {tuple(frame1.shape)}"
         )
-    expected = (-(-height // FINEST), -(-width // FINEST))
+    expected = (-(-height // stride), -(-width // stride))
     for flow in prior:
         if tuple(flow.shape[-2:]) != expected:
             raise ValueError(f"a prior of {expected} belongs to a frame of {(height, width)}, not {tuple(flow.shape)}")
 
 
-def _fit_prior(flow: Tensor, quarter: torch.Size) -> Tensor:
-    bottom, right = (padded - side for padded, side in zip(quarter, flow.shape[-2:], strict=True))
+def _fit_prior(flow: Tensor, size: torch.Size) -> Tensor:
+    bottom, right = (padded - side for padded, side in zip(size, flow.shape[-2:], strict=True))
     return F.pad(flow.float(), (0, right, 0, bottom), mode="replicate")

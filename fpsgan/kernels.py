@@ -478,15 +478,18 @@ def join(flow, trusted, time, own0, own1, hidden, out, out16, rows):
 
 
 @compiled
-def decide(flow, decided, decided16, odds, flow0, flow1, mask, residual, rows):
-    """The last step of `fpsgan.interpolator.Interpolator.decide`: flow [4,h,w] and what the finest level has decided,
-    [h,w·32], or that as bf16's bits, into the parts of a `fpsgan.warp.Fine`, [C,2h,2w]."""
+def decide(flow, whole, decided, decided16, odds, flow0, flow1, mask, residual, rows):
+    """The last step of `fpsgan.interpolator.Interpolator.decide`: flow [4,h,w], to be enlarged, the finer flow
+    that it is added to, [4,2h,2w], if any, and what the finest level has decided, [h,w·32], or that as bf16's bits,
+    into the parts of a `fpsgan.warp.Fine`, [C,2h,2w]."""
     width = mask.shape[2]
     lines = np.empty((4, width), np.float32)
     flat = np.empty(16 * width, np.float32)
     for y in range(2 * rows[0], 2 * rows[1]):
         for c in range(4):
             _doubled(flow[c], y, lines[c])
+            for x in range(whole.shape[2]):
+                lines[c, x] += whole[c, y, x]
         _wide(decided[y // 2], decided16[y // 2], flat)
         for x in range(width):
             at = index(x // 2) * index(32)

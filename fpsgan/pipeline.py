@@ -452,10 +452,10 @@ def _prepare(
     for latest in in_order(_jobs(spans), with_prior, workers):
         job, waiting = (waiting, latest) if ahead else (latest, None)
         if job is not None:
-            yield _with_neighbours(before, job, waiting)
+            yield _with_neighbours(before, job, waiting, runner)
             before = job._replace(picture0=None, picture1=None)  # they are large
     if waiting is not None:
-        yield _with_neighbours(before, waiting, None)
+        yield _with_neighbours(before, waiting, None, runner)
 
 
 def _jobs(spans: Iterable[Span]) -> Iterator[Job]:
@@ -479,10 +479,10 @@ def _jobs(spans: Iterable[Span]) -> Iterator[Job]:
         yield Job(span, picture0, kept[1], None, light, overlay, (luma0, luma1))
 
 
-def _with_neighbours(before: Job | None, job: Job, after: Job | None) -> Job:
+def _with_neighbours(before: Job | None, job: Job, after: Job | None, runner: InterpolatorRunner | None) -> Job:
     """The job with a prior that knows how motion was in the pair before and is in the one behind, if they adjoin."""
     frame0, frame1, _ = job.span
-    if job.prior is None:
+    if runner is None or job.prior is None:
         return job
     if before is None or before.span.frame1 is not frame0:
         before = None
@@ -491,7 +491,9 @@ def _with_neighbours(before: Job | None, job: Job, after: Job | None) -> Job:
     flows = [None if other is None else other.prior for other in (before, after)]
     own = _seconds(job.span)
     lengths = [1.0 if other is None else _seconds(other.span) / own for other in (before, after)]
-    return job._replace(prior=with_acceleration(job.prior, flows[0], flows[1], (lengths[0], lengths[1])))
+    stride = runner.interpolator.config.stride
+    known = with_acceleration(job.prior, flows[0], flows[1], (lengths[0], lengths[1]), stride=stride)
+    return job._replace(prior=known)
 
 
 def _seconds(span: Span) -> float:

@@ -25,12 +25,16 @@ from fpsgan.errors import InputError
 from fpsgan.kernels import along, gradients, matches, meet, step, trust
 from fpsgan.threads import in_threads
 
-__all__ = ["EFFORTS", "PRIOR_STRIDE", "flow_prior", "with_acceleration"]
+__all__ = ["EFFORTS", "STRIDE", "flow_prior", "with_acceleration"]
 
 Array = NDArray[np.float32]
 
-EFFORTS = ("quick", "base")
-PRIOR_STRIDE = 4  # pixels of the frame per pixel of the flow
+STRIDE = {"quick": 4, "base": 4, "best": 2}  # pixels of the frame per pixel of the flow
+EFFORTS = tuple(STRIDE)
+# Patches of DIS, px; the stride between them; steps of descent. The preset has those of "quick".
+PATCHES = {"quick": (8, 4, 16), "base": (4, 2, 8), "best": (8, 3, 16)}
+JUDGED = 15  # px of the flow over which two flows are compared
+SURER = 0.05  # codes by which the second has to be better
 # Block matching: at 1/16 up to 8 cells (128 px) away, at 1/8, where thinner things still show, up to 6 (48 px)
 REACH = {2: 8, 1: 6}
 MUCH_BETTER = (0.75, 2.0)  # the error of a match, times the flow's, less so many codes, from which it replaces the flow
@@ -49,11 +53,11 @@ def flow_prior(
     Args:
         frame0, frame1: uint8 [H,W,3] (RGB) or [H,W] (grey) of one size, H and W at least 16.
         effort: one of EFFORTS. "quick": coarser patches and no block matching, half of the time, 0.3 dB less on real
-            clips.
+            clips. "best": twice as fine, several times the time.
 
     Returns:
-        (flow01, flow10), each float32 [2, ceil(H/4), ceil(W/4)]: (x, y) in pixels of the full frame. Pixel
-        (i, j) of a flow stands for the 4×4 block of the frame that starts at (4i, 4j).
+        (flow01, flow10), each float32 [2, ceil(H/n), ceil(W/n)], n = STRIDE[effort]: (x, y) in pixels of the full
+        frame. Pixel (i, j) of a flow stands for the n×n block of the frame that starts at (n·i, n·j).
 
     Raises:
         InputError: another dtype, different sizes or a side below 16 px.
@@ -68,31 +72,26 @@ def flow_prior(
         )
     if effort not in EFFORTS:
         raise ValueError(f"effort {effort!r}: allowed are {', '.join(EFFORTS)}")
-    height, width = frame0.shape[:2]
-    factor = PRIOR_STRIDE
-    while factor > 1 and min(height, width) < MIN_SIDE * factor:
+    stride = factor = STRIDE[effort]
+    while factor > 1 and min(frame0.shape[:2]) < MIN_SIDE * factor:
         factor //= 2
-    small0, small1 = in_threads([partial(_small_grey, frame, factor) for frame in (frame0, frame1)])
-    finding: list[Callable[[], Any]] = [
-        partial(_flow, small0, small1, factor, effort),
-        partial(_flow, small1, small0, factor, effort),
-    ]
-    if effort == "quick" or factor < PRIOR_STRIDE or min(small0.shape) < 2 * MIN_SIDE:
-        flow01, flow10 = in_threads(finding)
+    small0, small1 = in_threads([partial(_small_grey, frame, stride, factor) for frame in (frame0, frame1)])
+    finding = [partial(_flow, small0, small1, effort), partial(_flow, small1, small0, effort)]
+    if factor < stride:
+        flows = [_reduced(flow, stride // factor) for flow in in_threads(finding)]
+    elif effort == "base":
+        flows = _with_matches(finding, small0, small1)
     else:
-        pyramid0, pyramid1 = _pyramid(small0), _pyramid(small1)
-        matching: list[Callable[[], Any]] = [
-            partial(_matches, pyramid0[level], pyramid1[level], reach) for level, reach in REACH.items()
-        ]
-        flow01, flow10, *matches = in_threads([*finding, *matching])
-        matches01, matches10 = (dict(zip(REACH, each, strict=True)) for each in zip(*matches, strict=True))
-        flow01, flow10 = in_threads(
-            [
-                partial(_corrected, flow01, matches01, pyramid0, pyramid1),
-                partial(_corrected, flow10, matches10, pyramid1, pyramid0),
-            ]
-        )
-    planes01, planes10 = (np.ascontiguousarray(flow.transpose(2, 0, 1) * PRIOR_STRIDE) for flow in (flow01, flow10))
+        flows = in_threads(finding)
+        coarse0, coarse1 = _halved(small0), _halved(small1)
+        if effort == "best" and min(coarse0.shape) >= MIN_SIDE:
+            finding = [partial(_flow, coarse0, coarse1, "quick"), partial(_flow, coarse1, coarse0, "quick")]
+            others = [_doubled(flow, small0.shape) for flow in _with_matches(finding, coarse0, coarse1)]
+            greys = [small.astype(np.float32) for small in (small0, small1)]
+            flows = in_threads(
+                [partial(_better, *pair, *way) for *pair, way in zip(flows, others, (greys, greys[::-1]), strict=True)]
+            )
+    planes01, planes10 = (np.ascontiguousarray(flow.transpose(2, 0, 1) * stride) for flow in flows)
     return planes01, planes10
 
 
@@ -101,6 +100,8 @@ def with_acceleration(
     before: Sequence[Array] | None,
     after: Sequence[Array] | None,
     lengths: tuple[float, float] = (1.0, 1.0),
+    *,
+    stride: int = 4,
 ) -> tuple[Array, ...]:
     """The prior of a pair, and how what is seen in either frame speeds up or turns, from the pairs around it.
 
@@ -115,11 +116,13 @@ def with_acceleration(
         after: likewise of frame1 and the frame behind it.
         lengths: how long those pairs last, in lengths of this one; one that lasts more than twice or less than
             half as long is passed over.
+        stride: pixels of the frame per pixel of the flows, as of their effort.
 
     Returns:
         (flow01, flow10, acceleration0, acceleration1), the last two like the flows, in pixels per squared length of the
         pair; the prior itself where no neighbour is of use.
     """
+    scale = np.float32(1 / stride)
     usable = [1 / UNEVEN <= length <= UNEVEN for length in lengths]
     # of each frame the flow to the frame on its far side, and the one that leads back
     sides = [
@@ -136,26 +139,26 @@ def with_acceleration(
             continue
         away, returning = side
         acceleration = (flow + away / np.float32(length)) * np.float32(2 / (1 + length))
-        sure = _agreement(flow, back) * _agreement(away, returning)
+        sure = _agreement(flow, back, scale) * _agreement(away, returning, scale)
         found.append(np.concatenate((acceleration * sure, sure[None])))
     accelerations = [np.empty_like(flow) for flow in prior]
     for here in (0, 1):
-        meet(found[here], found[1 - here], prior[here], np.float32(1 / PRIOR_STRIDE), accelerations[here])
+        meet(found[here], found[1 - here], prior[here], scale, accelerations[here])
     return *prior, *accelerations
 
 
-def _agreement(flow: Array, back: Array) -> Array:
+def _agreement(flow: Array, back: Array, scale: np.float32) -> Array:
     """How well a flow and the one that leads back agree: [h,w], 0 to 1. Both [2,h,w] in pixels of the full frame.
 
     The measure of `fpsgan.interpolator.weighed`, less strict: what accelerates agrees less well.
     """
     nothing, agreement = np.zeros(flow.shape[1:], np.float32), np.empty(flow.shape[1:], np.float32)
-    trust(flow, back, nothing, np.float32(DOUBT), np.float32(1 / PRIOR_STRIDE), agreement, (0, len(nothing)))
+    trust(flow, back, nothing, np.float32(DOUBT), scale, agreement, (0, len(nothing)))
     return agreement
 
 
-def _small_grey(frame: NDArray[np.uint8], factor: int) -> NDArray[np.uint8]:
-    bottom, right = (-size % PRIOR_STRIDE for size in frame.shape[:2])
+def _small_grey(frame: NDArray[np.uint8], stride: int, factor: int) -> NDArray[np.uint8]:
+    bottom, right = (-size % stride for size in frame.shape[:2])
     if bottom or right:
         padding = ((0, bottom), (0, right), (0, 0))[: frame.ndim]
         frame = np.pad(frame, padding, mode="edge")
@@ -164,22 +167,60 @@ def _small_grey(frame: NDArray[np.uint8], factor: int) -> NDArray[np.uint8]:
     return np.asarray(cv2.cvtColor(small, cv2.COLOR_RGB2GRAY) if small.ndim == 3 else small, np.uint8)
 
 
-def _flow(small0: NDArray[np.uint8], small1: NDArray[np.uint8], factor: int, effort: str) -> Array:
-    """[h,w,2] in pixels of 1/4."""
+def _flow(small0: NDArray[np.uint8], small1: NDArray[np.uint8], effort: str) -> Array:
+    """[h,w,2] in pixels of these pictures."""
     # One object per call: DIS keeps buffers between calls and two threads must not share them.
     dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
     dis.setFinestScale(0)  # the image is small already
     dis.setVariationalRefinementIterations(3)  # the preset's 5 find nothing more
-    if effort == "base":  # the preset has 8 × 8 with stride 4: 40 % cheaper and 0.2 dB worse
-        dis.setPatchSize(4)
-        dis.setPatchStride(2)
-        dis.setGradientDescentIterations(8)  # its 16 find nothing more for these; the larger ones need them
-    flow = np.asarray(dis.calc(small0, small1, None), np.float32)  # type: ignore[call-overload]
-    if factor != PRIOR_STRIDE:
-        size = (small0.shape[1] * factor // PRIOR_STRIDE, small0.shape[0] * factor // PRIOR_STRIDE)
-        flow = np.asarray(cv2.resize(flow, size, interpolation=cv2.INTER_AREA), np.float32)
-        flow *= np.float32(factor / PRIOR_STRIDE)
-    return flow
+    patch, stride, descents = PATCHES[effort]
+    dis.setPatchSize(patch)
+    dis.setPatchStride(stride)
+    dis.setGradientDescentIterations(descents)
+    return np.asarray(dis.calc(small0, small1, None), np.float32)  # type: ignore[call-overload]
+
+
+def _reduced(flow: Array, factor: int) -> Array:
+    """A flow at so many times smaller a size, in pixels of that."""
+    size = (flow.shape[1] // factor, flow.shape[0] // factor)
+    return np.asarray(cv2.resize(flow, size, interpolation=cv2.INTER_AREA), np.float32) / np.float32(factor)
+
+
+def _halved(small: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    size = (small.shape[1] // 2, small.shape[0] // 2)
+    return np.asarray(cv2.resize(small, size, interpolation=cv2.INTER_AREA), np.uint8)
+
+
+def _doubled(flow: Array, shape: tuple[int, ...]) -> Array:
+    """A flow at twice the size, [h,w], in pixels of that."""
+    return np.asarray(cv2.resize(flow, shape[1::-1], interpolation=cv2.INTER_LINEAR), np.float32) * np.float32(2)
+
+
+def _better(flow: Array, other: Array, here: Array, there: Array) -> Array:
+    """Of two flows [h,w,2], per place the one along which the frames are more alike around it."""
+    errors = [_error(here, _moved(there, each), JUDGED) for each in (flow, other)]
+    replaced = cv2.medianBlur((errors[1] + SURER < errors[0]).astype(np.uint8), 5) > 0
+    return np.where(replaced[..., None], other, flow)
+
+
+def _with_matches(
+    finding: Sequence[Callable[[], Array]], small0: NDArray[np.uint8], small1: NDArray[np.uint8]
+) -> list[Array]:
+    """The flows there and back that are found, and where block matching explains the frames much better, its own."""
+    if min(small0.shape) < 2 * MIN_SIDE:
+        return in_threads(finding)
+    pyramid0, pyramid1 = _pyramid(small0), _pyramid(small1)
+    matching: list[Callable[[], Any]] = [
+        partial(_matches, pyramid0[level], pyramid1[level], reach) for level, reach in REACH.items()
+    ]
+    flow01, flow10, *matches = in_threads([*finding, *matching])
+    matches01, matches10 = (dict(zip(REACH, each, strict=True)) for each in zip(*matches, strict=True))
+    return in_threads(
+        [
+            partial(_corrected, flow01, matches01, pyramid0, pyramid1),
+            partial(_corrected, flow10, matches10, pyramid1, pyramid0),
+        ]
+    )
 
 
 def _pyramid(small: NDArray[np.uint8]) -> list[Array]:

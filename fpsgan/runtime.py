@@ -22,11 +22,11 @@ from torch import Tensor, nn
 from deblur.fast import FastDeblur
 from deblur.fpn import MINIMUM, Deblur
 from deblur.shake import Undone, doubts, undo_shake
-from fpsgan.confidence import enlarged
+from fpsgan.confidence import CELL, enlarged
 from fpsgan.errors import OptionError, SetupError
 from fpsgan.fast import FastInterpolator
 from fpsgan.interpolator import Interpolator
-from fpsgan.prior import PRIOR_STRIDE, flow_prior
+from fpsgan.prior import flow_prior
 
 __all__ = ["DeblurRunner", "InterpolatorRunner", "at_once", "pick_device", "pick_dtype", "sharing_cores"]
 
@@ -139,8 +139,8 @@ def tile_spans(size: int, tile: int) -> list[tuple[int, int]]:
         return [(0, size)]
     count = -(-(size - OVERLAP) // (tile - OVERLAP))
     last = size - tile
-    begins = [last * k // (count - 1) // PRIOR_STRIDE * PRIOR_STRIDE for k in range(count - 1)]
-    return [(begin, begin + tile) for begin in begins] + [(last // PRIOR_STRIDE * PRIOR_STRIDE, size)]
+    begins = [last * k // (count - 1) // CELL * CELL for k in range(count - 1)]
+    return [(begin, begin + tile) for begin in begins] + [(last // CELL * CELL, size)]
 
 
 def blend_tiles(
@@ -289,6 +289,7 @@ class InterpolatorRunner(_Runner):
 
         def run() -> list[Picture]:
             whole = not self.tile or self.tile >= max(height, width)
+            stride = self.interpolator.config.stride
             tensor0, features0 = self._encoded(frame0, whole)
             tensor1, features1 = self._encoded(frame1, whole)
             flows = [torch.from_numpy(flow).to(self.device).unsqueeze(0) for flow in prior]
@@ -299,7 +300,7 @@ class InterpolatorRunner(_Runner):
                 place = (rows.start, columns.start)
                 if place not in pairs:
                     pairs.clear()  # one at a time: where there are tiles, memory is short
-                    small = [flow[:, :, _quarter(rows), _quarter(columns)] for flow in flows]
+                    small = [flow[:, :, _cells(rows, stride), _cells(columns, stride)] for flow in flows]
                     pairs[place] = self.model.prepare(part0, part1, small, features0, features1)
                 frame, believed = self.model.generate(part0, part1, pairs[place], t)
                 return frame if sure is None else torch.cat((frame, enlarged(believed, frame)), dim=1)
@@ -333,5 +334,6 @@ class InterpolatorRunner(_Runner):
         return found.result()
 
 
-def _quarter(span: slice) -> slice:
-    return slice(span.start // PRIOR_STRIDE, -(-span.stop // PRIOR_STRIDE))
+def _cells(span: slice, stride: int) -> slice:
+    """Of the prior, for a span of the frame."""
+    return slice(span.start // stride, -(-span.stop // stride))

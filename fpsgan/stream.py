@@ -234,7 +234,12 @@ def _warm_up(sharpener: DeblurRunner | None, interpolator: InterpolatorRunner, h
     if sharpener is not None:
         sharpener.sharpen(picture0)
     prior = interpolator.prior(noise[0], noise[1])
-    interpolator.between(picture0, picture1, [0.5], with_acceleration(prior, prior, prior))
+    interpolator.between(
+        picture0,
+        picture1,
+        [0.5],
+        with_acceleration(prior, prior, prior, stride=interpolator.interpolator.config.stride),
+    )
 
 
 def _write(

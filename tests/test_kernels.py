@@ -15,9 +15,10 @@ from fpsgan import kernels
 from fpsgan.demo import render_scene
 from fpsgan.fast import FastInterpolator, _splat
 from fpsgan.interpolator import Interpolator, InterpolatorConfig, splat, weighed
-from fpsgan.prior import flow_prior, with_acceleration
+from fpsgan.prior import STRIDE, flow_prior, with_acceleration
 
 TWO = InterpolatorConfig(encoder=(32,), decoder=(16, 24), blocks=(2, 2))
+FINER = dataclasses.replace(TWO, prior="best")
 
 
 def network(config: InterpolatorConfig, dtype: torch.dtype = torch.float32) -> Interpolator:
@@ -30,20 +31,22 @@ def network(config: InterpolatorConfig, dtype: torch.dtype = torch.float32) -> I
     return made.to(dtype=dtype, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
 
 
-def scene(height: int, width: int) -> tuple[list[Tensor], list[Tensor]]:
+def scene(height: int, width: int, effort: str = "base") -> tuple[list[Tensor], list[Tensor]]:
     """Two frames [1,3,H,W] of a scene, and the prior with accelerations."""
     frames = [render_scene(t, width, height) for t in (0.2, 0.3, 0.4, 0.5)]
-    flows = [flow_prior(a, b) for a, b in itertools.pairwise(frames)]
-    prior = with_acceleration(flows[1], flows[0], flows[2])
+    flows = [flow_prior(a, b, effort=effort) for a, b in itertools.pairwise(frames)]
+    prior = with_acceleration(flows[1], flows[0], flows[2], stride=STRIDE[effort])
     pair = [torch.from_numpy(frame / np.float32(255)).permute(2, 0, 1)[None] for frame in frames[1:3]]
     return pair, [torch.from_numpy(flow)[None] for flow in prior]
 
 
 @pytest.mark.parametrize("size", [(64, 96), (75, 117), (150, 94), (16, 16)])
-@pytest.mark.parametrize("config", [TWO, InterpolatorConfig()], ids=["two levels", "four levels"])
+@pytest.mark.parametrize(
+    "config", [TWO, InterpolatorConfig(), FINER], ids=["two levels", "four levels", "a finer prior"]
+)
 @pytest.mark.parametrize("accelerated", [True, False])
 def test_it_is_the_same_function(size: tuple[int, int], config: InterpolatorConfig, accelerated: bool) -> None:
-    pair, prior = scene(*size)
+    pair, prior = scene(*size, config.prior)
     prior = prior if accelerated else prior[:2]
     defined = network(config)
     fast = FastInterpolator(defined)
@@ -104,14 +107,14 @@ def test_it_takes_over_a_changed_config_and_refuses_what_the_definition_refuses(
 def test_motion_is_weighed_and_splatted_alike() -> None:
     pair, prior = scene(96, 128)
     quarters = [torch.nn.functional.avg_pool2d(frame, 4) for frame in pair]
-    motion = weighed(prior, *quarters)
+    motion = weighed(prior, *quarters, 4)
     fast = FastInterpolator(network(TWO)).prepare(*pair, prior)
     for expected, found, trust in zip(motion, fast.motion, fast.trust, strict=True):
         assert np.abs(expected[0, :2].numpy() - found[:2]).max() < 1e-4
         assert np.abs(expected[0, 3:].numpy() - found[2:]).max() < 1e-4
         assert np.abs(expected[0, 2].numpy() - trust).max() < 1e-4
-    velocity, trust0, trust1, curve = splat(*motion, torch.full((1, 1, 1, 1), 0.3))
-    found, landed = _splat(fast, np.float32(0.3))
+    velocity, trust0, trust1, curve = splat(*motion, torch.full((1, 1, 1, 1), 0.3), 4)
+    found, landed = _splat(fast, np.float32(0.3), 4)
     assert np.abs(torch.cat((velocity, curve), 1)[0].numpy() - found).max() < 1e-3
     assert np.abs(torch.cat((trust0, trust1), 1)[0].numpy() - landed).max() < 1e-4
 

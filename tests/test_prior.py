@@ -9,7 +9,7 @@ import torch
 
 from fpsgan.errors import InputError
 from fpsgan.interpolator import Interpolator, InterpolatorConfig
-from fpsgan.prior import flow_prior, with_acceleration
+from fpsgan.prior import EFFORTS, STRIDE, flow_prior, with_acceleration
 from fpsgan.runtime import InterpolatorRunner
 
 
@@ -18,13 +18,15 @@ def texture(height: int, width: int) -> np.ndarray:
     return cv2.normalize(cv2.GaussianBlur(noise, (0, 0), 2.5), None, 0, 255, cv2.NORM_MINMAX)
 
 
+@pytest.mark.parametrize("effort", EFFORTS)
 @pytest.mark.parametrize("size", [(16, 16), (17, 70), (63, 127), (130, 131), (16, 300)])
-def test_a_known_shift_comes_back_in_pixels_of_the_full_frame(size: tuple[int, int]) -> None:
+def test_a_known_shift_comes_back_in_pixels_of_the_full_frame(size: tuple[int, int], effort: str) -> None:
     height, width = size
     whole = texture(height + 8, width + 8)
     frame0, frame1 = whole[4:-4, 4:-4], whole[2:-6, 1:-7]  # frame1(x + (3, 2)) = frame0(x)
-    flow01, flow10 = flow_prior(frame0, frame1)
-    assert flow01.shape == flow10.shape == (2, -(-height // 4), -(-width // 4))
+    flow01, flow10 = flow_prior(frame0, frame1, effort=effort)
+    stride = STRIDE[effort]
+    assert flow01.shape == flow10.shape == (2, -(-height // stride), -(-width // stride))
     assert flow01.dtype == np.float32
     assert np.median(flow01[0]) == pytest.approx(3.0, abs=0.5)
     assert np.median(flow01[1]) == pytest.approx(2.0, abs=0.5)
@@ -59,17 +61,19 @@ def test_the_quick_prior_is_coarser_and_weights_ask_for_it() -> None:
     assert np.array_equal(runner.prior(frame0, frame1)[0], quick)
 
 
-def test_what_is_small_and_fast_is_found_by_block_matching() -> None:
+@pytest.mark.parametrize("effort", ["base", "best"])
+def test_what_is_small_and_fast_is_found_by_block_matching(effort: str) -> None:
     """A ball of 32 px that moves by 72 px over a still texture: more than DIS follows."""
     frame0 = texture(256, 384) // 2
     frame1 = frame0.copy()
     ball = np.random.default_rng(7).integers(128, 256, (8, 8, 3), np.uint8)
     ball = np.asarray(cv2.resize(ball, (32, 32), interpolation=cv2.INTER_CUBIC), np.uint8)
     frame0[112:144, 96:128] = frame1[112:144, 168:200] = ball
-    flow01, flow10 = flow_prior(frame0, frame1)
-    assert np.median(flow01[0, 29:35, 25:31]) == pytest.approx(72, abs=2)
-    assert np.median(flow10[0, 29:35, 43:49]) == pytest.approx(-72, abs=2)
-    assert np.abs(flow01[:, :20]).max() < 2  # what is far away stays as it was
+    flow01, flow10 = flow_prior(frame0, frame1, effort=effort)
+    k = 4 // STRIDE[effort]
+    assert np.median(flow01[0, 29 * k : 35 * k, 25 * k : 31 * k]) == pytest.approx(72, abs=2)
+    assert np.median(flow10[0, 29 * k : 35 * k, 43 * k : 49 * k]) == pytest.approx(-72, abs=2)
+    assert np.abs(flow01[:, : 20 * k]).max() < 2  # what is far away stays as it was
 
 
 @pytest.mark.parametrize("early", [1.0, 0.5])

@@ -13,8 +13,8 @@ Every interpolation sample has the same keys, S being the side of the crop, a mu
 
     frame0, truth, frame1   uint8 [3,S,S] RGB
     t                       float32 (), strictly between 0 and 1
-    flow01, flow10          float32 [2,S/4,S/4] px: the flow prior, as the network will get it
-    acceleration0, acceleration1   float32 [2,S/4,S/4] px: the rest of the prior, of what is seen in either frame
+    flow01, flow10          float32 [2,S/n,S/n] px: the flow prior, as the network will get it, n its stride
+    acceleration0, acceleration1   float32 [2,S/n,S/n] px: the rest of the prior, of what is seen in either frame
                             (fpsgan.prior.with_acceleration); 0 where no frames around the two are known
     flow_t0, flow_t1        float32 [2,S/4,S/4] px: from the truth to either frame; NaN where nobody knows
     visible                 float32 [2,S/4,S/4]: 1 where what the truth shows is seen in frame0 / frame1, between 0 and
@@ -36,7 +36,7 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from fpsgan.errors import InputError
-from fpsgan.prior import PRIOR_STRIDE, flow_prior, with_acceleration
+from fpsgan.prior import STRIDE, flow_prior, with_acceleration
 from fpsgan.training.manifest import Clip
 
 __all__ = [
@@ -65,6 +65,7 @@ Key = TypeVar("Key")
 Value = TypeVar("Value")
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+FLOW_STRIDE = 4  # px per pixel of the flows that samples bring
 CONTEXT = 32  # px around a crop that its flow prior sees: at its borders it then is what it would be in a whole frame
 GAPS = (2, 2, 2, 2, 3, 4, 4, 6, 8)  # k − i: mostly neighbours, some large motion
 MOST_SHIFT = 32  # px that frame0 and frame1 are shifted, either way, at most
@@ -209,11 +210,11 @@ def fitting(clips: Sequence[Clip], size: int, frames: int) -> list[Clip]:
 class ClipTriplets:
     """Three frames of a clip: i < j < k, t = (j − i)/(k − i), k − i at most `max_gap`.
 
-    Where the clip has the frames one such step before and behind, the prior looks at them too. With `privileged`,
-    flow_t0 and flow_t1 are found with the truth at hand (see `privileged_flow`), which takes about a sixth of
-    a sample; otherwise they are NaN. InputError if a clip is smaller than `size` or has under three frames, ValueError
-    for a size that is no multiple of 8 or a max_gap below 2. Without `augment` nothing is changed but the direction of
-    time, and left for right.
+    Where the clip has the frames one such step before and behind, the prior looks at them too, half of the time. With
+    `privileged`, flow_t0 and flow_t1 are found with the truth at hand (see `privileged_flow`), which takes about a
+    sixth of a sample; otherwise they are NaN. InputError if a clip is smaller than `size` or has under three frames,
+    ValueError for a size that is no multiple of 8 or a max_gap below 2. Without `augment` nothing is changed but the
+    direction of time, and left for right.
     """
 
     def __init__(
@@ -236,7 +237,7 @@ class ClipTriplets:
         gap = int(rng.choice([gap for gap in self.gaps if gap < clip.count]))
         first, part = int(rng.integers(clip.count - gap)), int(rng.integers(1, gap))
         steps = [0, part, gap]
-        if gap <= first < clip.count - 2 * gap:
+        if gap <= first < clip.count - 2 * gap and rng.random() < 0.5:  # a pair alone is as common
             steps = [-gap, *steps, 2 * gap]
         frames = [clip.read(first + step) for step in steps]
         return triplet(
@@ -428,16 +429,17 @@ def finish(
     inputs = [_recorded(frame, noise, quality, rng) for frame in frames]
     found = [flow_prior(*pair, effort=effort) for pair in pairwise(inputs)]
     before, between, after = found if len(found) == 3 else (None, found[0], None)
-    known = with_acceleration(between, before, after)
+    stride = STRIDE[effort]
+    known = with_acceleration(between, before, after, stride=stride)
     prior = np.stack(known if len(known) == 4 else (*known, *np.zeros_like(known)))
     frame0, frame1 = inputs[len(inputs) // 2 - 1 :][:2]
     y, x = corner
     crop = np.s_[y : y + size, x : x + size]
-    small = np.s_[:, :, y // 4 : (y + size) // 4, x // 4 : (x + size) // 4]
+    cells = np.s_[:, :, y // stride : (y + size) // stride, x // stride : (x + size) // stride]
     planes = [np.stack(cv2.split(frame[crop])) for frame in (frame0, truth, frame1)]
-    cells = size // PRIOR_STRIDE
-    unknown = np.full((2, 2, cells, cells), np.nan, np.float32)
-    flow01, flow10, acceleration0, acceleration1 = np.ascontiguousarray(prior[small])
+    side = size // FLOW_STRIDE
+    unknown = np.full((2, 2, side, side), np.nan, np.float32)
+    flow01, flow10, acceleration0, acceleration1 = np.ascontiguousarray(prior[cells])
     flow_t0, flow_t1 = unknown if flows is None else np.ascontiguousarray(flows, np.float32)
     return {
         "frame0": planes[0],
@@ -450,13 +452,13 @@ def finish(
         "acceleration1": acceleration1,
         "flow_t0": flow_t0,
         "flow_t1": flow_t1,
-        "visible": np.ones((2, cells, cells), np.float32) if visible is None else np.ascontiguousarray(visible),
+        "visible": np.ones((2, side, side), np.float32) if visible is None else np.ascontiguousarray(visible),
     }
 
 
 def in_frame(flow: Flow, size: int) -> NDArray[np.bool_]:
     """Where a flow [...,2,S/4,S/4] of a crop ends inside of it: [...,S/4,S/4]."""
-    centres = np.arange(size // PRIOR_STRIDE, dtype=np.float32) * PRIOR_STRIDE + (PRIOR_STRIDE - 1) / 2
+    centres = np.arange(size // FLOW_STRIDE, dtype=np.float32) * FLOW_STRIDE + (FLOW_STRIDE - 1) / 2
     x, y = flow[..., 0, :, :] + centres, flow[..., 1, :, :] + centres[:, None]
     return np.asarray((x >= 0) & (x <= size - 1) & (y >= 0) & (y <= size - 1))
 

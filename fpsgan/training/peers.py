@@ -103,7 +103,8 @@ def by_network(network: Interpolator, device: torch.device, dtype: torch.dtype) 
         pictures[:] = [(frame1, picture1)]
         before, prior, after = flow(window.before, frame0), flow(frame0, frame1), flow(frame1, window.after)
         assert prior is not None
-        made = runner.between(picture0, picture1, window.times, with_acceleration(prior, before, after, window.lengths))
+        known = with_acceleration(prior, before, after, window.lengths, stride=network.config.stride)
+        made = runner.between(picture0, picture1, window.times, known)
         # times 255, rounded and clipped, in one pass
         return [np.asarray(cv2.addWeighted(each, 255, each, 0, 0, dtype=cv2.CV_8U), np.uint8) for each in made]
 

@@ -18,7 +18,7 @@ from deblur.fpn import Deblur, DeblurConfig
 from fpsgan import weights
 from fpsgan.errors import InputError
 from fpsgan.interpolator import Interpolator, InterpolatorConfig
-from fpsgan.prior import flow_prior, with_acceleration
+from fpsgan.prior import STRIDE, flow_prior, with_acceleration
 from fpsgan.training.config import TrainConfig
 from fpsgan.training.data import PICTURES, ClipTriplets, Mixture, Source, files_below
 from fpsgan.training.deblur_data import BlurredClips, PairedFrames, ShakenPhotos
@@ -141,6 +141,7 @@ class InterpolatorTask:
         self.config = config
         model = weights.metadata(config.fine_tune)["config"] if config.fine_tune else config.model
         effort = str(model.get("prior", "base"))
+        self.stride = STRIDE[effort]
         clips = _training_clips(config)
         self.sources: dict[str, Source] = {}
         if clips:
@@ -203,7 +204,7 @@ class InterpolatorTask:
             image0, truth, image1 = (_middle(clip.read(at + i)) for i in (-1, 0, 1))
             before = self.prior(_middle(clip.read(at - 3)), image0) if at >= 3 else None
             after = self.prior(image1, _middle(clip.read(at + 3))) if at + 3 < clip.count else None
-            known = with_acceleration(self.prior(image0, image1), before, after)
+            known = with_acceleration(self.prior(image0, image1), before, after, stride=self.stride)
             prior = [torch.from_numpy(each)[None].to(device) for each in known]
             half = torch.tensor([0.5], device=device)
             image = _image(network(_tensor(image0, device), _tensor(image1, device), half, prior))
