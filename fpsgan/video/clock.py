@@ -25,7 +25,7 @@ ALIKE = Fraction(2)  # by how much the jumps of picture and sound at one joint m
 OUTLASTS = Fraction(1, 4)  # seconds: a frame of sound more than picture is usual
 WRAP = Fraction(2**33, 90000)  # the period of MPEG's clock
 MPEG = {"mpegts", "mpeg"}  # streams, as libavformat calls them: no header, and the clock may be set anew
-DECODE_TIMES = {"avi"}  # containers that store no other; presentation times are libavformat's guess
+DECODE_TIMES = {"avi"}  # containers that only count frames; presentation times are libavformat's guess
 
 
 class Piece(NamedTuple):
@@ -71,7 +71,7 @@ class Track:
         self.no_header = bool(MPEG & set(container.split(",")))
         self.back = BACK_MPEG if self.no_header else BACK
         self.unstamped = 0  # packets without any time
-        self._dated = not DECODE_TIMES & set(container.split(","))
+        self.counts_time = bool(DECODE_TIMES & set(container.split(",")))
         self.pieces: list[_Stamps] = []
         self.jumps: list[Fraction] = []  # seconds, one for each piece but the first
         self.damaged: list[Fraction] = []  # times of packets that the container calls corrupt, in seconds
@@ -81,7 +81,7 @@ class Track:
         self._since_damage = 3  # packets since the last corrupt one, itself included
 
     def add(self, packet: Any) -> None:
-        dated = packet.pts is not None and self._dated
+        dated = packet.pts is not None and not self.counts_time
         stamp = packet.pts if dated else packet.dts
         if stamp is None:
             self.unstamped += packet.size > 0
@@ -90,6 +90,7 @@ class Track:
         step = (packet.dts - self._last) * self.time_base if known else Fraction(0)
         if (step <= -self.back or step > PAUSE) and self._since_damage <= 2:
             self.damaged.pop()  # MPEG-TS takes a joint, or a pause, for a loss
+            self._since_damage = 3
         if not self.pieces or not -self.back < step < AHEAD:
             if self.pieces:
                 self.jumps.append(step)

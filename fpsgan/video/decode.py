@@ -166,7 +166,8 @@ def _pictures(
 ) -> Generator[tuple[Fraction | None, Any], None, None]:
     """Decode from the keyframe shown at ``key`` (in the file's stamps; None: from the beginning) to the end."""
     broken: str = ""  # held back until a picture follows: where a recording was switched on or off it always is
-    shown = unfit = False  # what cannot be decoded for want of a keyframe is complained of, and no damage
+    early: list[tuple[int, str, str]] = []  # complaints before the first picture
+    shown = False
     when: Fraction | None = None
 
     with open_container(info.path) as container:
@@ -191,10 +192,9 @@ def _pictures(
                     pictures = []
                 except av.error.FFmpegError as error:
                     pictures, broken = [], f"damaged data ({error.strerror})"
+            early += [] if shown else said
             if shown:
                 trouble.heard(said, when)
-            else:
-                unfit = unfit or bool(said)
             for picture in pictures:
                 came = None if picture.pts is None else times.pop(picture.pts, None)
                 if order is not None and came is not None:
@@ -203,10 +203,12 @@ def _pictures(
                     trouble.found(broken, when)
                 elif broken:
                     trouble.left_out(f"{broken} before the first picture")
-                if not shown and unfit and key is None and picture.pts:
-                    waiting = sum(number < picture.pts for number in times)
-                    if waiting:
+                if not shown and early:
+                    waiting = sum(number < (picture.pts or 0) for number in times) if key is None else 0
+                    if waiting:  # for want of a keyframe
                         trouble.left_out(f"{waiting} frames before the first that can be decoded")
+                    else:
+                        trouble.heard(early, came)
                 broken, shown = "", True
                 if picture.is_corrupt:
                     trouble.found("damaged picture", came)

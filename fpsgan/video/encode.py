@@ -313,7 +313,21 @@ def _settle_streams(
         if stream.damaged:
             count, first = len(stream.damaged), float(stream.damaged[0])
             notes.append(f"{name} is damaged: {count} packet{'s' * (count > 1)} left out, from {first:.3f} s on")
+    copied = [stream for stream, way in settled if stream.kind == "audio" and way == "copy"]
+    if complaint := _complaint(carrier, copied):
+        notes.append(f"the sound is copied as it is, damaged: {complaint}")
     return tuple(sorted(settled, key=lambda pair: list(LETTERS).index(pair[0].kind))), notes
+
+
+def _complaint(carrier: Carrier, sound: list[Stream]) -> str:
+    """What ffmpeg complains of first while it decodes these streams; "" for nothing, and where it knows no decoder."""
+    known = [stream for stream in sound if stream.codec != "none"]
+    maps = [word for stream in known for word in ("-map", f"0:{carrier.index(stream)}")]
+    if not known:
+        return ""
+    path = str(carrier.path.absolute())
+    done = run("-v", "error", "-fflags", DISCARD, "-i", path, *maps, "-f", "null", "-", timeout=None)
+    return done.stderr.strip().split("\n")[0][:200]
 
 
 def _ways(

@@ -44,6 +44,7 @@ av.logging.set_skip_repeated(False)
 logging.getLogger("libav").addHandler(logging.NullHandler())
 logging.getLogger("libav").propagate = False
 
+HEADED = {"mov", "matroska", "flv", "asf"}  # containers whose header usually tells how long they are
 PAUSE, PAUSES = 8, 2  # frames that are missing in a pause, and pauses that an even rate may have
 _SURROGATE = re.compile("[\udc80-\udcff]")  # a byte that was no UTF-8 (PEP 383)
 NUT_TICK = Fraction(1, 48000)  # the muxer changes a coarser time base behind PyAV's back
@@ -149,7 +150,7 @@ def probe(path: str | Path, *, stream: int | None = None, image_rate: Fraction =
     path = Path(path)
     if (kind := kind_of(path)) != "video":
         return _probe_images(path, image_files(path) if kind == "folder" else (path,), image_rate)
-    with open_container(path) as container, av.logging.Capture() as said:
+    with av.logging.Capture() as said, open_container(path) as container:
         video = _choose(container, path, stream)
         index, codec, header_frames = video.index, video.codec_context.name, video.frames
         sar = Fraction(video.sample_aspect_ratio or 1)
@@ -163,6 +164,7 @@ def probe(path: str | Path, *, stream: int | None = None, image_rate: Fraction =
         )
         announced = _announced(container, video, tracks)
         retold = _retold(container.metadata)
+        unsaid = container.duration is None and bool(HEADED & set(container.format.name.split(",")))
     frame = _first_frame(path, index)
     ticks = np.array(shown.times or [0], np.int64)
     if not shown.times and rates:  # a raw stream: no stamps, one picture a packet
@@ -186,6 +188,8 @@ def probe(path: str | Path, *, stream: int | None = None, image_rate: Fraction =
         damage += [Damage(f"{count} frames missing", when - origin) for when, count in holes]
         holes = []
     notes = _joints(shown, origin)
+    if unsaid:
+        notes.append("its header does not say how long it is: it may have been cut short")
     if said and not damage:
         notes.append(f"{said[0][1]} complains while the file is read: {' '.join(said[0][2].split())}")
     if holes:
@@ -440,6 +444,8 @@ def _announced(container: Any, video: Any, tracks: dict[int, Track]) -> Fraction
     """
     if tracks[video.index].no_header:
         return None
+    if tracks[video.index].counts_time and video.average_rate:
+        return Fraction(video.frames) / Fraction(video.average_rate)
     if video.duration is not None:
         return Fraction((video.start_time or 0) + video.duration) * Fraction(video.time_base)
     clock = re.fullmatch(r"(\d+):(\d+):(\d+\.\d+)", video.metadata.get("DURATION", ""))
