@@ -12,6 +12,7 @@ import av
 import numpy as np
 import pytest
 
+from fpsgan.runtime import InterpolatorRunner
 from fpsgan.video.encode import EncodeOptions, Encoder, plan_output
 from fpsgan.video.ffmpeg import ffmpeg_path
 from fpsgan.video.files import claimed, publish
@@ -55,6 +56,21 @@ def make_clip(tmp_path: Path) -> MakeClip:
         return path
 
     return make
+
+
+@pytest.fixture
+def blend(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Mixes frames instead of running the network, where a test is about time and not about pictures; lists all t."""
+    asked: list[float] = []
+
+    def between(
+        self: object, frame0: np.ndarray, frame1: np.ndarray, times: list[float], prior: object, sure: object = None
+    ) -> list[np.ndarray]:
+        asked.extend(times)
+        return [(1 - t) * frame0 + t * frame1 for t in times]
+
+    monkeypatch.setattr(InterpolatorRunner, "between", between)
+    return asked
 
 
 def video_times(path: Path) -> list[Fraction]:

@@ -32,21 +32,6 @@ def rate(text: str) -> Fraction:
     return Fraction(text)
 
 
-@pytest.fixture
-def blend(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Mixes frames instead of running the network, where a test is about time and not about pictures; lists all t."""
-    asked: list[float] = []
-
-    def between(
-        self: object, frame0: np.ndarray, frame1: np.ndarray, times: list[float], prior: object, sure: object = None
-    ) -> list[np.ndarray]:
-        asked.extend(times)
-        return [(1 - t) * frame0 + t * frame1 for t in times]
-
-    monkeypatch.setattr(InterpolatorRunner, "between", between)
-    return asked
-
-
 @pytest.mark.parametrize(
     ("rate_in", "options", "rate_out"),
     [

@@ -77,6 +77,8 @@ class Track:
         self.damaged: list[Fraction] = []  # times of packets that the container calls corrupt, in seconds
         self.start: Fraction | None = None  # of the first packet that is presented
         self.end = Fraction(0)  # of the last one, hidden ones included, by the file's own clock
+        self.length = Fraction(0)  # from the first to the last one, likewise
+        self._first: Fraction | None = None
         self._last: int | None = None
         self._since_damage = 3  # packets since the last corrupt one, itself included
 
@@ -98,6 +100,9 @@ class Track:
         if packet.dts is not None:
             self._last = packet.dts
         self.end = max(self.end, (stamp + (packet.duration or 0)) * self.time_base)
+        if self._first is None:
+            self._first = stamp * self.time_base
+        self.length = self.end - self._first
         self._since_damage += 1
         if packet.is_corrupt:
             self.damaged.append(stamp * self.time_base)

@@ -351,10 +351,10 @@ def _passes(carrier: Carrier, streams: dict[Stream, str], muxer: str, place: Pat
     path = place / f"{PART}.trial"
     maps = [word for stream in streams for word in ("-map", f"0:{carrier.index(stream)}")]
     codecs = [word for k, way in enumerate(streams.values()) for word in (f"-c:{k}", way)]
-    begin = min((stream.start for stream in streams if stream.start is not None), default=Fraction(0))
-    some = ["-ss", seconds(max(begin, Fraction(0))), "-t", "1"] if "copy" not in streams.values() else []
+    # not so many seconds: how far ffmpeg seeks, and from where on it counts, is up to the picture
+    some = ["-frames:a", "50"] if "copy" not in streams.values() else []
     done = run(
-        "-v", "error", "-y", "-fflags", DISCARD, *some, "-i", str(carrier.path.absolute()), *maps, *codecs,
+        "-v", "error", "-y", "-fflags", DISCARD, "-i", str(carrier.path.absolute()), *maps, *codecs, *some,
         "-strict", "experimental", "-f", muxer, str(path), timeout=None,
     )  # fmt: skip
     if done.returncode != 0:
@@ -367,8 +367,7 @@ def _passes(carrier: Carrier, streams: dict[Stream, str], muxer: str, place: Pat
         return False
     if some or carrier.indices is not None:
         return True
-    wanted = [(stream.end or Fraction(0)) - (stream.start or 0) for stream in heard]
-    return all(abs(a - b) < UNEVEN * (1 + b) for a, b in zip(lengths, wanted, strict=True))
+    return all(abs(a - s.length) < UNEVEN * (1 + s.length) for a, s in zip(lengths, heard, strict=True))
 
 
 def _lengths_of_sound(path: Path) -> list[Fraction]:
@@ -376,10 +375,9 @@ def _lengths_of_sound(path: Path) -> list[Fraction]:
     try:
         with open_container(path) as container:
             tracks, _ = scan(container)
-            heard = [tracks[stream.index] for stream in container.streams.audio]
+            return [tracks[stream.index].length for stream in container.streams.audio]
     except InputError:
         return []
-    return [track.end - (track.start or 0) for track in heard]
 
 
 def _try(plan: Plan, info: VideoInfo, place: Path) -> None:
@@ -641,11 +639,11 @@ class Encoder:
                 settings["copypriorss"] = 0
         if limit is not None:
             settings["t"] = seconds(limit * plan.slowmo)
-        if plan.muxer in ("matroska", "webm") and all(
-            (s.codec, a) == ("opus", "copy") for s, a in plan.streams if s.kind == "audio"
-        ):
-            # Opus begins before zero by its CodecDelay, which this muxer allows for; to shift everything by it as well,
-            # as ffmpeg does by default, would put the picture late
+        opus = all((s.codec, a) == ("opus", "copy") for s, a in plan.streams if s.kind == "audio")
+        if plan.muxer == "avi" or (plan.muxer in ("matroska", "webm") and opus):
+            # Sound may begin before zero, with samples that are only there to be decoded. To shift everything by them,
+            # as ffmpeg does by default, puts the picture late in AVI, which has no times, and with Opus, whose
+            # CodecDelay these muxers allow for.
             settings["avoid_negative_ts"] = "disabled"
         if plan.muxer in ("mp4", "mov"):
             settings |= {"movflags": "+faststart", "video_track_timescale": self.time_base.denominator}
@@ -661,8 +659,8 @@ class Encoder:
         arguments[place:place] = retold  # ffmpeg-python takes every option once
         # a "%" in the folder's name would be a pattern too
         part = f"{str(self.part).replace('%', '%%')}/%06d.{plan.codec}" if plan.folder else str(self.part)
-        # put in here since ffmpeg-python takes no names that are not UTF-8
-        paths = {CARRIER: str(plan.carrier.path.absolute()), PART: part}
+        # put in here since ffmpeg-python takes no names that are not UTF-8; /dev/stdin is another file to ffmpeg
+        paths = {CARRIER: str(plan.carrier.path.resolve()), PART: part}
         return [paths.get(word, word) for word in arguments]
 
 

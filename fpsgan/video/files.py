@@ -38,8 +38,13 @@ def check_target(source: Path, target: Path, *, overwrite: bool, suffixes: tuple
         )
     if len(os.fsencode(target.name)) > LONGEST_NAME:
         raise OutputError(f"{target}: the name is longer than {LONGEST_NAME} bytes; choose a shorter one")
+    if target.exists() and not target.is_file() and not target.is_dir():
+        raise OutputError(f"{target}: is a device or a pipe; name a file")
     if target.is_symlink():
-        target = target.resolve()
+        try:
+            target = target.resolve()
+        except (OSError, RuntimeError) as error:  # RuntimeError until Python 3.12
+            raise OutputError(f"{target}: a symbolic link that leads back to itself; choose another name") from error
     there, folder_there = target.exists(), target.is_dir()
     if there and source.exists() and target.samefile(source):
         raise OutputError(f"{target}: is the input itself; the input is never overwritten, choose another name")
@@ -51,8 +56,6 @@ def check_target(source: Path, target: Path, *, overwrite: bool, suffixes: tuple
         _check_folder(target, source, overwrite, wanted="" in suffixes and target.suffix == "")
     elif there and target.suffix == "":
         raise OutputError(f"{target}: a file of that name is in the way; a folder for pictures needs another")
-    elif there and not target.is_file():
-        raise OutputError(f"{target}: is a device or a pipe; name a file")
     elif there and not overwrite:
         raise OutputError(f"{target}: exists already; -y overwrites it")
     parent = target.absolute().parent
@@ -77,7 +80,7 @@ def _check_folder(target: Path, source: Path, overwrite: bool, *, wanted: bool) 
 
 def _not_ours(folder: Path) -> list[str]:
     """Names of what is in a folder and no picture signed by this program."""
-    return sorted(path.name for path in folder.iterdir() if path.is_dir() or not _is_signed(path))
+    return sorted(path.name for path in folder.iterdir() if not path.is_file() or not _is_signed(path))
 
 
 def _signature() -> bytes:

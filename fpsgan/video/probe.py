@@ -54,8 +54,9 @@ NUT_TICK = Fraction(1, 48000)  # the muxer changes a coarser time base behind Py
 class Stream:
     """A stream that is not the chosen video: audio, subtitle, attachment, data, or another video.
 
-    ``start`` and ``end``: of what its packets present, in seconds of the file; None if it has none. ``damaged``: times
-    of packets that the container calls corrupt, in seconds from ``VideoInfo.origin``. ``retold``: see ``VideoInfo``.
+    ``start``: when its first packet is presented, in seconds of the file; None if it has none. ``length``: of all its
+    packets, those included that an edit list hides, in seconds. ``damaged``: times of packets that the container calls
+    corrupt, in seconds from ``VideoInfo.origin``. ``retold``: see ``VideoInfo``.
     """
 
     index: int
@@ -63,7 +64,7 @@ class Stream:
     codec: str
     language: str = ""
     start: Fraction | None = None
-    end: Fraction | None = None
+    length: Fraction = Fraction(0)
     damaged: tuple[Fraction, ...] = ()
     retold: tuple[tuple[str, str], ...] = ()
 
@@ -539,7 +540,7 @@ def _describe(stream: Any, track: Track, origin: Fraction) -> Stream:
         codec=stream.codec_context.name if stream.codec_context else "none",
         language=_readable(stream.metadata.get("language", "")),
         start=track.start,
-        end=None if track.start is None else track.end,
+        length=track.length,
         damaged=tuple(when - origin for when in track.damaged),
         retold=tuple(_retold(stream.metadata).items()),
     )
