@@ -31,10 +31,12 @@ Array = NDArray[np.float32]
 
 STRIDE = {"quick": 4, "base": 4, "best": 2}  # pixels of the frame per pixel of the flow
 EFFORTS = tuple(STRIDE)
-# Patches of DIS, px; the stride between them; steps of descent. The preset has those of "quick".
-PATCHES = {"quick": (8, 4, 16), "base": (4, 2, 8), "best": (8, 3, 16)}
-JUDGED = 15  # px of the flow over which two flows are compared
-SURER = 0.05  # codes by which the second has to be better
+# Stages of DIS: patch in px, stride between patches, steps of descent, of variational refinement, which smooths over
+# edges and of which drawings want none. Each but the first starts from the flow so far, at the finest scale alone.
+STAGES = {"quick": ((8, 4, 16, 3),), "base": ((8, 4, 16, 0), (4, 2, 8, 0))}
+FINER = (8, 3, 16, 1)  # the stage at 1/2 that "best" has more than "base"
+JUDGED = 7  # px of the flow over which two flows are compared
+SURER = 0.3  # codes by which that of the later stage has to be better
 # Block matching: at 1/16 up to 8 cells (128 px) away, at 1/8, where thinner things still show, up to 6 (48 px)
 REACH = {2: 8, 1: 6}
 MUCH_BETTER = (0.75, 2.0)  # the error of a match, times the flow's, less so many codes, from which it replaces the flow
@@ -75,22 +77,17 @@ def flow_prior(
     stride = factor = STRIDE[effort]
     while factor > 1 and min(frame0.shape[:2]) < MIN_SIDE * factor:
         factor //= 2
-    small0, small1 = in_threads([partial(_small_grey, frame, stride, factor) for frame in (frame0, frame1)])
-    finding = [partial(_flow, small0, small1, effort), partial(_flow, small1, small0, effort)]
+    smalls = in_threads([partial(_small_grey, frame, stride, factor) for frame in (frame0, frame1)])
     if factor < stride:
-        flows = [_reduced(flow, stride // factor) for flow in in_threads(finding)]
-    elif effort == "base":
-        flows = _with_matches(finding, small0, small1)
+        flows = [_reduced(flow, stride // factor) for flow in _both_ways(smalls, effort, matched=False)]
+    elif effort == "best" and min(smalls[0].shape) >= 2 * MIN_SIDE:
+        coarse = [_doubled(flow, smalls[0].shape) for flow in _both_ways([_halved(small) for small in smalls], effort)]
+        small0, small1 = smalls
+        flows = in_threads(
+            [partial(_stage, small0, small1, coarse[0], FINER), partial(_stage, small1, small0, coarse[1], FINER)]
+        )
     else:
-        flows = in_threads(finding)
-        coarse0, coarse1 = _halved(small0), _halved(small1)
-        if effort == "best" and min(coarse0.shape) >= MIN_SIDE:
-            finding = [partial(_flow, coarse0, coarse1, "quick"), partial(_flow, coarse1, coarse0, "quick")]
-            others = [_doubled(flow, small0.shape) for flow in _with_matches(finding, coarse0, coarse1)]
-            greys = [small.astype(np.float32) for small in (small0, small1)]
-            flows = in_threads(
-                [partial(_better, *pair, *way) for *pair, way in zip(flows, others, (greys, greys[::-1]), strict=True)]
-            )
+        flows = _both_ways(smalls, effort)
     planes01, planes10 = (np.ascontiguousarray(flow.transpose(2, 0, 1) * stride) for flow in flows)
     return planes01, planes10
 
@@ -169,15 +166,34 @@ def _small_grey(frame: NDArray[np.uint8], stride: int, factor: int) -> NDArray[n
 
 def _flow(small0: NDArray[np.uint8], small1: NDArray[np.uint8], effort: str) -> Array:
     """[h,w,2] in pixels of these pictures."""
+    flow: Array | None = None
+    for stage in STAGES.get(effort, STAGES["base"]):
+        flow = _stage(small0, small1, flow, stage)
+    assert flow is not None
+    return flow
+
+
+def _stage(
+    small0: NDArray[np.uint8], small1: NDArray[np.uint8], flow: Array | None, stage: tuple[int, int, int, int]
+) -> Array:
+    """One of STAGES; of the flow so far, if any, what explains the frames better stays."""
+    patch, stride, descents, refinements = stage
     # One object per call: DIS keeps buffers between calls and two threads must not share them.
     dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
     dis.setFinestScale(0)  # the image is small already
-    dis.setVariationalRefinementIterations(3)  # the preset's 5 find nothing more
-    patch, stride, descents = PATCHES[effort]
     dis.setPatchSize(patch)
     dis.setPatchStride(stride)
     dis.setGradientDescentIterations(descents)
-    return np.asarray(dis.calc(small0, small1, None), np.float32)  # type: ignore[call-overload]
+    dis.setVariationalRefinementIterations(refinements)
+    if flow is None:
+        return np.asarray(dis.calc(small0, small1, None), np.float32)  # type: ignore[call-overload]
+    dis.setCoarsestScale(0)
+    later = np.asarray(dis.calc(small0, small1, flow.copy()), np.float32)
+    here, there = small0.astype(np.float32), small1.astype(np.float32)
+    errors = [_error(here, _moved(there, each), JUDGED) for each in (flow, later)]
+    # patches of 4 px lose their way on flat drawings, those of 8 what is small: neither is right everywhere
+    better = cv2.medianBlur((errors[1] + SURER < errors[0]).astype(np.uint8), 5) > 0
+    return np.where(better[..., None], later, flow)
 
 
 def _reduced(flow: Array, factor: int) -> Array:
@@ -196,18 +212,14 @@ def _doubled(flow: Array, shape: tuple[int, ...]) -> Array:
     return np.asarray(cv2.resize(flow, shape[1::-1], interpolation=cv2.INTER_LINEAR), np.float32) * np.float32(2)
 
 
-def _better(flow: Array, other: Array, here: Array, there: Array) -> Array:
-    """Of two flows [h,w,2], per place the one along which the frames are more alike around it."""
-    errors = [_error(here, _moved(there, each), JUDGED) for each in (flow, other)]
-    replaced = cv2.medianBlur((errors[1] + SURER < errors[0]).astype(np.uint8), 5) > 0
-    return np.where(replaced[..., None], other, flow)
-
-
-def _with_matches(
-    finding: Sequence[Callable[[], Array]], small0: NDArray[np.uint8], small1: NDArray[np.uint8]
-) -> list[Array]:
-    """The flows there and back that are found, and where block matching explains the frames much better, its own."""
-    if min(small0.shape) < 2 * MIN_SIDE:
+def _both_ways(smalls: Sequence[NDArray[np.uint8]], effort: str, *, matched: bool = True) -> list[Array]:
+    """The flows there and back, and where block matching explains the frames much better, its own."""
+    small0, small1 = smalls
+    finding: list[Callable[[], Any]] = [
+        partial(_flow, small0, small1, effort),
+        partial(_flow, small1, small0, effort),
+    ]
+    if effort == "quick" or not matched or min(small0.shape) < 2 * MIN_SIDE:
         return in_threads(finding)
     pyramid0, pyramid1 = _pyramid(small0), _pyramid(small1)
     matching: list[Callable[[], Any]] = [
