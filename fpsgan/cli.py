@@ -96,7 +96,11 @@ Strength = Annotated[float, _option("--deblur-strength", help="0 (nothing) to 1 
 Start = Annotated[str | None, _option("--start", help="Begin at this time (12.5 or 0:12.5).")]
 End = Annotated[str | None, _option("--end", help="Stop before this time.")]
 Scene = Annotated[
-    float, _option("--scene-threshold", help="Likeness below which a frame begins a new scene; 0: no cuts.")
+    float,
+    _option(
+        "--scene-threshold",
+        help="Likeness to the frame before, as a share of that of the pairs before, below which a scene begins; 0: no cuts.",
+    ),
 ]
 Dedup = Annotated[str, _option("--dedup", help="Re-space repeated drawings of animation: auto, on or off.")]
 ConfidenceMap = Annotated[

@@ -511,9 +511,11 @@ def _side_data(frame: Any) -> list[Any]:
 
 
 def _orientation(frame: Any) -> Orientation:
-    """Of a decoded frame. PyAV's own ``frame.rotation`` calls a mirrored picture turned by 180 degrees."""
+    """Of a decoded frame. PyAV's own ``frame.rotation`` calls a mirrored picture turned by 180 degrees; it has to do
+    where PyAV cannot list what comes along with a frame."""
     found = (struct.unpack("9i", bytes(data)) for data in _side_data(frame) if data.type.name == "DISPLAYMATRIX")
-    return next((Orientation.of(matrix) for matrix in found), Orientation())
+    turned = int(frame.rotation) % 360 if frame.rotation % 90 == 0 else 0
+    return next((Orientation.of(matrix) for matrix in found), Orientation(turned))
 
 
 def _mastering(frame: Any) -> str:
