@@ -99,7 +99,7 @@ Scene = Annotated[
     float,
     _option(
         "--scene-threshold",
-        help="Likeness to the frame before, as a share of that of the pairs before, below which a scene begins; 0: no cuts.",
+        help="Likeness of two frames, as a share of that of those before, below which a scene begins; 0: no cuts.",
     ),
 ]
 Dedup = Annotated[str, _option("--dedup", help="Re-space repeated drawings of animation: auto, on or off.")]

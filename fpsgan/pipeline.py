@@ -252,7 +252,11 @@ def _enhance(
                 last = frame
     finally:
         stage.close()
-    offsets = encoder.sound_offsets()
+    try:
+        offsets = encoder.sound_offsets()
+    except InputError as error:  # the source is gone meanwhile: no reason to throw the result away
+        offsets = None
+        note(f"the sound could not be compared with the source's ({error})")
     result.size = publish(encoder.part, target)
     result.seconds = time.perf_counter() - began
     result.fps_out = _rate_text(rate or info.frame_rate, rate is None and info.vfr)

@@ -38,25 +38,26 @@ class Piece(NamedTuple):
 
 
 class Clock:
-    """Follows the stamps of one stream, packet by packet in file order, through the pieces of a recording."""
+    """Follows the stamps of one stream, packet by packet in file order, through the pieces of a recording, from the one
+    of number ``at`` on."""
 
-    def __init__(self, presentation: Presentation) -> None:
+    def __init__(self, presentation: Presentation, at: int = 0) -> None:
         self._pieces, self._back = presentation.pieces, presentation.back
-        self._at = 0
+        self.at = at
         self._last: Fraction | None = None
 
     def shift(self, packet: Any, time_base: Fraction) -> Fraction:
         """What to add to the times of the next packet, in seconds."""
         if packet.dts is None:  # the one stamp that never goes back within a piece
-            return self._pieces[self._at].shift
+            return self._pieces[self.at].shift
         stamp = packet.dts * time_base
         step = Fraction(0) if self._last is None else stamp - self._last
         if len(self._pieces) > 1 and not -self._back < step < AHEAD:
             # a clock that goes back has begun anew; one that leaps may just have stood still for a while
-            candidates = range(self._at + (step < 0), len(self._pieces))
-            self._at = min(candidates, key=lambda k: _distance(stamp, self._pieces[k]), default=self._at)
+            candidates = range(self.at + (step < 0), len(self._pieces))
+            self.at = min(candidates, key=lambda k: _distance(stamp, self._pieces[k]), default=self.at)
         self._last = stamp
-        return self._pieces[self._at].shift
+        return self._pieces[self.at].shift
 
 
 def _distance(stamp: Fraction, piece: Piece) -> Fraction:
@@ -78,6 +79,7 @@ class Track:
         self.start: Fraction | None = None  # of the first packet that is presented
         self.end = Fraction(0)  # of the last one, hidden ones included, by the file's own clock
         self.length = Fraction(0)  # from the first to the last one, likewise
+        self.torn = False  # the last packet is not whole
         self._first: Fraction | None = None
         self._last: int | None = None
         self._since_damage = 3  # packets since the last corrupt one, itself included
@@ -111,6 +113,13 @@ class Track:
             if self.start is None:
                 self.start = stamp * self.time_base
             self.pieces[-1].add(stamp, dated=dated, lasts=packet.duration or 0, key=packet.is_keyframe)
+
+    def finish(self) -> None:
+        """All packets have come. A recording that was switched off in the middle of a picture is whole but for that."""
+        if self._since_damage <= 2:
+            self.damaged.pop()
+            self._since_damage = 3
+            self.torn = True
 
 
 class _Stamps:

@@ -105,9 +105,9 @@ class Trouble:
         self._complaints += len(said)
         self._last = when
 
-    def left_out(self, what: str) -> None:
-        """Something that no player would show either."""
-        self._report(f"{what}: left out")
+    def tell(self, what: str, when: Fraction | None = None) -> None:
+        """Something that costs nothing a player would show."""
+        self._report(what + _at(when))
 
     def sum_up(self) -> None:
         if self._complaints > 1:
@@ -165,22 +165,24 @@ def _pictures(
     info: VideoInfo, key: int | None, seek: bool, trouble: Trouble
 ) -> Generator[tuple[Fraction | None, Any], None, None]:
     """Decode from the keyframe shown at ``key`` (in the file's stamps; None: from the beginning) to the end."""
-    broken: str = ""  # held back until a picture follows: where a recording was switched on or off it always is
+    # Held back until a picture follows: where a recording was switched on or off something always is broken.
+    broken: tuple[str, Fraction | None] | None = None
     early: list[tuple[int, str, str]] = []  # complaints before the first picture
     shown = False
     when: Fraction | None = None
+    latest = -info.origin
 
     with open_container(info.path) as container:
         video = container.streams[info.stream]
         decoder = video_decoder(video)
         order = Order(decoder.reorder_depth) if info.presentation.decode_times else None
-        times: dict[int, Fraction] = {}  # of packets whose pictures are yet to come
+        waiting: dict[int, Fraction] = {}  # times of packets whose pictures are yet to come
         for number, (packet, time) in enumerate(chain(_packets(info, container, key, seek), [(None, None)])):
             if packet is not None:
                 if time is not None:
-                    when = time
+                    when, latest = time, max(latest, time)
                     if not packet.is_discard:
-                        times[number] = time
+                        waiting[number] = time
                     if order is not None and not packet.is_discard:
                         order.feed(number, time)
                 # the decoder hands its packet's stamp on with the picture: so each picture tells where it comes from
@@ -191,30 +193,31 @@ def _pictures(
                 except av.error.EOFError:
                     pictures = []
                 except av.error.FFmpegError as error:
-                    pictures, broken = [], f"damaged data ({error.strerror})"
+                    pictures, broken = [], (f"damaged data ({error.strerror})", when)
             early += [] if shown else said
             if shown:
                 trouble.heard(said, when)
             for picture in pictures:
-                came = None if picture.pts is None else times.pop(picture.pts, None)
+                came = None if picture.pts is None else waiting.pop(picture.pts, None)
                 if order is not None and came is not None:
                     came = order.time(picture.pts)
                 if broken and shown:
-                    trouble.found(broken, when)
+                    trouble.found(*broken)
                 elif broken:
-                    trouble.left_out(f"{broken} before the first picture")
+                    trouble.tell(f"{broken[0]} before the first picture: left out")
                 if not shown and early:
-                    waiting = sum(number < (picture.pts or 0) for number in times) if key is None else 0
-                    if waiting:  # for want of a keyframe
-                        trouble.left_out(f"{waiting} frames before the first that can be decoded")
+                    lost = sum(number < (picture.pts or 0) for number in waiting) if key is None else 0
+                    if lost:  # for want of a keyframe
+                        trouble.tell(f"{lost} frames before the first that can be decoded: left out")
                     else:
                         trouble.heard(early, came)
-                broken, shown = "", True
-                if picture.is_corrupt:
-                    trouble.found("damaged picture", came)
+                broken, shown = ("damaged picture", came) if picture.is_corrupt else None, True
                 yield came, picture
         if broken:
-            trouble.left_out(f"{broken} behind the last picture{_at(when)}")
+            trouble.tell(f"{broken[0]} at the very end", broken[1])
+        times = info.presentation.times
+        if shown and times and latest < times[-1] * info.time_base - info.origin:
+            trouble.found("the file has become shorter since it was looked at, and ends", latest)
 
 
 def _packets(info: VideoInfo, container: Any, key: int | None, seek: bool) -> Iterator[tuple[Any, Fraction | None]]:

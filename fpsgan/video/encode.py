@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import heapq
 import subprocess
 import sys
 import threading
 import types
 from collections import deque
+from collections.abc import Iterator
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
@@ -252,36 +254,74 @@ def carry(info: VideoInfo, place: Path, start: Fraction, end: Fraction | None) -
         return Carrier(info.path, -(info.origin + start), start)
     path = place / f"{PART}.nut"
     indices: dict[int, int] = {}
-    with open_container(info.path) as source, av.open(str(path), "w", format="nut") as copy:
-        tracks: dict[int, tuple[Any, Clock, Fraction]] = {}
-        for stream in wanted:
-            template = source.streams[stream.index]
-            if stream.kind == "audio" and not template.codec_context.sample_rate:
-                continue  # it begins in a later piece, where libavformat does not look for what it is
+    with contextlib.ExitStack() as stack:
+        copy = stack.enter_context(av.open(str(path), "w", format="nut"))
+        copied: list[Iterator[tuple[Fraction, Any]]] = []
+        for stream, (piece, begin) in _begins(info, wanted).items():
+            found = _opened(info.path, stream, begin, stack)
+            if found is None:
+                continue
             with contextlib.suppress(ValueError, av.error.FFmpegError):
-                tracks[stream.index] = (
-                    copy.add_stream_from_template(template),
-                    Clock(info.presentation),
-                    Fraction(template.time_base),
-                )
+                track = copy.add_stream_from_template(found)
+                copied.append(_packets_of(found, track, Clock(info.presentation, piece), info.origin + start))
                 indices[stream.index] = len(indices)
-        ends = dict.fromkeys(tracks, Fraction(0))
-        for packet in source.demux():
-            if packet.stream_index not in tracks or not packet.size:
-                continue
-            track, clock, time_base = tracks[packet.stream_index]
-            shift = clock.shift(packet, time_base)
-            if packet.pts is None or packet.is_corrupt:
-                continue
-            time = packet.pts * time_base + shift - info.origin - start
-            lasts = (packet.duration or 0) * time_base
-            # sound that outlasts its picture goes on into the next piece: of that, the beginning is left out
-            if time >= ends[packet.stream_index] - lasts / 2 and (end is None or time < end - start):
-                ends[packet.stream_index] = time + lasts
-                packet.pts = packet.dts = round(time / time_base)
-                packet.stream = track
-                copy.mux(packet)
-    return Carrier(path, Fraction(0), indices=indices)
+        for time, packet in heapq.merge(*copied, key=lambda pair: pair[0]):
+            if end is not None and time >= end - start:
+                break
+            copy.mux(packet)
+    return Carrier(path if indices else info.path, Fraction(0), indices=indices)
+
+
+def _begins(info: VideoInfo, wanted: list[Stream]) -> dict[Stream, tuple[int, int]]:
+    """Where each stream begins: (the number of its first piece, its first byte). Sound may begin later than picture."""
+    begins: dict[Stream, tuple[int, int]] = {}
+    by_index = {stream.index: stream for stream in wanted}
+    clock = Clock(info.presentation)
+    with open_container(info.path) as container:
+        for packet in container.demux():
+            if packet.stream_index == info.stream:
+                clock.shift(packet, info.time_base)
+            stream = by_index.get(packet.stream_index)
+            if stream is not None and packet.size and packet.pos is not None:
+                begins.setdefault(stream, (clock.at, packet.pos))
+    return begins
+
+
+def _opened(path: Path, stream: Stream, begin: int, stack: contextlib.ExitStack) -> Any:
+    """The stream as libavformat sees it, with all that a copy must know; None where it finds that out nowhere.
+
+    Of sound that begins in a later piece it knows nothing at the beginning: there it has to read from byte ``begin``.
+    """
+    container = stack.enter_context(open_container(path))
+    found = container.streams[stream.index] if stream.index < len(container.streams) else None
+    if found is not None and (stream.kind != "audio" or found.codec_context.sample_rate):
+        return found
+    file = stack.enter_context(path.open("rb"))
+    file.seek(begin)
+    try:
+        later = stack.enter_context(av.open(types.SimpleNamespace(read=file.read)))
+    except av.error.FFmpegError:
+        return None
+    alike = [s for s in later.streams.audio if s.codec_context.name == stream.codec and s.codec_context.sample_rate]
+    return alike[0] if alike else None
+
+
+def _packets_of(stream: Any, track: Any, clock: Clock, zero: Fraction) -> Iterator[tuple[Fraction, Any]]:
+    """(time from ``zero``, packet for ``track``) of a stream, in one clock."""
+    time_base, end = Fraction(stream.time_base), Fraction(0)
+    for packet in stream.container.demux(stream):
+        if not packet.size:
+            continue
+        shift = clock.shift(packet, time_base)
+        if packet.pts is None or packet.is_corrupt:
+            continue
+        time, lasts = packet.pts * time_base + shift - zero, (packet.duration or 0) * time_base
+        # sound that outlasts its picture goes on into the next piece: of that, the beginning is left out
+        if time >= end - lasts / 2:
+            end = time + lasts
+            packet.pts = packet.dts = round(time / time_base)
+            packet.stream = track
+            yield time, packet
 
 
 def _settle_streams(
@@ -367,7 +407,8 @@ def _passes(carrier: Carrier, streams: dict[Stream, str], muxer: str, place: Pat
         return False
     if some or carrier.indices is not None:
         return True
-    return all(abs(a - s.length) < UNEVEN * (1 + s.length) for a, s in zip(lengths, heard, strict=True))
+    pairs = zip(lengths, heard, strict=True)
+    return all(stream.damaged or abs(found - stream.length) < UNEVEN * (1 + stream.length) for found, stream in pairs)
 
 
 def _lengths_of_sound(path: Path) -> list[Fraction]:

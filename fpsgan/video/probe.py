@@ -189,6 +189,8 @@ def probe(path: str | Path, *, stream: int | None = None, image_rate: Fraction =
         damage += [Damage(f"{count} frames missing", when - origin) for when, count in holes]
         holes = []
     notes = _joints(shown, origin)
+    if tracks[index].torn:
+        notes.append("its last picture is torn: the file ends in the middle of it")
     if unsaid:
         notes.append("its header does not say how long it is: it may have been cut short")
     if said and not damage:
@@ -428,6 +430,9 @@ def scan(container: Any) -> tuple[dict[int, Track], str]:
                 tracks[packet.stream_index].add(packet)
     except av.error.FFmpegError as error:
         return tracks, str(error.strerror)
+    finally:
+        for track in tracks.values():
+            track.finish()
     return tracks, ""
 
 
@@ -448,7 +453,8 @@ def _announced(container: Any, video: Any, tracks: dict[int, Track]) -> Fraction
     if tracks[video.index].counts_time and video.average_rate:
         return Fraction(video.frames) / Fraction(video.average_rate)
     if video.duration is not None:
-        return Fraction((video.start_time or 0) + video.duration) * Fraction(video.time_base)
+        begin = 0 if container.format.name == "asf" else video.start_time or 0  # ASF's duration counts from zero
+        return Fraction(begin + video.duration) * Fraction(video.time_base)
     clock = re.fullmatch(r"(\d+):(\d+):(\d+\.\d+)", video.metadata.get("DURATION", ""))
     if clock:  # Matroska's, of this stream
         return Fraction(clock[1]) * 3600 + Fraction(clock[2]) * 60 + Fraction(clock[3])
