@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 
 import av
 import cv2
@@ -366,11 +367,16 @@ def test_every_pair_knows_how_motion_was_before_and_is_behind_but_not_across_a_c
     """Frames 0 to 3, a cut, 4 and 5, a gap, 6: which flows each pair is told of, and how long those pairs are."""
     told: list[tuple[object, object, tuple[float, float]]] = []
 
-    def with_acceleration(prior: tuple, before: object, after: object, lengths: tuple[float, float]) -> tuple:
+    def with_acceleration(
+        prior: tuple, before: object, after: object, lengths: tuple[float, float], *, stride: int
+    ) -> tuple:
+        assert stride == 4
         told.append((before, after, lengths))
         return prior
 
     class Runner:
+        interpolator = SimpleNamespace(config=SimpleNamespace(stride=4))
+
         def prior(self, frame0: np.ndarray, frame1: np.ndarray) -> tuple[str]:
             return (f"{frame0[0, 0]}-{frame1[0, 0]}",)
 

@@ -25,6 +25,8 @@ __all__ = ["Trouble", "check_damage", "decode"]
 
 Report = Callable[[str], None]
 
+STRAY = 2  # frames by which a single time must be too high to be none
+
 
 def decode(
     info: VideoInfo,
@@ -254,23 +256,36 @@ def _timed(info: VideoInfo, pictures: Iterator[tuple[Fraction | None, Any]], rep
     """Frames with clean times: missing ones filled in, repeated ones dropped, a constant rate exact."""
     step = 1 / info.frame_rate
     first = info.start - info.origin
-    last: Fraction | None = None
-    repeated = 0
     fit = _Fitter(info, report)
+    last: Fraction | None = None
+    held: tuple[Fraction, Any] | None = None  # until the next one tells whether its time is one
+    left_out = 0
+
+    def frame(pts: Fraction, picture: Any) -> Frame:
+        duration = (picture.duration or 0) * info.time_base if info.vfr else step
+        return _frame(info, fit(picture, pts), pts, duration or step)
+
     for time, picture in _begun(pictures, step, report) if info.presentation.times else pictures:
-        pts = time if time is not None else first if last is None else last + step
+        pts = time if time is not None else first if held is None else held[0] + step
         if not info.vfr:
             pts = first + round((pts - first) * info.frame_rate) * step
-        if last is not None and pts <= last:
-            if not repeated:
-                report(f"frame{_at(pts)} repeats or precedes the time before it: left out")
-            repeated += 1
+        if held is None or pts > held[0]:
+            if held is not None:
+                last = held[0]
+                yield frame(*held)
+            held = pts, picture
             continue
-        duration = (picture.duration or 0) * info.time_base if info.vfr else step
-        last = pts
-        yield _frame(info, fit(picture, pts), pts, duration or step)
-    if repeated > 1:
-        report(f"{repeated} such frames in all: left out")
+        # either this one repeats or precedes, or the one before it has strayed ahead
+        strayed = (last is None or pts > last) and held[0] - pts >= STRAY * step
+        if not left_out:
+            report(f"frame{_at(held[0] if strayed else pts)} repeats or precedes the time before it: left out")
+        left_out += 1
+        if strayed:
+            held = pts, picture
+    if held is not None:
+        yield frame(*held)
+    if left_out > 1:
+        report(f"{left_out} such frames in all: left out")
 
 
 def _begun(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import heapq
+import re
 import subprocess
 import sys
 import threading
@@ -353,27 +354,30 @@ def _settle_streams(
         if stream.damaged:
             count, first = len(stream.damaged), float(stream.damaged[0])
             notes.append(f"{name} is damaged: {count} packet{'s' * (count > 1)} left out, from {first:.3f} s on")
-    copied = [stream for stream, way in settled if stream.kind == "audio" and way == "copy"]
-    if complaint := _complaint(carrier, copied):
-        notes.append(f"the sound is copied as it is, damaged: {complaint}")
+    if complaint := _complaint(carrier, [stream for stream, _ in settled if stream.kind == "audio"]):
+        notes.append(f"the sound is damaged: {complaint}")
     return tuple(sorted(settled, key=lambda pair: list(LETTERS).index(pair[0].kind))), notes
 
 
 def _complaint(carrier: Carrier, sound: list[Stream]) -> str:
-    """What ffmpeg complains of first while it decodes these streams; "" for nothing, and where it knows no decoder."""
+    """What a decoder of these streams complains of first; "" for nothing, and where ffmpeg knows no decoder."""
     known = [stream for stream in sound if stream.codec != "none"]
     maps = [word for stream in known for word in ("-map", f"0:{carrier.index(stream)}")]
     if not known:
         return ""
     path = str(carrier.path.absolute())
     done = run("-v", "error", "-fflags", DISCARD, "-i", path, *maps, "-f", "null", "-", timeout=None)
-    return done.stderr.strip().split("\n")[0][:200]
+    names = "|".join(sorted({re.escape(stream.codec) for stream in known}))
+    said = re.search(rf"\[({names}) @ 0x[0-9a-f]+\] (.*)", done.stderr)
+    return f"{said[1]} complains: {said[2].strip()[:200]}" if said else ""
 
 
 def _ways(
     stream: Stream, muxer: str, audio_codec: str, text_codec: str, slowmo: Fraction, start: Fraction
 ) -> list[str]:
     """What may be done with a stream of a file that begins at ``start``, best first. Subtitles are not stretched."""
+    if stream.kind == "audio" and stream.start is None:
+        return []  # it is empty
     if stream.kind == "audio" and audio_codec:
         late = muxer == "avi" and stream.start is not None and stream.start > start + LATE  # which AVI cannot say
         return [audio_codec] if slowmo != 1 or late else ["copy", audio_codec]
@@ -401,22 +405,29 @@ def _passes(carrier: Carrier, streams: dict[Stream, str], muxer: str, place: Pat
         return False
     # Some muxers write what nothing can read, Vorbis in MPEG-TS for one, or what lasts otherwise, Vorbis in AVI.
     # Without a single subtitle there may be no file at all.
-    lengths = _lengths_of_sound(path)
+    written = _sound_in(path)
     heard = [stream for stream in streams if stream.kind == "audio"]
-    if len(lengths) != len(heard):
+    if len(written) != len(heard):
         return False
-    if some or carrier.indices is not None:
+    if some:
         return True
-    pairs = zip(lengths, heard, strict=True)
-    return all(stream.damaged or abs(found - stream.length) < UNEVEN * (1 + stream.length) for found, stream in pairs)
+    if any(codec != stream.codec for (codec, _), stream in zip(written, heard, strict=True)):
+        return False  # it has no name there
+    if carrier.indices is not None:
+        return True
+    pairs = zip(written, heard, strict=True)
+    return all(s.damaged or abs(length - s.length) < UNEVEN * (1 + s.length) for (_, length), s in pairs)
 
 
-def _lengths_of_sound(path: Path) -> list[Fraction]:
-    """How long each stream of sound in a file lasts, in seconds; none where it cannot be read."""
+def _sound_in(path: Path) -> list[tuple[str, Fraction]]:
+    """(codec, how long it lasts in seconds) of each stream of sound in a file; none where it cannot be read."""
     try:
         with open_container(path) as container:
             tracks, _ = scan(container)
-            return [tracks[stream.index].length for stream in container.streams.audio]
+            return [
+                (s.codec_context.name if s.codec_context else "none", tracks[s.index].length)
+                for s in container.streams.audio
+            ]
     except InputError:
         return []
 
@@ -650,7 +661,9 @@ class Encoder:
         if plan.streams or (not info.images and plan.muxer not in ("image2", "gif", "webp")):
             carrier = plan.carrier
             seek = {"ss": seconds(carrier.start)} if carrier.start else {}
-            source = ffmpeg.input(CARRIER, itsoffset=seconds(carrier.shift), fflags=DISCARD, **seek)
+            # A trial limits what goes in: ffmpeg may wait for ever for sound that jumps behind the end of an output.
+            length = {} if limit is None or self.verify else {"t": seconds(limit)}
+            source = ffmpeg.input(CARRIER, itsoffset=seconds(carrier.shift), fflags=DISCARD, **seek, **length)
             counts = dict.fromkeys(LETTERS, 0)
             for stream, action in plan.streams:
                 index, letter, number = carrier.index(stream), LETTERS[stream.kind], counts[stream.kind]
@@ -678,9 +691,9 @@ class Encoder:
             settings["strict"] = "experimental"
             if carrier.start:  # -ss seeks to a keyframe of the video: leave out the sound from there to the start
                 settings["copypriorss"] = 0
-        if limit is not None:
-            settings["t"] = seconds(limit * plan.slowmo)
         opus = all((s.codec, a) == ("opus", "copy") for s, a in plan.streams if s.kind == "audio")
+        if limit is not None and self.verify:
+            settings["t"] = seconds(limit * plan.slowmo)
         if plan.muxer == "avi" or (plan.muxer in ("matroska", "webm") and opus):
             # Sound may begin before zero, with samples that are only there to be decoded. To shift everything by them,
             # as ffmpeg does by default, puts the picture late in AVI, which has no times, and with Opus, whose

@@ -44,6 +44,7 @@ av.logging.set_skip_repeated(False)
 logging.getLogger("libav").addHandler(logging.NullHandler())
 logging.getLogger("libav").propagate = False
 
+FASTEST = Fraction(480)  # frames per second
 HEADED = {"mov", "matroska", "flv", "asf"}  # containers whose header usually tells how long they are
 PAUSE, PAUSES = 8, 2  # frames that are missing in a pause, and pauses that an even rate may have
 _SURROGATE = re.compile("[\udc80-\udcff]")  # a byte that was no UTF-8 (PEP 383)
@@ -172,6 +173,7 @@ def probe(path: str | Path, *, stream: int | None = None, image_rate: Fraction =
         ticks = np.arange(max(1, tracks[index].unstamped), dtype=np.int64) * round(1 / (rates[0] * time_base))
     span = int(ticks[-1] - ticks[0]) * time_base
     mean = [((len(ticks) - 1) / span).limit_denominator(1001)] if span else []
+    mean = [some for some in mean if some]  # one absurd stamp makes it nothing
     rate = constant_rate(ticks, time_base, [*rates, *mean, *STANDARD_RATES])
     if frame.interlaced_frame and rate and rates and rate == 2 * rates[0]:  # each field has a packet of its own
         ticks, rate = ticks[::2], rates[0]
@@ -184,7 +186,8 @@ def probe(path: str | Path, *, stream: int | None = None, image_rate: Fraction =
         damage.append(Damage(f"cannot be read further ({stopped})", end - origin))
     if announced is not None and announced - tracks[index].end > max(Fraction(5, 2) / rate, (end - start) / 100):
         damage.append(Damage(f"cut short: the file announces {float(announced - origin):.3f} s and ends", end - origin))
-    holes = [] if vfr else _holes(ticks, time_base, rate)
+    # AVI leaves places empty on purpose: there the picture stays
+    holes = [] if vfr or tracks[index].counts_time else _holes(ticks, time_base, rate)
     if holes and said:  # pictures are missing, and the container is known to be broken
         damage += [Damage(f"{count} frames missing", when - origin) for when, count in holes]
         holes = []
@@ -393,6 +396,8 @@ def _usual_rate(ticks: Any, time_base: Fraction, candidates: Sequence[Any]) -> F
     if len(ticks) < 2:
         return Fraction(candidates[0]) if candidates else Fraction(24)
     rate = 1 / (Fraction(float(np.median(np.diff(ticks)))) * time_base)
+    if rate > FASTEST and candidates:  # a few pictures with damaged times tell no rate
+        return min(Fraction(candidates[0]), FASTEST)
     nearest = min(STANDARD_RATES, key=lambda standard: abs(standard / rate - 1))
     return nearest if abs(nearest / rate - 1) < Fraction(1, 50) else rate.limit_denominator(1001)
 
