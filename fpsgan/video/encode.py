@@ -586,7 +586,8 @@ class Encoder:
                 return None
             heard, sound = packet.pts * Fraction(packet.time_base), bytes(packet)
         found: list[Fraction] = []  # silence has many packets alike: the one that fits best
-        with open_container(carrier.path) as container:
+        # damage behind the beginning of the source was told of already
+        with contextlib.suppress(av.error.FFmpegError), open_container(carrier.path) as container:
             for packet in container.demux(container.streams[carrier.index(copied[0])]):
                 if packet.pts is None:
                     continue
