@@ -33,7 +33,7 @@ STRIDE = {"quick": 4, "base": 4, "best": 2}  # pixels of the frame per pixel of 
 EFFORTS = tuple(STRIDE)
 # Stages of DIS: patch in px, stride between patches, steps of descent, of variational refinement, which smooths over
 # edges and of which drawings want none. Each but the first starts from the flow so far, at the finest scale alone.
-STAGES = {"quick": ((8, 4, 16, 3),), "base": ((8, 4, 16, 0), (4, 2, 8, 0))}
+STAGES = {"quick": ((8, 4, 16, 3),), "base": ((8, 4, 16, 0), (4, 2, 8, 1))}
 FINER = (8, 3, 16, 1)  # the stage at 1/2 that "best" has more than "base"
 JUDGED = 7  # px of the flow over which two flows are compared
 SURER = 0.3  # codes by which that of the later stage has to be better

@@ -19,7 +19,7 @@ RIGHT = {"PSNR": 60.0, "opacity": 1.0, "ghosts": 0.0, "bend": 0.0, "half": 0.0, 
 
 # Today's figures of two scenes each: least PSNR, some 1.5 dB below the worse of the two; most of the rest, a fifth more
 LEAST = {
-    "small fast things": 15.5, "entering at the border": 37.0, "fences": 26.5, "lines beside an edge": 16.2,
+    "small fast things": 15.5, "entering at the border": 38.0, "fences": 26.5, "lines beside an edge": 16.2,
     "lines that grow": 24.8, "corners that turn": 18.1, "stopping, starting": 39.0,
 }  # fmt: skip
 MOST = {
