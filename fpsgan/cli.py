@@ -26,10 +26,11 @@ from fpsgan.demo import make_demo
 from fpsgan.errors import FpsganError, OptionError, OutputError
 from fpsgan.photo import compare as write_sheets
 from fpsgan.photo import deblur_photos
-from fpsgan.pipeline import Estimate, Options, Progress, Result, enhance, estimate, peak_rss
+from fpsgan.job import Estimate, Progress, Result, enhance, estimate, peak_rss
+from fpsgan.options import Options
 from fpsgan.runtime import pick_device, pick_dtype
 from fpsgan.scene import SCENE_THRESHOLD
-from fpsgan.stream import StreamReport, stream
+from fpsgan.live import StreamReport, stream
 from fpsgan.video.encode import CODECS, CONTAINERS, EncodeOptions
 from fpsgan.video.ffmpeg import encoders, ffmpeg_path, ffmpeg_version
 from fpsgan.video.fields import Scan

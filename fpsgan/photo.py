@@ -17,7 +17,7 @@ from PIL import Image
 from deblur.blur import blur_score, blur_strength
 from fpsgan import weights
 from fpsgan.errors import FpsganError, InputError, OutputError
-from fpsgan.pipeline import FAINTEST, SMALLEST_SIDE, Options
+from fpsgan.options import Options
 from fpsgan.runtime import DeblurRunner, at_once, pick_device, pick_dtype, sharing_cores
 from fpsgan.threads import in_order
 from fpsgan.video.files import check_target, whole

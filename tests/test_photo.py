@@ -16,7 +16,7 @@ from fpsgan import cli
 from fpsgan.demo import render_scene
 from fpsgan.errors import InputError, OutputError
 from fpsgan.photo import compare, deblur_photos
-from fpsgan.pipeline import Options
+from fpsgan.options import Options
 from fpsgan.video.decode import decode
 from fpsgan.video.photo import EXIF_ORIENTATIONS, Photo, kind_of, read, write
 from fpsgan.video.probe import probe

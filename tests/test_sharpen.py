@@ -25,10 +25,11 @@ from deblur.blur import (
 )
 from fpsgan import weights
 from fpsgan.demo import render_scene
-from fpsgan.pipeline import Options, Result, _sharpen
+from fpsgan.job import Result
+from fpsgan.options import Options
 from fpsgan.runtime import DeblurRunner
 from fpsgan.scene import stillness
-from fpsgan.timeline import Relation
+from fpsgan.stages.timeline import Relation
 from fpsgan.video.frame import Color, Frame, PixelFormat
 
 CPU = torch.device("cpu")

@@ -38,8 +38,8 @@ from fpsgan import weights as weights_store
 from fpsgan.errors import InputError, OptionError, OutputError, SetupError
 from fpsgan.interpolator import Interpolator
 from fpsgan.runtime import DeblurRunner, pick_device, pick_dtype
-from fpsgan.scene import SceneDetector
-from fpsgan.timeline import Relation
+from fpsgan.stages.scenes import SceneDetector
+from fpsgan.stages.timeline import Relation
 from fpsgan.training.build import VIDEOS
 from fpsgan.training.data import PICTURES, files_below, read_photo
 from fpsgan.training.deblur_data import expose
