@@ -24,8 +24,8 @@ import typer
 from fpsgan import __version__, kernels, weights
 from fpsgan.demo import make_demo
 from fpsgan.errors import FpsganError, OptionError, OutputError
-from fpsgan.photo import compare as write_sheets
-from fpsgan.photo import deblur_photos
+from fpsgan.photos import compare as write_sheets
+from fpsgan.photos import deblur_photos
 from fpsgan.pipeline import Estimate, Options, Progress, Result, enhance, estimate, peak_rss
 from fpsgan.runtime import pick_device, pick_dtype
 from fpsgan.scene import SCENE_THRESHOLD

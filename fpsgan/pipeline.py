@@ -14,7 +14,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
-from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,13 +21,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from deblur.blur import blur_score, blur_strength, steady_score
-from deblur.shake import likeliest
+from deblur import Deblurrer, Settings
 from fpsgan import weights
 from fpsgan.errors import InputError, OptionError, OutputError
 from fpsgan.prior import with_acceleration
-from fpsgan.runtime import DeblurRunner, InterpolatorRunner, at_once, pick_device, pick_dtype, sharing_cores
-from fpsgan.scene import SCENE_THRESHOLD, Light, OverlayFinder, SceneDetector, light_change, stillness
+from fpsgan.runtime import InterpolatorRunner, at_once, library_errors, pick_device, pick_dtype, sharing_cores
+from fpsgan.scene import SCENE_THRESHOLD, Light, OverlayFinder, SceneDetector, light_change
+from fpsgan.stages import deblurring
 from fpsgan.threads import in_order, prefetch
 from fpsgan.timeline import Relation, Span, schedule, target_rate
 from fpsgan.video.decode import check_damage, decode
@@ -42,9 +41,6 @@ __all__ = ["Estimate", "Options", "Progress", "Result", "enhance", "estimate"]
 
 Grey = NDArray[np.uint8]
 SMALLEST_SIDE = 16
-FAINTEST = 0.02  # a strength below changes strong edges by a code or less: the frame is left untouched
-STEADINESS = 0.75  # share of the last sharpened frame in the next, where both stand still
-HEARD = 3  # frames of a scene that are asked in which light they were blurred
 PREVIEW = 8  # source frames that estimate() really processes, and two more for each core
 FREEZE = 4  # a step of this many usual frame intervals, and over a quarter second, is a gap: nothing moves across it
 
@@ -164,6 +160,7 @@ class Job(NamedTuple):
     lumas: tuple[Grey, Grey] | None = None  # that the prior is yet to be found on
 
 
+@library_errors()
 def enhance(
     source: str | Path,
     target: str | Path,
@@ -215,10 +212,10 @@ def _enhance(
     device = pick_device(options.device)
     dtype = pick_dtype(device, options.half)
     workers = at_once(device, info.width * info.height)
-    sharpener = interpolator = None
+    deblurrer = interpolator = None
     if options.deblur != "off":
         network = weights.load(options.deblur_weights, expect="deblur")
-        sharpener = DeblurRunner(network, device, dtype, options.tile)
+        deblurrer = Deblurrer(network, device, dtype, options.tile)
     if rate is not None:
         network = weights.load(options.weights, expect="interpolator")
         interpolator = InterpolatorRunner(network, device, dtype, options.tile, workers)  # type: ignore[arg-type]
@@ -231,7 +228,11 @@ def _enhance(
 
     began = time.perf_counter()
     related = _relate(_counted(frames, result), SceneDetector(options.scene_threshold, options.dedup), result)
-    sharpened = _sharpen(prefetch(related, 4), sharpener, options, result, workers=workers)
+    sharpened: Iterator[tuple[Frame, Relation]] = prefetch(related, 4)
+    deblur_counters = deblurring.Counters()
+    if deblurrer is not None:
+        settings = Settings(options.deblur, options.deblur_strength)
+        sharpened = deblurring.deblurred(sharpened, deblurrer, settings, deblur_counters, workers=workers)
     if rate is None:
         outputs = _unscheduled(sharpened, start, result)
     else:
@@ -259,6 +260,8 @@ def _enhance(
         note(f"the sound could not be compared with the source's ({error})")
     result.size = publish(encoder.part, target)
     result.seconds = time.perf_counter() - began
+    result.deblurred, result.sharp_skipped = deblur_counters.deblurred, deblur_counters.sharp_skipped
+    result.network_seconds += deblur_counters.seconds
     result.fps_out = _rate_text(rate or info.frame_rate, rate is None and info.vfr)
     result.duration_out = float(encoder.frames / rate) if rate else float(last.pts + last.duration)
     result.streams = [f"video {plan.codec} {plan.format.name}"]
@@ -323,118 +326,6 @@ def _relate(frames: Iterable[Frame], detector: SceneDetector, result: Result) ->
             result.cuts.append(round(float(frame.pts), 6))
         result.held += relation is Relation.HELD
         yield frame, relation
-
-
-class _Asked(NamedTuple):
-    """A frame and how strongly it is to be sharpened (0: not at all), in which light, if that is known."""
-
-    frame: Frame
-    relation: Relation
-    strength: float
-    gamma: float | None
-
-
-def _asked(
-    frames: Iterable[tuple[Frame, Relation]],
-    runner: DeblurRunner,
-    options: Options,
-    result: Result,
-    late: Callable[[Frame], bool],
-) -> Iterator[_Asked]:
-    score: float | None = None
-    heard: list[NDArray[np.float32]] = []  # what frames of this scene say of the light that was blurred
-    for frame, relation in frames:
-        strength, gamma = 0.0, None
-        if relation is Relation.CUT:
-            heard = []
-        if not late(frame):
-            strength = options.deblur_strength
-            if options.deblur == "auto":
-                # one scene has one look: its score is steadied, and begins anew with the next
-                score = steady_score(None if relation is Relation.CUT else score, blur_score(_grey(frame)))
-                strength *= blur_strength(score)
-            if strength < FAINTEST:
-                result.sharp_skipped += 1
-                strength = 0.0
-        if strength and len(heard) < HEARD:
-            doubt = runner.doubts(frame.as_rgb())
-            heard += [] if doubt is None else [doubt]
-        if strength and heard:
-            gamma = likeliest(heard)
-        yield _Asked(frame, relation, strength, gamma)
-
-
-class _Sharpened(NamedTuple):
-    """What became of it: the sharper picture, None where the frame stays as it is; and the seconds that took."""
-
-    asked: _Asked
-    picture: Picture | None
-    seconds: float
-
-    @property
-    def refused(self) -> bool:
-        """As soft as to be sharpened, and no shake in it."""
-        return self.asked.strength > 0 and self.picture is None
-
-
-def _agreed(found: Iterable[_Sharpened]) -> Iterator[_Sharpened]:
-    """A frame that alone shows a shake, between two as soft that show none, is a mistake: it stays as it came."""
-    before: _Sharpened | None = None
-    here: _Sharpened | None = None
-    for after in chain(found, (None,)):
-        if here is not None:
-            alone = before is not None and before.refused and here.asked.relation is not Relation.CUT
-            alone = alone and after is not None and after.refused and after.asked.relation is not Relation.CUT
-            yield here._replace(picture=None) if alone else here
-        before, here = here, after
-
-
-def _sharpen(
-    frames: Iterable[tuple[Frame, Relation]],
-    runner: DeblurRunner | None,
-    options: Options,
-    result: Result,
-    late: Callable[[Frame], bool] = lambda _: False,
-    workers: int = 1,
-) -> Iterator[tuple[Frame, Relation]]:
-    """Each frame as sharp as its blur asks for; where ``late`` says so of a frame, as it is."""
-    if runner is None:
-        yield from frames
-        return
-
-    def sharper(asked: _Asked) -> _Sharpened:
-        if not asked.strength:
-            return _Sharpened(asked, None, 0.0)
-        began = time.perf_counter()
-        blurred = asked.frame.as_rgb()
-        picture = runner.sharpen(blurred, asked.strength, cautious=options.deblur == "auto", gamma=asked.gamma)
-        return _Sharpened(asked, None if picture is blurred else picture, time.perf_counter() - began)
-
-    # of the last frame, if it was sharpened: as shown, and in grey before and after sharpening
-    before: tuple[Picture, Grey, Grey] | None = None
-    sharpened = in_order(_asked(frames, runner, options, result, late), sharper, workers)
-    if runner.undoes_shake:
-        sharpened = _agreed(sharpened)
-    for (frame, relation, strength, _), picture, seconds in sharpened:
-        result.network_seconds += seconds / workers
-        if picture is None:
-            result.sharp_skipped += strength > 0
-            before = None
-            yield frame, relation
-            continue
-        result.deblurred += 1
-        grey = np.clip(np.rint(255 * cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)), 0, 255).astype(np.uint8)
-        if before is not None and relation is not Relation.CUT:
-            # Each frame is deblurred by itself. Where nothing moves, what differs is error, and is averaged away. Two
-            # looks, since a scene that stands seems to move where another shake has blurred it, or was undone badly.
-            still = np.maximum(stillness(before[1], frame.luma), stillness(before[2], grey))[..., None]
-            picture += STEADINESS * strength * still * (before[0] - picture)
-        before = picture, frame.luma, grey
-        yield dataclasses.replace(frame, rgb=picture), relation
-
-
-def _grey(frame: Frame) -> NDArray[np.uint8]:
-    return np.broadcast_to(frame.luma[..., None], (frame.height, frame.width, 3))
 
 
 def _prepare(

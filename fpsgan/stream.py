@@ -27,6 +27,7 @@ import av.error
 import numpy as np
 import torch
 
+from deblur import Deblurrer, Settings
 from fpsgan import weights
 from fpsgan.errors import InputError, OptionError, OutputError
 from fpsgan.pipeline import (
@@ -37,11 +38,11 @@ from fpsgan.pipeline import (
     _interpolate,
     _prepare,
     _relate,
-    _sharpen,
 )
 from fpsgan.prior import with_acceleration
-from fpsgan.runtime import DeblurRunner, InterpolatorRunner, pick_device, pick_dtype, sharing_cores
+from fpsgan.runtime import InterpolatorRunner, library_errors, pick_device, pick_dtype, sharing_cores
 from fpsgan.scene import SceneDetector
+from fpsgan.stages import deblurring
 from fpsgan.threads import prefetch
 from fpsgan.timeline import Span, schedule, target_rate
 from fpsgan.video.ffmpeg import ffmpeg_path
@@ -149,6 +150,7 @@ class _Clock:
             yield span
 
 
+@library_errors()
 def stream(
     source: str,
     target: str,
@@ -180,10 +182,10 @@ def stream(
     dtype = pick_dtype(device, options.half)
     if device.type == "cpu" and options.deblur != "off":
         torch.set_num_threads(max(1, (os.cpu_count() or 2) // 2))  # the two stages share the cores
-    sharpener = None
+    deblurrer = None
     if options.deblur != "off":
         generator = weights.load(options.deblur_weights, expect="deblur")
-        sharpener = DeblurRunner(generator, device, dtype, options.tile, quick=True)
+        deblurrer = Deblurrer(generator, device, dtype, options.tile, quick=True)
     network = weights.load(options.weights, expect="interpolator")
     interpolator = InterpolatorRunner(network, device, dtype, options.tile)  # type: ignore[arg-type]
     container = _opened(source)
@@ -194,7 +196,7 @@ def stream(
     rate, step = target_rate(incoming, fps=options.fps, multi=options.multi if asked else Fraction(2))
     report.fps = float(rate)
     sar = Fraction(video.sample_aspect_ratio or 1)
-    _warm_up(sharpener, interpolator, video.height, video.width)
+    _warm_up(deblurrer, interpolator, video.height, video.width)
     frames = _frames(source, container, clock)
     first = next(frames, None)
     if first is None:
@@ -204,7 +206,11 @@ def stream(
     result = Result(source, target)
     read = prefetch(_all(first, frames), round(WAITING * incoming))
     related = _relate(clock.in_time(read), SceneDetector(options.scene_threshold, options.dedup), result)
-    sharpened = prefetch(_sharpen(related, sharpener, options, result, clock.too_late_to_deblur), 1)
+    sharpened, deblur_counters = related, deblurring.Counters()
+    if deblurrer is not None:
+        settings = Settings(options.deblur, options.deblur_strength)
+        sharpened = deblurring.deblurred(related, deblurrer, settings, deblur_counters, late=clock.too_late_to_deblur)
+    sharpened = prefetch(sharpened, 1)
     gap = max(Fraction(1, 4), FREEZE / incoming)
     spans = clock.hold_late(schedule(sharpened, step, longest_gap=gap))
     outputs = _interpolate(
@@ -214,7 +220,7 @@ def stream(
     try:
         # flow in one thread, the network in another: either gets half of the cores
         with sharing_cores(2), _Writer(target, first, rate, sar) as writer:
-            _write(stage, writer, clock, rate, result, on_report)
+            _write(stage, writer, clock, rate, result, deblur_counters, on_report)
         report.ended = "the source ended"
     except BrokenPipeError:
         report.ended = "the reader of the output went away"
@@ -225,14 +231,14 @@ def stream(
     return report
 
 
-def _warm_up(sharpener: DeblurRunner | None, interpolator: InterpolatorRunner, height: int, width: int) -> None:
+def _warm_up(deblurrer: Deblurrer | None, interpolator: InterpolatorRunner, height: int, width: int) -> None:
     """The first pictures take seconds: before the stream begins. Noise, so that every step has something to do."""
     if min(height, width) < SMALLEST_SIDE:
         return  # not known yet, or an error to come
     noise = np.random.default_rng(0).integers(0, 256, (2, height, width, 3), np.uint8)
     picture0, picture1 = (np.divide(frame, 255, dtype=np.float32) for frame in noise)
-    if sharpener is not None:
-        sharpener.sharpen(picture0)
+    if deblurrer is not None:
+        deblurrer.sharpen(picture0)
     prior = interpolator.prior(noise[0], noise[1])
     interpolator.between(
         picture0,
@@ -248,6 +254,7 @@ def _write(
     clock: _Clock,
     rate: Fraction,
     result: Result,
+    deblur_counters: deblurring.Counters,
     on_report: Callable[[StreamReport], None] | None,
 ) -> None:
     """Every output at its moment's turn; where a moment's time is up and its frame is not here, the last one again."""
@@ -276,7 +283,7 @@ def _write(
             report.frames_out += 1
             report.latency_max = max(report.latency_max, latencies[-1])
             frame = None
-        report.generated, report.deblurred = result.generated, result.deblurred
+        report.generated, report.deblurred = result.generated, deblur_counters.deblurred
         now = time.monotonic()
         report.seconds = now - began
         if now - told >= 1:
