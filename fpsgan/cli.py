@@ -24,14 +24,14 @@ import typer
 from fpsgan import __version__, kernels, weights
 from fpsgan.demo import make_demo
 from fpsgan.errors import FpsganError, OptionError, OutputError
-from fpsgan.photo import compare as write_sheets
-from fpsgan.photo import deblur_photos
 from fpsgan.job import Estimate, Progress, Result, enhance, estimate, peak_rss
-from fpsgan.options import Options
-from fpsgan.runtime import pick_device, pick_dtype
-from fpsgan.scene import SCENE_THRESHOLD
 from fpsgan.live import StreamReport, stream
-from fpsgan.video.encode import CODECS, CONTAINERS, EncodeOptions
+from fpsgan.options import Options
+from fpsgan.photos import compare as write_sheets
+from fpsgan.photos import deblur_photos
+from fpsgan.runtime import pick_device, pick_dtype
+from fpsgan.stages.scenes import SCENE_THRESHOLD
+from fpsgan.video.codecs import CODECS, CONTAINERS, EncodeOptions
 from fpsgan.video.ffmpeg import encoders, ffmpeg_path, ffmpeg_version
 from fpsgan.video.fields import Scan
 from fpsgan.video.photo import KINDS, kind_of, name_for

@@ -28,8 +28,8 @@ from deblur import Deblurrer
 from fpsgan import weights
 from fpsgan.errors import InputError, OutputError
 from fpsgan.options import Options
-from fpsgan.runtime import InterpolatorRunner, at_once, pick_device, pick_dtype, sharing_cores
-from fpsgan.segments import Segment, Store, Timing, identity, plan_segments
+from fpsgan.runtime import InterpolatorRunner, at_once, library_errors, pick_device, pick_dtype, sharing_cores
+from fpsgan.segments import Segment, Store, Timing, finished, identity, plan_segments
 from fpsgan.stages import deblurring
 from fpsgan.stages.interpolation import InterpolationSettings, Output, Spent, interpolated
 from fpsgan.stages.scenes import related
@@ -147,6 +147,7 @@ class Job:
     segments: tuple[Segment, ...]
 
 
+@library_errors()
 def enhance(
     source: str | Path,
     target: str | Path,
@@ -171,10 +172,10 @@ def enhance(
     done = False
     with claimed(target) as place:
         try:
-            result = _enhance(info, target, place, options, on_progress or (lambda _: None), on_note or (lambda _: None))
+            result = _enhance(info, target, place, options, on_progress or _ignore, on_note or _ignore)
             done = True
         finally:
-            if done or not options.resume:
+            if done or not options.resume or not finished(place):
                 discard(place)
     return result
 
@@ -221,9 +222,10 @@ def _enhance(
     missing = [segment for segment in job.segments if segment not in records]
     for segment, record in make_segments(job, missing, store, pace, note):
         records[segment] = record
-    for segment in job.segments:
-        result.add(records[segment])
-    paths = [store.path(record["pictures"]) for segment, record in sorted(records.items(), key=_number) if record["frames"]]
+    ordered = [records[segment] for segment in job.segments]
+    for record in ordered:
+        result.add(record)
+    paths = [store.path(record["pictures"]) for record in ordered if record["frames"]]
     if not paths:
         raise OutputError(f"{target}: nothing to write, the source gave no frame")
     limit = options.end - timing.start if options.end is not None else None
@@ -233,14 +235,14 @@ def _enhance(
     result.size = publish(muxed.part, target)
     result.seconds = time.perf_counter() - began
     result.fps_out = _rate_text(timing.rate or info.frame_rate, timing.rate is None and info.vfr)
-    result.duration_out = float(muxed.frames / timing.rate) if timing.rate else max(r["end"] for r in records.values())
+    result.duration_out = float(muxed.frames / timing.rate) if timing.rate else max(record["end"] for record in ordered)
     result.streams = [f"video {output.codec} {output.format.name}"]
     result.streams += [f"{stream.kind} {stream.index}: {action}" for stream, action in output.streams]
     return result
 
 
-def _number(entry: tuple[Segment, object]) -> int:
-    return entry[0].number
+def _ignore(_: object) -> None:
+    pass
 
 
 def _settings(options: Options) -> dict[str, Any]:
@@ -343,7 +345,7 @@ class Reader:
         self._lock = threading.Lock()
         self._frames: Iterator[Frame] | None = None
         self._kept: deque[Frame] = deque()  # read already, and wanted by a segment that follows
-        self._report: Callable[[str], None] = lambda _: None
+        self._report: Callable[[str], None] = _ignore
 
     def frames(self, segment: Segment, report: Callable[[str], None]) -> Iterator[Frame]:
         """Every frame from ``segment.decode`` on. Whoever asks ends what the one before was given."""
@@ -371,13 +373,13 @@ class Reader:
             yield frame
 
 
-def _outputs(
-    job: Job, segment: Segment, engines: Engines, frames: Iterator[Frame], counts: Counts
-) -> Iterator[Output]:
+def _outputs(job: Job, segment: Segment, engines: Engines, frames: Iterator[Frame], counts: Counts) -> Iterator[Output]:
     """The chain of stages, from the source's frames to the outputs of a segment."""
     options, timing = job.options, job.timing
     sharpening, spent = deblurring.Counters(), Spent()
-    scenes = prefetch(_scenes(related(frames, options.scenes), segment, timing, counts), 4)
+    scenes: Iterator[tuple[Frame, Relation]] = prefetch(
+        _scenes(related(frames, options.scenes), segment, timing, counts), 4
+    )
     if engines.deblurrer is not None:
         scenes = deblurring.deblurred(
             scenes, engines.deblurrer, options.deblurring, sharpening,
@@ -425,9 +427,7 @@ def _sharpened(
         yield frame, relation
 
 
-def _at_own_times(
-    scenes: Iterable[tuple[Frame, Relation]], segment: Segment, timing: Timing
-) -> Iterator[Output]:
+def _at_own_times(scenes: Iterable[tuple[Frame, Relation]], segment: Segment, timing: Timing) -> Iterator[Output]:
     """No interpolation: every frame at its own time."""
     for frame, _ in scenes:
         if segment.end is not None and frame.pts >= segment.end:

@@ -1,8 +1,9 @@
 """Near live: frames from a camera, a pipe or the network, sharper and smoother, out again after a bounded delay.
 
-The stages run in threads of their own, as in a job. What they cannot do in time is left out, the costliest first: a frame that is late is not deblurred, one that is later is shown again instead of an interpolated one, and only
-what is later than the bound is dropped. Time itself never is: every output frame has its moment, at a constant rate,
-and where that is up with nothing ready, the last picture is shown again.
+The stages run in threads of their own, as in a job. What they cannot do in time is left out, the costliest first: a
+frame that is late is not deblurred, one that is later is shown again instead of an interpolated one, and only what is
+later than the bound is dropped. Time itself never is: every output frame has its moment, at a constant rate, and
+where that is up with nothing ready, the last picture is shown again.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from fpsgan import weights
 from fpsgan.errors import InputError, OptionError, OutputError
 from fpsgan.options import Options
 from fpsgan.prior import with_acceleration
-from fpsgan.runtime import InterpolatorRunner, pick_device, pick_dtype, sharing_cores
+from fpsgan.runtime import InterpolatorRunner, library_errors, pick_device, pick_dtype, sharing_cores
 from fpsgan.stages.deblurring import Counters, deblurred
 from fpsgan.stages.interpolation import InterpolationSettings, Output, Spent, interpolated
 from fpsgan.stages.scenes import related
@@ -47,8 +48,9 @@ WAITING = 2  # seconds of frames that may lie between the reader and the first s
 FIRST_PAUSE, LONGEST_PAUSE = 2.0, 64.0  # seconds that a stage rests after it was too slow; doubled each time
 TICK = 0.01  # seconds after which the writer looks whether a moment's time is up
 KEPT = 20_000  # latencies, for the percentile
-HEEDED = {"deblur", "deblur_strength", "fps", "multi", "scene_threshold", "dedup", "weights", "deblur_weights", "device",
-          "half", "tile"}  # fmt: skip
+# The options that mean something here
+HEEDED = {"deblur", "deblur_strength", "fps", "multi", "scene_threshold", "dedup", "weights", "deblur_weights",
+          "device", "half", "tile"}  # fmt: skip
 # How a target that is no file is spoken to, by its scheme.
 MUXERS = {"udp": "mpegts", "tcp": "mpegts", "srt": "mpegts", "rtsp": "rtsp", "rtmp": "flv"}
 
@@ -144,6 +146,7 @@ class _Clock:
             yield span
 
 
+@library_errors()
 def stream(
     source: str,
     target: str,
@@ -157,8 +160,8 @@ def stream(
     ``source``: "-" (standard input), a device (/dev/video0), an address (rtsp://…) or a file, which is played at its
     own speed. ``target``: "-" (standard output, as YUV4MPEG, which players and ffmpeg read) or an address or file, as
     H.264 for low delay. Pictures are 8-bit 4:2:0; there is no sound. Of ``options``, those about the two stages and
-    the machine may be set; without a rate, it is doubled. ``max_delay`` in seconds, see the module. ``on_report`` is called
-    about once a second, and at the end, with the figures so far, the same object that is returned.
+    the machine may be set; without a rate, it is doubled. ``max_delay`` in seconds, see the module. ``on_report`` is
+    called about once a second, and at the end, with the figures so far, the same object that is returned.
 
     Ends with the source, with Ctrl-C, or when whoever reads the target goes away. Raises InputError or OutputError
     where one cannot be opened, OptionError for values that make no sense.

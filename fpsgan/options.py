@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from fpsgan.errors import OptionError
 from fpsgan.stages.scenes import SCENE_THRESHOLD, SceneSettings
-from fpsgan.video.encode import EncodeOptions
+from fpsgan.video.codecs import EncodeOptions
 from fpsgan.video.fields import MODES
 
 if TYPE_CHECKING:

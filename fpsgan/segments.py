@@ -26,7 +26,7 @@ from fpsgan.video.ffmpeg import ffmpeg_version
 from fpsgan.video.files import PART, SEGMENTS, TARGET, is_claimed, remove, write_whole
 from fpsgan.video.probe import VideoInfo
 
-__all__ = ["Segment", "Store", "Timing", "Unfinished", "identity", "plan_segments", "unfinished"]
+__all__ = ["Segment", "Store", "Timing", "Unfinished", "finished", "identity", "plan_segments", "unfinished"]
 
 LENGTH = 10  # seconds of output, about, that a segment holds: what a crash can cost
 RUN_UP = 2 + max(scenes.RUN_UP, interpolation.RUN_UP, deblurring.RUN_UP)  # source frames
@@ -78,8 +78,8 @@ class Segment:
 def plan_segments(info: VideoInfo, timing: Timing) -> list[Segment]:
     """Cut a job into parts of LENGTH seconds of output; the last one may be nearly twice as long.
 
-    Depends on nothing but the source and the settings. Cuts need not fall on scene changes: the run-up brings each stage
-    to where it would be, except for what deblurring remembers of a whole scene.
+    Depends on nothing but the source and the settings. The parts need not begin at scene changes: the run-up brings
+    each stage to where it would be, except for what deblurring remembers of a whole scene.
     """
     size = max(1, round(LENGTH / (timing.step * timing.slowmo)))
     count = max(1, timing.total // size)
@@ -189,6 +189,11 @@ def _read(path: Path) -> dict[str, Any] | None:
     return found if isinstance(found, dict) else None
 
 
+def finished(place: Path) -> list[Path]:
+    """The records of all segments in a job's folder, whatever job they are of."""
+    return [path for path in place.glob(f"{SEGMENTS}-*/*.json") if path.stem.isdecimal()]
+
+
 class Unfinished(NamedTuple):
     """What a job that did not come to its end has left: in bytes, and seconds since it wrote last."""
 
@@ -210,7 +215,6 @@ def unfinished(folder: Path) -> Iterator[Unfinished]:
         if said is None or is_claimed(place):
             continue
         files = [path for path in place.rglob("*") if path.is_file()]
-        segments = sum(1 for path in files if path.suffix == ".json" and path.stem.isdecimal())
         newest = max(path.stat().st_mtime for path in files)
         size = sum(path.stat().st_size for path in files)
-        yield Unfinished(Path(said["target"]), place, segments, size, max(0.0, time.time() - newest))
+        yield Unfinished(Path(said["target"]), place, len(finished(place)), size, max(0.0, time.time() - newest))

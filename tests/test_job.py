@@ -19,11 +19,11 @@ from conftest import MakeClip, audio_packets, audio_start, ffmpeg, raw_planes, v
 from fpsgan.errors import InputError, OptionError, OutputError
 from fpsgan.job import Progress, Result, enhance, estimate
 from fpsgan.options import Options
-from fpsgan.stages.interpolation import InterpolationSettings, Spent, interpolated
 from fpsgan.runtime import InterpolatorRunner
+from fpsgan.stages.interpolation import InterpolationSettings, Spent, interpolated
 from fpsgan.stages.timeline import Relation, Span, schedule
+from fpsgan.video.codecs import EncodeOptions
 from fpsgan.video.decode import decode
-from fpsgan.video.encode import EncodeOptions
 from fpsgan.video.frame import Color, Frame, PixelFormat
 from fpsgan.video.probe import probe
 

@@ -19,7 +19,7 @@ from test_cli import run
 from fpsgan.errors import OutputError
 from fpsgan.job import Result, enhance
 from fpsgan.options import Options
-from fpsgan.video.encode import EncodeOptions
+from fpsgan.video.codecs import EncodeOptions
 from fpsgan.video.files import claimed
 from fpsgan.video.probe import probe
 

@@ -19,9 +19,9 @@ from conftest import MakeClip, raw_planes, video_times
 
 from fpsgan import stream as module
 from fpsgan.errors import InputError, OptionError, OutputError
+from fpsgan.live import StreamReport, _Clock, _pictures, stream
 from fpsgan.options import Options
 from fpsgan.runtime import InterpolatorRunner
-from fpsgan.live import StreamReport, _Clock, _pictures, stream
 from fpsgan.stages.timeline import Span
 from fpsgan.video.frame import Color, Frame, PixelFormat
 

@@ -68,9 +68,7 @@ def test_a_schedule_that_begins_later_has_the_same_outputs(rate: Fraction) -> No
 
     def planned(begin: int) -> dict[int, tuple[Fraction, Fraction]]:
         spans = schedule(frames[begin:], 1 / rate, longest_gap=longest_gap(RATE), start=Fraction(0))
-        return {
-            number: (span.frame0.pts, t) for span in spans for number, t in enumerate(span.times, span.number)
-        }
+        return {number: (span.frame0.pts, t) for span in spans for number, t in enumerate(span.times, span.number)}
 
     whole = planned(0)
     assert list(whole) == list(range(len(whole)))

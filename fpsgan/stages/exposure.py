@@ -21,8 +21,8 @@ MOST_GAIN = 8.0
 
 
 class Exposure(NamedTuple):
-    """A change of exposure from frame0 to frame1, the same all over the picture: frame1 = gain · frame0 + offset, but for
-    motion. Of pictures 0..1; on the way from one to the other both change linearly with time."""
+    """A change of exposure from frame0 to frame1, the same all over the picture: frame1 = gain · frame0 + offset, but
+    for motion. Of pictures 0..1; on the way from one to the other both change linearly with time."""
 
     gain: float
     offset: float
@@ -42,8 +42,8 @@ class Exposure(NamedTuple):
 def exposure_change(luma0: Grey, luma1: Grey) -> Exposure | None:
     """The change of exposure between two pictures [H,W]: a fade or a flash. None if there is none to speak of.
 
-    Motion hardly changes how much of a picture is how bright, a change of exposure does, at every brightness. So gain and
-    offset are those of the sorted pixels; they have to explain these, and most of what changes place by place.
+    Motion hardly changes how much of a picture is how bright, a change of exposure does, at every brightness. So gain
+    and offset are those of the sorted pixels; they have to explain these, and most of what changes place by place.
     """
     sorted0, sorted1 = (np.sort(_shrunk(luma, (128, 128)), axis=None)[32::64] for luma in (luma0, luma1))
     change = float(np.abs(sorted1 - sorted0).mean())

@@ -8,7 +8,6 @@ from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -159,11 +158,12 @@ def _accelerated(before: _Pair | None, pair: _Pair, after: _Pair | None, runner:
         before = None
     if after is not None and after.span.frame0 is not pair.span.frame1:
         after = None
-    flows = [None if other is None else other.flow for other in (before, after)]
-    own = _seconds(pair.span)
-    lengths = [1.0 if other is None or other.flow is None else _seconds(other.span) / own for other in (before, after)]
+    (flow0, length0), (flow1, length1) = (
+        (None, 1.0) if other is None or other.flow is None else (other.flow, _seconds(other.span) / _seconds(pair.span))
+        for other in (before, after)
+    )
     stride = runner.interpolator.config.stride
-    return pair._replace(flow=with_acceleration(pair.flow, *flows, (lengths[0], lengths[1]), stride=stride))
+    return pair._replace(flow=with_acceleration(pair.flow, flow0, flow1, (length0, length1), stride=stride))
 
 
 def _seconds(span: Span[Frame]) -> float:

@@ -80,7 +80,7 @@ def target_rate(
 
 
 def longest_gap(rate: Fraction) -> Fraction:
-    """Seconds that may lie between two frames of a video of this rate for something to have moved from one to the other."""
+    """Seconds between two frames of a video of this rate up to which motion is taken to go on from one to the other."""
     return max(Fraction(1, 4), FREEZE / rate)
 
 

@@ -64,9 +64,10 @@ class Plan:
         return base / max(1, -(-base // NUT_TICK))
 
     @property
-    def lossless(self) -> bool:
-        """Whether pictures are kept without loss until all are there: what one palette, or one loop, is made of."""
-        return self.codec in ("gif", "webp")
+    def late(self) -> bool:
+        """Whether pictures are kept without loss until all are there, and encoded then: where ffmpeg cannot join parts
+        of a file by copying them."""
+        return self.codec in ("gif", "webp", "prores")
 
     def segment_name(self, stem: str) -> str:
         """The name of a file, or of a folder of images, that holds a part of the pictures."""
@@ -74,10 +75,10 @@ class Plan:
 
     @property
     def color_tags(self) -> dict[str, Any]:
-        """ffmpeg's options that say how code values mean colour. Numbers: some names differ from encoder to encoder."""
+        """How code values mean colour, for ffmpeg's setparams. Numbers: some names differ from encoder to encoder."""
         color = self.color
         return {
-            "color_range": "pc" if color.full_range else "tv",
+            "range": "pc" if color.full_range else "tv",
             "color_primaries": code_point(PRIMARIES, color.primaries),
             "color_trc": code_point(TRANSFERS, color.transfer),
             "colorspace": code_point(MATRICES, color.matrix),
@@ -159,7 +160,7 @@ class Encoder:
     def _arguments(self, number: int) -> list[str]:
         plan = self.plan
         info, tags, tick = plan.info, plan.color_tags, plan.time_base
-        encoder, quality_flag, _, extra = INTERMEDIATE if plan.lossless else CODECS[plan.codec]
+        encoder, quality_flag, _, extra = INTERMEDIATE if plan.late else CODECS[plan.codec]
         settings: dict[str, Any] = {"c:v": encoder, **extra, "fps_mode": "passthrough"}
         if plan.codec.split("_")[0] in ("h264", "hevc") and (tags["colorspace"] > 14 or tags["color_primaries"] > 12):
             # younger than the encoders: x264 drops them, x265 refuses them; so they are put in behind the encoder
@@ -167,15 +168,13 @@ class Encoder:
             points = zip(names, list(tags.values())[1:], strict=True)
             settings["bsf:v"] = f"{plan.codec.split('_')[0]}_metadata={':'.join(f'{k}={v}' for k, v in points)}"
             tags |= {"colorspace": 2, "color_primaries": 2}
-        video = ffmpeg.input("pipe:0", format="nut").filter("setparams", range=tags.pop("color_range"), **tags)
+        video = ffmpeg.input("pipe:0", format="nut").filter("setparams", **tags)
         video = video.filter("setsar", f"{info.sar.numerator}/{info.sar.denominator}")
         settings["enc_time_base"] = f"{tick.numerator}:{tick.denominator}"
         if plan.quality is not None and quality_flag:
             settings[quality_flag] = plan.quality
         if encoder == "libx265" and info.mastering:
             settings["x265-params"] += f":hdr10=1:repeat-headers=1:{info.mastering}"
-        if plan.codec == "prores" and (plan.format.alpha or plan.format.log2_w == 0):
-            settings["profile:v"] = "4444"
         if plan.format.family == "yuv" and plan.format.log2_w == 1:
             settings["chroma_sample_location"] = plan.color.chroma_location
         if plan.muxer == "image2":

@@ -10,10 +10,10 @@ import sys
 import threading
 import types
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from fractions import Fraction
 from functools import lru_cache
-from typing import Any
+from typing import IO, Any
 
 import av
 import imageio_ffmpeg
@@ -115,7 +115,7 @@ class NutPipe:
 
     def add_copy(self, of: Any, time_base: Fraction) -> Any:
         """The stream, of packets as they are in the PyAV stream ``of``."""
-        stream: Any = self._nut.add_stream_from_template(of)
+        stream: Any = self._nut.add_stream_from_template(of, opaque=True)  # there may be no encoder for it
         stream.time_base = time_base
         return stream
 
@@ -163,9 +163,10 @@ class NutPipe:
         self._listener.join()
         return self._failed("; ".join(self._said) or f"exit code {self._process.returncode}")
 
-    def _listen(self, said: Iterable[bytes]) -> None:
-        for line in said:
-            self._said.append(line.decode(errors="replace").strip())
+    def _listen(self, said: IO[bytes]) -> None:
+        with said:
+            for line in said:
+                self._said.append(line.decode(errors="replace").strip())
 
 
 def _detached() -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Where results go: what may be written, and how it appears under its name whole or not at all.
 
-A job writes into a folder of its own beside the target, `.NAME.fpsgan`, which is locked, and gone when the job is done.
-The finished result is renamed from there; finished segments of a job that did not come to its end wait in it. Nothing is
+A job writes into a folder of its own beside the target, `.NAME.fpsgan`, which is locked, and gone when it is done. The
+finished result is renamed from there; finished segments of a job that did not come to its end wait in it. Nothing is
 ever removed that a job of this program did not make.
 """
 
@@ -112,7 +112,7 @@ def _sign(picture: Path) -> None:
 
 @contextmanager
 def claimed(target: Path) -> Iterator[Path]:
-    """A job's own folder beside ``target``, for what it writes on the way; removed at the end, but for finished segments.
+    """A job's own folder beside ``target``, for what it writes on the way; in the end only finished segments stay.
 
     Raises OutputError if another job has claimed the same target, or if the folder cannot be made.
     """

@@ -189,7 +189,7 @@ class Frame:
         if self.rgb is not None:
             return np.asarray(from_rgb(self.rgb, PixelFormat.of("gray"), self.color)[0], np.uint8)
         first, *others = (
-            np.asarray(plane if plane.dtype == np.uint8 else plane >> (self.format.depth - 8), np.uint8)
+            np.asarray(plane.astype(np.uint16) >> (self.format.depth - 8) if self.format.depth > 8 else plane, np.uint8)
             for plane in self.planes[: 3 if self.format.family == "rgb" else 1]
         )
         if not others:

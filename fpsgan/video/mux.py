@@ -71,7 +71,6 @@ class Muxed(NamedTuple):
         return min(found, key=lambda offset: abs(offset - (shown - heard)), default=shown - heard), shown - heard
 
 
-
 def mux(
     plan: Plan, segments: Sequence[Path], place: Path, *, limit: Fraction | None = None, trial: bool = False
 ) -> Muxed:
@@ -175,17 +174,27 @@ def _verify(muxed: Muxed) -> None:
 def _arguments(plan: Plan, part: Path, limit: Fraction | None, trial: bool) -> list[str]:
     info, encoder = plan.info, CODECS[plan.codec][0]
     video: Any = ffmpeg.input("pipe:0", format="nut")
-    settings: dict[str, Any] = {"c:v": "copy", **plan.color_tags}  # NUT does not know what colours mean
-    if plan.lossless:
-        settings = {"c:v": encoder, **CODECS[plan.codec][3], "fps_mode": "passthrough"}
+    tags = plan.color_tags  # NUT does not know them
+    settings: dict[str, Any] = {"c:v": "copy", "color_range": tags["range"], **tags}
+    del settings["range"]
+    rate = plan.rate or info.frame_rate  # nor how long a picture is shown, which counts for the last one
+    settings["bsf:v"] = f"setts=pts=PTS:dts=DTS:duration={rate.denominator}/({rate.numerator}*TB)"
+    if plan.late:
+        _, quality_flag, _, extra = CODECS[plan.codec]
+        settings = {"c:v": encoder, **extra, "fps_mode": "passthrough"}
+        video = video.filter("setparams", **tags)
         if plan.codec == "gif":
             palette = video.split()
             colors = palette[0].filter("palettegen", stats_mode="single")
             video = ffmpeg.filter([palette[1], colors], "paletteuse", new=1)
-        elif plan.quality is not None:
-            settings[CODECS[plan.codec][1]] = plan.quality
+        if plan.codec == "prores" and (plan.format.alpha or plan.format.log2_w == 0):
+            settings["profile:v"] = "4444"
+        if plan.quality is not None and quality_flag:
+            settings[quality_flag] = plan.quality
         settings["enc_time_base"] = f"{plan.time_base.numerator}:{plan.time_base.denominator}"
-    elif plan.format.family == "yuv" and plan.format.log2_w == 1:
+    if plan.muxer == "avi":
+        settings["r"] = str(1 / plan.time_base)
+    if plan.format.family == "yuv" and plan.format.log2_w == 1:
         settings["chroma_sample_location"] = plan.color.chroma_location
     streams = [video]
     retold = [word for key, value in info.retold.items() for word in ("-metadata", f"{key}={value}")]

@@ -12,6 +12,7 @@ from fpsgan.errors import OptionError, OutputError, SetupError
 from fpsgan.video.codecs import CODECS, CONTAINERS, EncodeOptions, choose_format
 from fpsgan.video.encode import Encoder, Plan
 from fpsgan.video.ffmpeg import encoder_formats, encoders, ffmpeg_path, ffmpeg_version
+from fpsgan.video.files import PART
 from fpsgan.video.frame import Color, Frame
 from fpsgan.video.mux import mux
 from fpsgan.video.probe import VideoInfo
@@ -98,7 +99,7 @@ def _try(plan: Plan, place: Path) -> None:
         np.full(plan.format.plane_shape(k, plan.width, plan.height), 1 << (plan.format.depth - 1), plan.format.dtype)
         for k in range(plan.format.planes)
     )
-    with Encoder(plan, place / plan.segment_name("trial")) as encoder:
+    with Encoder(plan, place / plan.segment_name(f"{PART}-trial")) as encoder:
         for k in range(1 if plan.muxer == "image2" else 2):
             encoder.write(Frame(grey, plan.format, plan.color, k / rate, 1 / rate))
     mux(plan, [encoder.path], place, limit=max(Fraction(1, 2), 3 / rate), trial=True)
