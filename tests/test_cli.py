@@ -179,8 +179,7 @@ def test_an_option_says_the_same_in_every_command() -> None:
 
 
 def test_defaults_are_those_of_the_library() -> None:
-    groups = (options.Deblurring, options.RateOrSlowmo, options.Part, options.Interpolation, options.MachineAndTiles,
-              options.Input, options.Output)  # fmt: skip
+    groups = options.Deblurring, options.RateOrSlowmo, options.Interpolation, options.Job
     assert options.job_options(*(group() for group in groups)) == Options()
 
 

@@ -58,8 +58,8 @@ app.command("demo")(jobs.demo_command)
 @app.callback(invoke_without_command=True)
 def root(
     context: typer.Context,
-    version: Annotated[bool, option("--version", help="Print the version.")] = False,
-    debug: Annotated[bool, option("--debug", help="Show tracebacks.")] = False,
+    version: Annotated[bool, option("Print the version.", "--version")] = False,
+    debug: Annotated[bool, option("Show tracebacks.", "--debug")] = False,
 ) -> None:
     if version:
         print(f"fpsgan {__version__}")

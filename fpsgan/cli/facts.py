@@ -87,12 +87,11 @@ def weights_verify() -> None:
 
 def weights_convert(
     checkpoint: Annotated[Path, typer.Argument(help="fpn_inception.h5, fpn_mobilenet.h5, or one trained like them.")],
-    output: Annotated[Path, option("-o", "--output", help="The .safetensors file to write.")],
+    output: Annotated[Path, option("The .safetensors file to write.", "-o", "--output")],
     norm: Annotated[
         str,
         option(
-            "--norm",
-            help="Statistics to run with: instance (each picture's own, as the authors) or running.",
+            "Statistics to run with: instance (each picture's own, as the authors) or running.",
             values=("instance", "running"),
         ),
     ] = "instance",

@@ -13,14 +13,11 @@ import typer
 from fpsgan.cli.options import (
     Deblurring,
     Files,
-    Input,
     Interpolation,
     InterpolatorWeights,
+    Job,
     Json,
     Machine,
-    MachineAndTiles,
-    Output,
-    Part,
     Quiet,
     Rate,
     RateOrSlowmo,
@@ -53,53 +50,31 @@ Pair = tuple[Path, Path]  # a source and its target
 
 @grouped
 def enhance_command(
-    files: Files,
-    deblurring: Deblurring,
-    rate: RateOrSlowmo,
-    part: Part,
-    interpolation: Interpolation,
-    machine: MachineAndTiles,
-    input: Input,
-    output: Output,
-    report: Report,
+    files: Files, deblurring: Deblurring, rate: RateOrSlowmo, interpolation: Interpolation, job: Job, report: Report
 ) -> None:
     """Sharpen blurred frames and raise the frame rate: both stages, the main job. Several inputs go into a folder."""
-    _run(files, report, lambda: job_options(deblurring, rate, part, interpolation, machine, input, output))
+    _run(files, report, lambda: job_options(deblurring, rate, interpolation, job))
 
 
 @grouped
 def interpolate_command(
-    files: Files,
-    rate: RateOrSlowmo,
-    part: Part,
-    interpolation: Interpolation,
-    machine: MachineAndTiles,
-    input: Input,
-    output: Output,
-    report: Report,
+    files: Files, rate: RateOrSlowmo, interpolation: Interpolation, job: Job, report: Report
 ) -> None:
     """Raise the frame rate, or slow down; source frames stay as they are. Several inputs go into a folder."""
-    _run(files, report, lambda: job_options(rate, part, interpolation, machine, input, output, deblur="off"))
+    _run(files, report, lambda: job_options(rate, interpolation, job, deblur="off"))
 
 
 @grouped
 def deblur_command(
     files: Files,
     deblurring: Deblurring,
-    part: Part,
-    machine: MachineAndTiles,
-    input: Input,
-    output: Output,
+    job: Job,
     report: Report,
     compare: Annotated[
         str | None,
-        option(
-            "--compare", help="Photos: sheets, beside each other the photo and what these weights (a,b) make of it."
-        ),
+        option("Photos: sheets, beside each other the photo and what these weights (a,b) make of it."),
     ] = None,
-    truth: Annotated[
-        Path | None, option("--truth", help="With --compare: a folder of the sharp photos; scores.")
-    ] = None,
+    truth: Annotated[Path | None, option("With --compare: a folder of the sharp photos; scores.")] = None,
 ) -> None:
     """Sharpen videos and photos; frames keep their times, photos their profile, EXIF and transparency.
 
@@ -108,7 +83,7 @@ def deblur_command(
     if compare is not None and (files.output is None or not _is_folder(files.output)):
         raise OptionError(f"--compare puts sheets into a folder: {files.output} is none; name one with -o")
     _run(
-        files, report, lambda: job_options(deblurring, part, machine, input, output, interpolate=False),
+        files, report, lambda: job_options(deblurring, job, interpolate=False),
         photos=True, compare=compare, truth=truth,
     )  # fmt: skip
 
@@ -250,11 +225,11 @@ def _video(source: Path, target: Path, options: Options, report: Report, title: 
 @grouped
 def stream_command(
     source: Annotated[str, typer.Argument(help="- (a pipe), /dev/video0, rtsp://…, or a file, played at its speed.")],
-    output: Annotated[str, option("-o", "--output", help="- (a pipe: YUV4MPEG), udp://…, rtsp://…, or a file.")],
+    output: Annotated[str, option("- (a pipe: YUV4MPEG), udp://…, rtsp://…, or a file.", "-o", "--output")],
     deblurring: Deblurring,
     rate: Rate,
     machine: Machine,
-    max_delay: Annotated[float, option("--max-delay", help="Seconds; what would take longer is left out.")] = 0.5,
+    max_delay: Annotated[float, option("Seconds; what would take longer is left out.")] = 0.5,
     weights: InterpolatorWeights = "interpolator-base",
     json: Json = False,
     quiet: Quiet = False,
@@ -276,7 +251,7 @@ def stream_command(
 
 
 def demo_command(
-    output: Annotated[Path, option("-o", "--output", help="Folder for the results.")] = Path("demo"),
+    output: Annotated[Path, option("Folder for the results.", "-o", "--output")] = Path("demo"),
     quiet: Quiet = False,
 ) -> None:
     """Render a short choppy, blurred clip with sound, enhance it, and show before and after."""

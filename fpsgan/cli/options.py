@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import inspect
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
@@ -47,149 +47,93 @@ def parse_time(text: str) -> Fraction:
     return seconds
 
 
-def option(*names: str, help: str, panel: str | None = None, values: tuple[str, ...] = (), **more: Any) -> Any:
-    """An option for ``Annotated``. The shell completes ``values``; what else is allowed, the library says."""
+def option(help: str, *names: str, panel: str | None = None, values: tuple[str, ...] = (), **more: Any) -> Any:
+    """An option for ``Annotated``, called as the parameter unless ``names`` say otherwise. The shell completes
+    ``values``; it is the library that refuses others."""
     if values:
-        more |= {"metavar": f"<{'|'.join(values)}>", "autocompletion": lambda: list(values)}
+        more = {"metavar": f"<{'|'.join(values)}>", "autocompletion": lambda: list(values)} | more
     return typer.Option(*names, help=help, rich_help_panel=panel, **more)
 
 
-def _rate(*names: str, help: str, panel: str | None = None) -> Any:
-    return option(*names, help=help, panel=panel, parser=parse_rate, metavar="<number>")
-
-
-def _time(*names: str, help: str) -> Any:
-    return option(*names, help=help, parser=parse_time, metavar="<time>")
-
+of_rate = partial(option, parser=parse_rate, metavar="<number>")
+of_time = partial(option, parser=parse_time, metavar="<time>")
+of_input = partial(option, panel="Input")
+of_output = partial(option, panel="Output")
+of_machine = partial(option, panel="Machine")
+of_switch = partial(option, values=("auto", "on", "off"))
 
 Source = Annotated[Path, typer.Argument(help="A video, a GIF, or a folder of images.", show_default=False)]
-InterpolatorWeights = Annotated[
-    str, option("--weights", help="Interpolator weights: a shipped name or a .safetensors file.")
-]
-StreamIndex = Annotated[int | None, option("--stream", help="Index of the video stream to take.", panel="Input")]
-Overwrite = Annotated[bool, option("-y", "--overwrite", help="Replace an existing output.", panel="Output")]
-Json = Annotated[bool, option("--json", help="Print the result as JSON on standard output.")]
-Quiet = Annotated[bool, option("-q", "--quiet", help="Say nothing but errors on standard error.")]
+InterpolatorWeights = Annotated[str, option("Interpolator weights: a shipped name or a .safetensors file.")]
+StreamIndex = Annotated[int | None, of_input("Index of the video stream to take.")]
+Overwrite = Annotated[bool, of_output("Replace an existing output.", "-y", "--overwrite")]
+Json = Annotated[bool, option("Print the result as JSON on standard output.", "--json")]
+Quiet = Annotated[bool, option("Say nothing but errors on standard error.", "-q", "--quiet")]
+CUT_HELP = "Likeness of two frames, as a share of that of those before, below which a scene begins; 0: no cuts."
 
 
 @dataclass(frozen=True)
 class Files:
     sources: Annotated[
-        list[Path] | None,
-        typer.Argument(help="Videos, GIFs, photos, or folders of images.", show_default=False),
+        list[Path] | None, typer.Argument(help="Videos, GIFs, photos, or folders of images.", show_default=False)
     ] = None
-    input: Annotated[Path | None, option("-i", "--input", help="The same, as an option.")] = None
+    input: Annotated[Path | None, option("The same, as an option.", "-i", "--input")] = None
     output: Annotated[
-        Path | None,
-        option("-o", "--output", help="Where to put it; the suffix says what kind (none: a folder of PNG)."),
+        Path | None, option("Where to put it; the suffix says what kind (none: a folder of PNG).", "-o", "--output")
     ] = None
 
 
 @dataclass(frozen=True)
 class Deblurring:
-    deblur: Annotated[
-        str,
-        option("--deblur", help="auto: blurred frames only; on: all; off.", values=("auto", "on", "off")),
-    ] = "auto"
-    deblur_strength: Annotated[float, option("--deblur-strength", help="0 (nothing) to 1 (all of it).")] = 1.0
-    deblur_weights: Annotated[str, option("--deblur-weights", help="Deblurring weights, likewise.")] = (
-        "deblur-mobilenet"
-    )
+    deblur: Annotated[str, of_switch("auto: blurred frames only; on: all; off.")] = "auto"
+    deblur_strength: Annotated[float, option("0 (nothing) to 1 (all of it).")] = 1.0
+    deblur_weights: Annotated[str, option("Deblurring weights, likewise.")] = "deblur-mobilenet"
 
 
 @dataclass(frozen=True)
 class Rate:
-    fps: Annotated[
-        Fraction | None, _rate("--fps", help="Frame rate to reach: 60, 59.94, 60000/1001. Keeps the duration.")
-    ] = None
-    multi: Annotated[
-        Fraction | None, _rate("--multi", help="Or a factor on the source's frame rate. Keeps the duration.")
-    ] = None
+    fps: Annotated[Fraction | None, of_rate("Rate to reach: 60, 59.94, 60000/1001. Keeps the duration.")] = None
+    multi: Annotated[Fraction | None, of_rate("Or a factor on the source's rate. Keeps the duration.")] = None
 
 
 @dataclass(frozen=True)
 class RateOrSlowmo(Rate):
-    slowmo: Annotated[
-        Fraction | None, _rate("--slowmo", help="Play so many times slower; sound is stretched with it.")
-    ] = None
-
-
-@dataclass(frozen=True)
-class Part:
-    start: Annotated[Fraction | None, _time("--start", help="Begin at this time (12.5 or 0:12.5).")] = None
-    end: Annotated[Fraction | None, _time("--end", help="Stop before this time.")] = None
+    slowmo: Annotated[Fraction | None, of_rate("Play so many times slower; sound is stretched with it.")] = None
 
 
 @dataclass(frozen=True)
 class Interpolation:
-    scene_threshold: Annotated[
-        float,
-        option(
-            "--scene-threshold",
-            help="Likeness of two frames, as a share of that of those before, below which a scene begins; 0: no cuts.",
-        ),
-    ] = SCENE_THRESHOLD
-    dedup: Annotated[
-        str,
-        option(
-            "--dedup", help="Re-space repeated drawings of animation: auto, on or off.", values=("auto", "on", "off")
-        ),
-    ] = "auto"
+    scene_threshold: Annotated[float, option(CUT_HELP)] = SCENE_THRESHOLD
+    dedup: Annotated[str, of_switch("Re-space repeated drawings of animation.")] = "auto"
     confidence_map: Annotated[
-        Path | None, option("--confidence-map", help="Folder for a PNG per generated frame: black where it is a guess.")
+        Path | None, option("Folder for a PNG per generated frame: black where it is a guess.")
     ] = None
     weights: InterpolatorWeights = "interpolator-base"
 
 
 @dataclass(frozen=True)
+class Part:
+    start: Annotated[Fraction | None, of_time("Begin at this time (12.5 or 0:12.5).")] = None
+    end: Annotated[Fraction | None, of_time("Stop before this time.")] = None
+
+
+@dataclass(frozen=True)
 class Machine:
-    device: Annotated[str, option("--device", help="auto, cpu, cuda, cuda:1, mps, xpu.", panel="Machine")] = "auto"
-    half: Annotated[
-        bool | None,
-        option("--half/--no-half", help="Half precision; by default where it is faster.", panel="Machine"),
-    ] = None
+    device: Annotated[str, of_machine("auto, cpu, cuda, cuda:1, mps, xpu.")] = "auto"
+    half: Annotated[bool | None, of_machine("Half precision; by default where faster.", "--half/--no-half")] = None
 
 
 @dataclass(frozen=True)
-class MachineAndTiles(Machine):
-    tile: Annotated[
-        int, option("--tile", help="Work in tiles of so many pixels; 0: only if memory is short.", panel="Machine")
-    ] = 0
+class Job(Machine, Part):
+    """What every job that makes a file can be told of its source, its file and the machine."""
 
-
-@dataclass(frozen=True)
-class Input:
+    tile: Annotated[int, of_machine("Work in tiles of so many pixels; 0: only if memory is short.")] = 0
     stream: StreamIndex = None
-    image_rate: Annotated[Fraction, _rate("--image-rate", help="Frame rate of a folder of images.", panel="Input")] = (
-        Fraction(24)
-    )
-    on_error: Annotated[
-        str,
-        option("--on-error", help="Damaged places: stop or conceal.", panel="Input", values=("stop", "conceal")),
-    ] = "stop"
-    deinterlace: Annotated[
-        str,
-        option("--deinterlace", help="Interlaced video; film: undo pulldown.", panel="Input", values=MODES),
-    ] = "auto"
-
-
-@dataclass(frozen=True)
-class Output:
-    codec: Annotated[
-        str,
-        option(
-            "--codec",
-            help=f"auto, {', '.join(CODECS)}.",
-            panel="Output",
-            autocompletion=lambda: ["auto", *CODECS],
-        ),
-    ] = "auto"
-    crf: Annotated[
-        int | None, option("--crf", help="The encoder's quality number; smaller is better.", panel="Output")
-    ] = None
-    pix_fmt: Annotated[
-        str | None, option("--pix-fmt", help="Pixel format; by default the source's.", panel="Output")
-    ] = None
+    image_rate: Annotated[Fraction, of_rate("Frame rate of a folder of images.", panel="Input")] = Fraction(24)
+    on_error: Annotated[str, of_input("At damaged places.", values=("stop", "conceal"))] = "stop"
+    deinterlace: Annotated[str, of_input("Interlaced video; film: undo pulldown.", values=MODES)] = "auto"
+    codec: Annotated[str, of_output(f"auto, {', '.join(CODECS)}.", values=("auto", *CODECS), metavar="<str>")] = "auto"
+    crf: Annotated[int | None, of_output("The encoder's quality number; smaller is better.")] = None
+    pix_fmt: Annotated[str | None, of_output("Pixel format; by default the source's.")] = None
     overwrite: Overwrite = False
 
 
@@ -197,11 +141,9 @@ class Output:
 class Report:
     """How a job tells what it did."""
 
-    dry_run: Annotated[
-        bool, option("--dry-run", help="Only tell what it would come to: frames, time, memory, size.")
-    ] = False
+    dry_run: Annotated[bool, option("Only tell what it would take: frames, time, memory, size.", "--dry-run")] = False
     json: Json = False
-    benchmark: Annotated[bool, option("--benchmark", help="Print where the time went.")] = False
+    benchmark: Annotated[bool, option("Print where the time went.", "--benchmark")] = False
     quiet: Quiet = False
 
 
@@ -212,9 +154,7 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
     parameters: list[inspect.Parameter] = []
     for parameter in inspect.signature(command).parameters.values():
         if parameter.name not in groups:
-            parameters.append(
-                parameter.replace(kind=parameter.KEYWORD_ONLY, annotation=hints[parameter.name]),
-            )
+            parameters.append(parameter.replace(kind=parameter.KEYWORD_ONLY, annotation=hints[parameter.name]))
             continue
         group = groups[parameter.name]
         types = get_type_hints(group, include_extras=True)
@@ -223,7 +163,7 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
             for field in dataclasses.fields(group)
         ]
 
-    @functools.wraps(command)
+    @wraps(command)
     def run(**given: Any) -> None:
         filled = {
             name: group(**{field.name: given.pop(field.name) for field in dataclasses.fields(group)})
@@ -236,7 +176,7 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-def job_options(*groups: Deblurring | Rate | Part | Interpolation | Machine | Input | Output, **more: Any) -> Options:
+def job_options(*groups: Deblurring | Rate | Interpolation | Machine, **more: Any) -> Options:
     """What the library takes, of the groups that a command has. Raises OptionError for values that make no sense."""
     from fpsgan.pipeline import Options  # loads torch
 

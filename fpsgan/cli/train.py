@@ -19,8 +19,9 @@ from fpsgan.cli.options import (
     Quiet,
     Source,
     grouped,
+    of_machine,
+    of_rate,
     option,
-    parse_rate,
 )
 from fpsgan.cli.progress import Meter, tell
 from fpsgan.cli.text import build_text, building_line, frames_line, json_text, table_text, training_line
@@ -28,32 +29,20 @@ from fpsgan.cli.text import build_text, building_line, frames_line, json_text, t
 
 def dataset_build_command(
     footage: Annotated[list[Path], typer.Argument(help="Videos, and folders that are searched for videos.")],
-    output: Annotated[Path, option("-o", "--output", help="Folder for the data set.")],
-    min_fps: Annotated[
-        Fraction | None,
-        option(
-            "--min-fps",
-            help="Leave out footage with fewer new pictures a second (48).",
-            parser=parse_rate,
-            metavar="<number>",
-        ),
-    ] = None,
-    length: Annotated[int | None, option("--length", help="Frames of a sequence (13).")] = None,
-    tile: Annotated[int | None, option("--tile", help="Side of a tile, px (320); smaller pictures: whole.")] = None,
-    tiles: Annotated[int | None, option("--tiles", help="Tiles of the same frames, at most (2).")] = None,
-    per_source: Annotated[
-        int | None, option("--per-source", help="Sequences of one video, at most (500); 0: no limit.")
-    ] = None,
-    max_blur: Annotated[
-        float | None, option("--max-blur", help="Blur score from which a tile is left out (1.75); 2: none is.")
-    ] = None,
-    val: Annotated[float | None, option("--val", help="Share of the videos to validate on (0.1).")] = None,
-    test: Annotated[float | None, option("--test", help="Share of the videos to test on (0.05).")] = None,
-    licence: Annotated[str | None, option("--licence", help="Of what no SOURCES.tsv beside it lists.")] = None,
-    native: Annotated[bool, option("--native", help="Tiles in the footage's own pixels; otherwise shrunk.")] = False,
-    lossless: Annotated[bool, option("--lossless", help="PNG instead of JPEG: five times as large.")] = False,
-    pack_size: Annotated[float | None, option("--pack-size", help="MiB that a pack may have (512).")] = None,
-    seed: Annotated[int | None, option("--seed", help="Of tiles, scales and split (0).")] = None,
+    output: Annotated[Path, option("Folder for the data set.", "-o", "--output")],
+    min_fps: Annotated[Fraction | None, of_rate("Leave out footage with fewer new pictures a second (48).")] = None,
+    length: Annotated[int | None, option("Frames of a sequence (13).")] = None,
+    tile: Annotated[int | None, option("Side of a tile, px (320); smaller pictures: whole.")] = None,
+    tiles: Annotated[int | None, option("Tiles of the same frames, at most (2).")] = None,
+    per_source: Annotated[int | None, option("Sequences of one video, at most (500); 0: no limit.")] = None,
+    max_blur: Annotated[float | None, option("Blur score from which a tile is left out (1.75); 2: none is.")] = None,
+    val: Annotated[float | None, option("Share of the videos to validate on (0.1).")] = None,
+    test: Annotated[float | None, option("Share of the videos to test on (0.05).")] = None,
+    licence: Annotated[str | None, option("Of what no SOURCES.tsv beside it lists.")] = None,
+    native: Annotated[bool, option("Tiles in the footage's own pixels; otherwise shrunk.", "--native")] = False,
+    lossless: Annotated[bool, option("PNG instead of JPEG: five times as large.", "--lossless")] = False,
+    pack_size: Annotated[float | None, option("MiB that a pack may have (512).")] = None,
+    seed: Annotated[int | None, option("Of tiles, scales and split (0).")] = None,
     overwrite: Overwrite = False,
     json: Json = False,
     quiet: Quiet = False,
@@ -84,37 +73,25 @@ def dataset_build_command(
 
 def train_command(
     network: Annotated[str, typer.Argument(help="interpolator or deblur.")],
-    output: Annotated[Path, option("-o", "--output", help="Folder of the run: weights, checkpoint, log, events.")],
-    config: Annotated[Path | None, option("--config", help="A TOML file; the flags below overrule it.")] = None,
-    data: Annotated[list[Path] | None, option("--data", help="A data set (fpsgan dataset build); repeatable.")] = None,
-    photos: Annotated[list[Path] | None, option("--photos", help="Photos or folders of them; repeatable.")] = None,
-    animations: Annotated[
-        list[Path] | None, option("--animations", help="Lottie files or folders of them; repeatable.")
-    ] = None,
-    fine_tune: Annotated[str | None, option("--fine-tune", help="Start from these weights: a name or a file.")] = None,
-    steps: Annotated[int | None, option("--steps", help="Length of the run in steps.")] = None,
-    max_minutes: Annotated[
-        float | None, option("--max-minutes", help="Length in minutes; with --steps, when to interrupt.")
-    ] = None,
-    resume: Annotated[bool, option("--resume", help="Go on with the run in the output folder.")] = False,
-    batch: Annotated[int | None, option("--batch", help="Samples per step and process.")] = None,
-    crop: Annotated[int | None, option("--crop", help="Side of a sample, px.")] = None,
-    lr: Annotated[float | None, option("--lr", help="Highest learning rate.")] = None,
-    adversarial: Annotated[
-        float | None, option("--adversarial", help="Share of the run, at its end, against a discriminator.")
-    ] = None,
-    seed: Annotated[int | None, option("--seed", help="Of samples and weights.")] = None,
-    workers: Annotated[int | None, option("--workers", help="Processes that make samples.", panel="Machine")] = None,
+    output: Annotated[Path, option("Folder of the run: weights, checkpoint, log, events.", "-o", "--output")],
+    config: Annotated[Path | None, option("A TOML file; the flags below overrule it.")] = None,
+    data: Annotated[list[Path] | None, option("A data set (fpsgan dataset build); repeatable.")] = None,
+    photos: Annotated[list[Path] | None, option("Photos or folders of them; repeatable.")] = None,
+    animations: Annotated[list[Path] | None, option("Lottie files or folders of them; repeatable.")] = None,
+    fine_tune: Annotated[str | None, option("Start from these weights: a name or a file.")] = None,
+    steps: Annotated[int | None, option("Length of the run in steps.")] = None,
+    max_minutes: Annotated[float | None, option("Length in minutes; with --steps, when to interrupt.")] = None,
+    resume: Annotated[bool, option("Go on with the run in the output folder.", "--resume")] = False,
+    batch: Annotated[int | None, option("Samples per step and process.")] = None,
+    crop: Annotated[int | None, option("Side of a sample, px.")] = None,
+    lr: Annotated[float | None, option("Highest learning rate.")] = None,
+    adversarial: Annotated[float | None, option("Share of the run, at its end, against a discriminator.")] = None,
+    seed: Annotated[int | None, option("Of samples and weights.")] = None,
+    workers: Annotated[int | None, of_machine("Processes that make samples.")] = None,
     precision: Annotated[
-        str | None,
-        option(
-            "--precision",
-            help="Of the network's numbers.",
-            panel="Machine",
-            values=("32-true", "bf16-mixed", "16-mixed"),
-        ),
+        str | None, of_machine("Of the network's numbers.", values=("32-true", "bf16-mixed", "16-mixed"))
     ] = None,
-    device: Annotated[str | None, option("--device", help="auto, cpu, cuda, mps.", panel="Machine")] = None,
+    device: Annotated[str | None, of_machine("auto, cpu, cuda, mps.")] = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -154,24 +131,21 @@ def evaluate_command(
         ),
     ],
     weights: Annotated[
-        list[str] | None,
-        option("--weights", help="Networks to score, of one kind; repeatable: a name or a file (interpolator-base)."),
+        list[str] | None, option("Networks to score, of one kind; repeatable: a name or a file (interpolator-base).")
     ] = None,
     peer: Annotated[
-        list[str] | None,
-        option("--peer", help="Compare with hold, blend, minterpolate, dis (these are usual), rife; repeatable."),
+        list[str] | None, option("Compare with hold, blend, minterpolate, dis (these are usual), rife; repeatable.")
     ] = None,
     every: Annotated[
-        list[int] | None,
-        option("--every", help="Keep every so-many-th frame, rebuild the others; repeatable (2 and 4)."),
+        list[int] | None, option("Keep every so-many-th frame, rebuild the others; repeatable (2 and 4).")
     ] = None,
-    split: Annotated[str | None, option("--split", help="Of data sets: train, val or test (test, else val).")] = None,
-    limit: Annotated[int, option("--limit", help="Images of a clip at most, from its start; 0: all.")] = 0,
+    split: Annotated[str | None, option("Of data sets: train, val or test (test, else val).")] = None,
+    limit: Annotated[int, option("Images of a clip at most, from its start; 0: all.")] = 0,
     vmaf: Annotated[
-        bool | None, option("--vmaf/--no-vmaf", help="VMAF; by default where an ffmpeg here has libvmaf.")
+        bool | None, option("VMAF; by default where an ffmpeg here has libvmaf.", "--vmaf/--no-vmaf")
     ] = None,
     output: Annotated[
-        Path | None, option("-o", "--output", help="Folder for table.md, results.json and pictures of the worst.")
+        Path | None, option("Folder for table.md, results.json and pictures of the worst.", "-o", "--output")
     ] = None,
     json: Json = False,
     quiet: Quiet = False,
@@ -193,7 +167,7 @@ def report_command(
     source: Source,
     part: Part,
     machine: Machine,
-    output: Annotated[Path | None, option("-o", "--output", help="The page; by default CLIP-report.html here.")] = None,
+    output: Annotated[Path | None, option("The page; by default CLIP-report.html here.", "-o", "--output")] = None,
     weights: InterpolatorWeights = "interpolator-base",
     overwrite: Overwrite = False,
     json: Json = False,
