@@ -145,7 +145,7 @@ def evaluate_command(
         bool | None, option("VMAF; by default where an ffmpeg here has libvmaf.", "--vmaf/--no-vmaf")
     ] = None,
     output: Annotated[
-        Path | None, option("Folder for table.md, results.json and pictures of the worst.", "-o", "--output")
+        Path | None, option("Folder for table.md, results.json and page.html: curves, worst moments.", "-o", "--output")
     ] = None,
     json: Json = False,
     quiet: Quiet = False,
