@@ -27,8 +27,9 @@ import numpy as np
 from deblur import Deblurrer
 from fpsgan import weights
 from fpsgan.errors import InputError, OutputError
+from fpsgan.interpolator import InterpolatorRunner
 from fpsgan.options import Options
-from fpsgan.runtime import InterpolatorRunner, at_once, library_errors, pick_device, pick_dtype, sharing_cores
+from fpsgan.runtime import at_once, library_errors, pick_device, pick_dtype, sharing_cores
 from fpsgan.segments import Segment, Store, Timing, finished, identity, plan_segments
 from fpsgan.stages import deblurring
 from fpsgan.stages.interpolation import InterpolationSettings, Output, Spent, interpolated

@@ -30,9 +30,9 @@ import torch
 from deblur import Deblurrer
 from fpsgan import weights
 from fpsgan.errors import InputError, OptionError, OutputError
+from fpsgan.interpolator import InterpolatorRunner, with_acceleration
 from fpsgan.options import Options
-from fpsgan.prior import with_acceleration
-from fpsgan.runtime import InterpolatorRunner, library_errors, pick_device, pick_dtype, sharing_cores
+from fpsgan.runtime import library_errors, pick_device, pick_dtype, sharing_cores
 from fpsgan.stages.deblurring import Counters, deblurred
 from fpsgan.stages.interpolation import InterpolationSettings, Output, Spent, interpolated
 from fpsgan.stages.scenes import related

@@ -28,7 +28,7 @@ class Options:
     ``deinterlace``: "film" (pulldown undone), "fields" (each a moment of its own), "frames" (progressive, as many),
     "off", or "auto" by what is found: film, and else fields where it interpolates, frames where it does not.
     ``confidence_map``: a folder that receives a grey PNG for every generated frame, named by its number in the output:
-    white where it can be believed, black where it is a guess (see fpsgan.confidence).
+    white where it can be believed, black where it is a guess (see fpsgan.interpolator.synthesis).
     ``resume``: keep what is finished when the job is ended, and go on from there (see fpsgan.segments).
     """
 

@@ -12,7 +12,7 @@ import av
 import numpy as np
 import pytest
 
-from fpsgan.runtime import InterpolatorRunner
+from fpsgan.interpolator import InterpolatorRunner
 from fpsgan.video.codecs import EncodeOptions
 from fpsgan.video.encode import Encoder
 from fpsgan.video.ffmpeg import ffmpeg_path

@@ -17,9 +17,9 @@ import pytest
 from conftest import MakeClip, audio_packets, audio_start, ffmpeg, raw_planes, video_times
 
 from fpsgan.errors import InputError, OptionError, OutputError
+from fpsgan.interpolator import InterpolatorRunner
 from fpsgan.job import Progress, Result, enhance, estimate
 from fpsgan.options import Options
-from fpsgan.runtime import InterpolatorRunner
 from fpsgan.stages.interpolation import InterpolationSettings, Spent, interpolated
 from fpsgan.stages.timeline import Relation, Span, schedule
 from fpsgan.video.codecs import EncodeOptions

@@ -17,11 +17,11 @@ import numpy as np
 import pytest
 from conftest import MakeClip, raw_planes, video_times
 
-from fpsgan import stream as module
+from fpsgan import live as module
 from fpsgan.errors import InputError, OptionError, OutputError
+from fpsgan.interpolator import InterpolatorRunner
 from fpsgan.live import StreamReport, _Clock, _pictures, stream
 from fpsgan.options import Options
-from fpsgan.runtime import InterpolatorRunner
 from fpsgan.stages.timeline import Span
 from fpsgan.video.frame import Color, Frame, PixelFormat
 

@@ -12,7 +12,7 @@ import torch
 
 from fpsgan import weights
 from fpsgan.demo import render_scene
-from fpsgan.runtime import InterpolatorRunner
+from fpsgan.interpolator import InterpolatorRunner
 from fpsgan.stages import interpolation, scenes
 from fpsgan.stages.interpolation import InterpolationSettings, Output, Spent, interpolated
 from fpsgan.stages.scenes import SceneSettings, related

@@ -38,7 +38,8 @@ def doctor_command() -> None:
     """Check this machine: ffmpeg and its encoders, devices, packages, weights."""
     import torch
 
-    from fpsgan import kernels, weights
+    from fpsgan import weights
+    from fpsgan.interpolator import kernels
     from fpsgan.runtime import pick_device, pick_dtype
 
     print(f"fpsgan {__version__}, Python {platform.python_version()}, {platform.platform()}")

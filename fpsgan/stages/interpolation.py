@@ -11,8 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fpsgan.prior import with_acceleration
-from fpsgan.runtime import InterpolatorRunner
+from fpsgan.interpolator import InterpolatorRunner, with_acceleration
 from fpsgan.stages.exposure import Exposure, exposure_change
 from fpsgan.stages.overlays import STILL_FOR, OverlayFinder
 from fpsgan.stages.timeline import Span

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fpsgan.errors import InputError
-from fpsgan.prior import flow_prior
+from fpsgan.interpolator import flow_prior
 from fpsgan.stages.scenes import SceneDetector
 from fpsgan.stages.timeline import Relation
 from fpsgan.video.decode import decode
