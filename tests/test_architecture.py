@@ -25,8 +25,8 @@ LAYERS = (
     ("fpsgan.interpolator",),
     ("fpsgan.weights", "fpsgan.stages"),
     ("fpsgan.options", "fpsgan.segments"),
-    ("fpsgan.job", "fpsgan.live", "fpsgan.photos", "fpsgan.training"),
-    ("fpsgan.demo",),
+    ("fpsgan.job", "fpsgan.live", "fpsgan.training"),
+    ("fpsgan.demo", "fpsgan.photos"),
     ("fpsgan.cli",),
 )
 TORCH_FREE = tuple(
