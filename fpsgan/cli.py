@@ -23,7 +23,7 @@ import typer
 
 from fpsgan import __version__, kernels, weights
 from fpsgan.demo import make_demo
-from fpsgan.errors import FpsganError, OptionError, OutputError
+from fpsgan.errors import FpsganError, OptionError, OutputError, SetupError
 from fpsgan.photo import compare as write_sheets
 from fpsgan.photo import deblur_photos
 from fpsgan.pipeline import Estimate, Options, Progress, Result, enhance, estimate, peak_rss
@@ -128,6 +128,7 @@ Deinterlace = Annotated[
 Overwrite = Annotated[bool, _option("-y", "--overwrite", help="Replace an existing output.", panel="Output")]
 DryRun = Annotated[bool, _option("--dry-run", help="Only tell what it would come to: frames, time, memory, size.")]
 Json = Annotated[bool, _option("--json", help="Print the result as JSON on standard output.")]
+ProgressKind = Annotated[str, _option("--progress", help="text, or json: on standard error an object a line.")]
 Benchmark = Annotated[bool, _option("--benchmark", help="Print where the time went.")]
 
 
@@ -174,6 +175,7 @@ def enhance_command(
     overwrite: Overwrite = False,
     dry_run: DryRun = False,
     json: Json = False,
+    progress: ProgressKind = "text",
     benchmark: Benchmark = False,
 ) -> None:
     """Sharpen blurred frames and raise the frame rate: both stages, the main job. Several inputs go into a folder."""
@@ -207,6 +209,7 @@ def interpolate_command(
     overwrite: Overwrite = False,
     dry_run: DryRun = False,
     json: Json = False,
+    progress: ProgressKind = "text",
     benchmark: Benchmark = False,
 ) -> None:
     """Raise the frame rate, or slow down; source frames stay as they are. Several inputs go into a folder."""
@@ -236,6 +239,7 @@ def deblur_command(
     overwrite: Overwrite = False,
     dry_run: DryRun = False,
     json: Json = False,
+    progress: ProgressKind = "text",
     benchmark: Benchmark = False,
     compare: Annotated[
         str | None,
@@ -380,6 +384,9 @@ def _run(source: Path, target: Path, given: dict[str, Any], *, interpolate: bool
     if on_error not in ("stop", "conceal"):
         raise OptionError(f"--on-error {on_error}: must be stop or conceal")
     dry_run, as_json, benchmark = given.pop("dry_run"), given.pop("json"), given.pop("benchmark")
+    progress = given.pop("progress")
+    if progress not in ("text", "json"):
+        raise OptionError(f"--progress {progress}: must be text or json")
     for name, parse in (("fps", parse_rate), ("multi", parse_rate), ("slowmo", parse_rate), ("start", parse_time),
                         ("end", parse_time), ("image_rate", parse_rate)):  # fmt: skip
         if given.get(name) is not None:
@@ -391,8 +398,8 @@ def _run(source: Path, target: Path, given: dict[str, Any], *, interpolate: bool
         if not as_json:
             print(_estimate_text(expected))
         return [dataclasses.asdict(expected)]
-    meter = _Meter()
-    result = _interruptible(lambda: enhance(source, target, options=options, on_progress=meter, on_note=_say))
+    meter = _Meter(as_json=progress == "json")
+    result = _interruptible(lambda: enhance(source, target, options=options, on_progress=meter, on_note=meter.say))
     meter.end()
     if not as_json:
         _say(_result_text(result))
@@ -665,6 +672,68 @@ def _stream_text(now: StreamReport) -> str:
     )
 
 
+@app.command("web")
+def web_command(
+    host: Annotated[
+        str, _option("--host", help="Address to listen on; any but this machine's own needs --password.")
+    ] = ("127.0.0.1"),
+    port: Annotated[int, _option("--port", help="0: any that is free.")] = 8765,
+    password: Annotated[
+        str | None,
+        _option("--password", help="Asked for on the page; better given as FPSGAN_PASSWORD.", envvar="FPSGAN_PASSWORD"),
+    ] = None,
+    folder: Annotated[
+        list[Path] | None, _option("--folder", help="Clips below it may be taken by their path; repeatable.")
+    ] = None,
+    work: Annotated[
+        Path | None, _option("--work", help="Where uploads, results and the queue are kept (~/fpsgan-web).")
+    ] = None,
+    max_upload: Annotated[float, _option("--max-upload", help="Largest upload, GB.")] = 8.0,
+    browse: Annotated[bool, _option("--browse/--no-browse", help="Open the page in a browser.")] = True,
+) -> None:
+    """Serve a page on this machine: queue, preview, before and after. Ctrl-C ends it; its jobs go on the next time."""
+    try:
+        from fpsgan.web.server import Settings, serve
+    except ModuleNotFoundError as error:
+        raise SetupError(f"`fpsgan web` needs {error.name}: pip install 'fpsgan[web]'") from error
+    settings = Settings(
+        work or Path.home() / "fpsgan-web", web_fields(), host=host, port=port, password=password,
+        folders=tuple(folder or ()), largest=round(max_upload * 1e9),
+    )  # fmt: skip
+    serve(settings, on_ready=lambda address: _say(f"the page is at {address} (Ctrl-C ends it)"), browse=browse)
+
+
+# What the page decides itself, or has no business to.
+NOT_ON_PAGE = ("sources", "input", "output", "confidence_map", "overwrite", "dry_run", "json", "progress", "benchmark")
+CHOICES = {
+    "deblur": ("auto", "on", "off"),
+    "dedup": ("auto", "on", "off"),
+    "on_error": ("stop", "conceal"),
+    "codec": ("auto", *CODECS),
+}
+
+
+def web_fields() -> tuple[Any, ...]:
+    """The options of `enhance`, for the page's expert panel."""
+    from fpsgan.web.work import Field
+
+    command = typer.main.get_command(app).commands["enhance"]  # type: ignore[attr-defined]
+    shipped = {kind: tuple(n for n in weights.bundled() if n.startswith(kind)) for kind in ("interpolator", "deblur")}
+    choices = {
+        **CHOICES,
+        "half": ("yes", "no"),
+        "weights": shipped["interpolator"],
+        "deblur_weights": shipped["deblur"],
+    }
+    return tuple(
+        Field(
+            option.name, option.opts[0], option.help, option.rich_help_panel or "",
+            "" if option.default is None else str(option.default), choices.get(option.name, ()),
+        )
+        for option in command.params if option.name not in (*NOT_ON_PAGE, "help")
+    )  # fmt: skip
+
+
 @app.command("doctor")
 def doctor_command() -> None:
     """Check this machine: ffmpeg and its encoders, devices, packages, weights."""
@@ -727,16 +796,27 @@ SETTLED = 8  # frames after which a rate is told
 
 
 class _Meter:
-    """One line on standard error that follows the work; on a terminal it is rewritten in place."""
+    """One line on standard error that follows the work; on a terminal it is rewritten in place.
 
-    def __init__(self) -> None:
+    ``as_json``: an object a line instead, {"done", "total", "rate", "eta"} or {"note"}.
+    """
+
+    def __init__(self, *, as_json: bool = False) -> None:
         self.last = 0.0
-        self.live = sys.stderr.isatty()
+        self.as_json = as_json
+        self.live = sys.stderr.isatty() and not as_json
+
+    def say(self, text: str) -> None:
+        _say(json.dumps({"note": text}) if self.as_json else text)
 
     def __call__(self, now: Progress | EvaluateProgress) -> None:
-        if time.monotonic() - self.last < (0.2 if self.live else 10) and now.done < now.total:
+        if time.monotonic() - self.last < (0.2 if self.live or self.as_json else 10) and now.done < now.total:
             return
         self.last = time.monotonic()
+        if self.as_json:
+            record = {"done": now.done, "total": now.total, "rate": now.rate, "eta": now.eta}
+            print(json.dumps(record), file=sys.stderr, flush=True)
+            return
         # the first frames wait for what is loaded and compiled: they tell no rate
         known = now.done >= SETTLED and now.done / now.rate > 2
         text = f"{now.done}/{now.total} frames" + (f", {now.rate:.1f}/s, {_clock(now.eta)} left" if known else "")

@@ -24,7 +24,7 @@ LAYERS = (
     ("fpsgan.weights", "fpsgan.fast"),
     ("fpsgan.runtime",),
     ("fpsgan.pipeline", "fpsgan.training"),
-    ("fpsgan.demo", "fpsgan.photo", "fpsgan.stream"),
+    ("fpsgan.demo", "fpsgan.photo", "fpsgan.stream", "fpsgan.web"),
     ("fpsgan.cli",),
 )
 TORCH_FREE = tuple(f"fpsgan.{name}" for name in ("errors", "threads", "kernels", "timeline", "scene", "prior", "video"))
