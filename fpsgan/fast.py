@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from deblur.fast import onednn_rectifies
+from deblur.folded import onednn_rectifies
 from fpsgan import kernels, overlap
 from fpsgan.confidence import WINDOW, believe, fall_back
 from fpsgan.interpolator import FINEST, LEAK, MATCHED, PER_PIXEL, Interpolator, Level, checked, window

@@ -22,9 +22,9 @@ LAYERS = (
     ("fpsgan.overlap", "fpsgan.confidence"),
     ("fpsgan.scene", "fpsgan.interpolator"),
     ("fpsgan.weights", "fpsgan.fast"),
-    ("fpsgan.runtime",),
+    ("fpsgan.runtime", "fpsgan.stages"),
     ("fpsgan.pipeline", "fpsgan.training"),
-    ("fpsgan.demo", "fpsgan.photo", "fpsgan.stream", "fpsgan.web"),
+    ("fpsgan.demo", "fpsgan.photos", "fpsgan.stream", "fpsgan.web"),
     ("fpsgan.cli",),
 )
 TORCH_FREE = tuple(f"fpsgan.{name}" for name in ("errors", "threads", "kernels", "timeline", "scene", "prior", "video"))

@@ -28,7 +28,7 @@ from fpsgan.errors import OptionError, OutputError
 pytest.importorskip("starlette", reason="the page needs fpsgan[web]")
 import uvicorn
 
-from fpsgan.cli import web_fields
+from fpsgan.cli.web import fields
 from fpsgan.web import work
 from fpsgan.web.jobs import Queue
 from fpsgan.web.look import look
@@ -104,7 +104,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Server]]:
     servers: list[Server] = []
 
     def begin(**settings: Any) -> Server:
-        servers.append(Server(Settings(tmp_path / "work", web_fields(), **settings)))
+        servers.append(Server(Settings(tmp_path / "work", fields(), **settings)))
         return servers[-1]
 
     yield begin
@@ -342,7 +342,7 @@ def test_names_are_only_shown(start: Callable[..., Server]) -> None:
         assert status == 200 and not headers["content-type"].startswith(("text/", "image/svg")), name
         assert "sandbox" in headers["content-security-policy"] and headers["x-content-type-options"] == "nosniff"
     kept = {path.name for path in server.settings.place.iterdir()}
-    assert kept <= {"jobs", "lock", "queue.json", ".queue.json.fpsgan"}
+    assert kept <= {"jobs", "lock", "queue.json", "part-queue.json"}
 
 
 def test_nothing_is_listed_or_sent_but_what_is_named(start: Callable[..., Server]) -> None:

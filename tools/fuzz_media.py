@@ -39,7 +39,8 @@ from typing import Any
 import numpy as np
 
 from fpsgan.errors import FpsganError
-from fpsgan.pipeline import Options, Result, enhance
+from fpsgan.job import Result, enhance
+from fpsgan.options import Options
 from fpsgan.runtime import InterpolatorRunner
 from fpsgan.video.ffmpeg import ffmpeg_path
 from fpsgan.video.probe import probe

@@ -21,7 +21,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from fpsgan.errors import InputError, OptionError, OutputError
-from fpsgan.video.files import whole
+from fpsgan.video.files import write_whole
 from fpsgan.web import work
 
 __all__ = ["Job", "Queue"]
@@ -420,8 +420,7 @@ class Queue:
     # the file
 
     def _keep(self) -> None:
-        with whole(self.place / QUEUE) as part:
-            part.write_text(json.dumps([dataclasses.asdict(job) for job in self._jobs.values()]), encoding="utf-8")
+        write_whole(self.place / QUEUE, json.dumps([dataclasses.asdict(job) for job in self._jobs.values()]))
 
     def _read(self) -> None:
         path = self.place / QUEUE

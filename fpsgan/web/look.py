@@ -15,10 +15,11 @@ from typing import Any
 import av
 import numpy as np
 
-from deblur.blur import blur_score, blur_strength
+from deblur.blur import blur_score
+from deblur.gate import blur_strength
 from fpsgan.errors import FpsganError, InputError
-from fpsgan.scene import SceneDetector
-from fpsgan.timeline import Relation
+from fpsgan.stages.scenes import SceneDetector
+from fpsgan.stages.timeline import Relation
 from fpsgan.video.decode import decode
 from fpsgan.video.fields import Kind, treated
 from fpsgan.video.photo import kind_of

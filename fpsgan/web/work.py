@@ -7,13 +7,14 @@ arguments of it, `--name=value`: no shell sees them, and none can become another
 from __future__ import annotations
 
 import dataclasses
+import importlib.resources
 import re
 import sys
 from pathlib import Path
 from typing import Any
 
 from fpsgan.errors import OptionError
-from fpsgan.video.encode import CONTAINERS
+from fpsgan.video.codecs import CONTAINERS
 
 __all__ = [
     "INTENTS",
@@ -28,6 +29,7 @@ __all__ = [
     "preview",
     "proof",
     "report",
+    "shipped",
     "viewed",
 ]
 
@@ -64,6 +66,12 @@ def check(options: dict[str, str], fields: tuple[Field, ...]) -> None:
         choices = known[name].choices
         if (value not in choices) if choices else not VALUE.fullmatch(value):
             raise OptionError(f"{known[name].flag} {value}: must be {' or '.join(choices) or 'a number or a word'}")
+
+
+def shipped(kind: str) -> tuple[str, ...]:
+    """Names of the weights that come with fpsGAN; ``kind`` is "interpolator" or "deblur". Loads no torch."""
+    names = sorted(file.name for file in (importlib.resources.files("fpsgan") / "weights").iterdir())
+    return tuple(found[1] for name in names if (found := re.fullmatch(rf"({kind}-.+)\.safetensors", name)))
 
 
 def look(source: str) -> list[str]:
