@@ -145,6 +145,9 @@ class Report:
     json: Json = False
     benchmark: Annotated[bool, option("Print where the time went.", "--benchmark")] = False
     quiet: Quiet = False
+    progress: Annotated[
+        str, option("On standard error; json: an object a line, for programs.", values=("text", "json"))
+    ] = "text"
 
 
 def grouped(command: Callable[..., None]) -> Callable[..., None]:
