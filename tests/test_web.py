@@ -8,10 +8,8 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,81 +20,16 @@ import av
 import numpy as np
 import pytest
 from conftest import MakeClip, raw_planes
-
-from fpsgan.errors import OptionError, OutputError
-
-pytest.importorskip("starlette", reason="the page needs fpsgan[web]")
-import uvicorn
+from webserver import Client, Server, is_over
 
 from fpsgan.cli.web import fields
+from fpsgan.errors import OptionError, OutputError
 from fpsgan.web import work
 from fpsgan.web.jobs import Queue
 from fpsgan.web.look import look
-from fpsgan.web.server import Settings, make_app
+from fpsgan.web.server import Settings
 
-PATIENCE = 120  # seconds: a job loads torch first
 TINY = {"video": "testsrc2=s=64x48", "rate": "10", "seconds": 1, "sound": False}
-
-
-class Client:
-    """Asks a server as the page does."""
-
-    def __init__(self, port: int) -> None:
-        self.port, self.name = port, f"127.0.0.1:{port}"
-
-    def ask(self, method: str, path: str, body: Any = None, **headers: str) -> tuple[int, dict[str, str], bytes]:
-        """(status, headers, body); headers given as "" are left out."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
-        sent = {"Host": self.name} | ({} if method == "GET" else {"Origin": f"http://{self.name}"})
-        sent |= {name.replace("_", "-"): value for name, value in headers.items()}
-        with contextlib.closing(connection):
-            connection.request(method, path, body, {name: value for name, value in sent.items() if value})
-            answer = connection.getresponse()
-            return answer.status, {k.lower(): v for k, v in answer.getheaders()}, answer.read()
-
-    def post(self, path: str, given: Any = None) -> Any:
-        status, _, body = self.ask("POST", path, json.dumps(given or {}))
-        assert status == 200, body
-        return json.loads(body)
-
-    def upload(self, path: Path, name: str | None = None) -> str:
-        status, _, body = self.ask("POST", f"/api/upload?name={quote(name or path.name)}", path.read_bytes())
-        assert status == 200, body
-        return str(json.loads(body)["id"])
-
-    def job(self, id: str) -> dict[str, Any]:
-        jobs = json.loads(self.ask("GET", "/api/state")[2])["jobs"]
-        return next(job for job in jobs if job["id"] == id)
-
-    def until(self, id: str, met: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
-        end = time.monotonic() + PATIENCE
-        while not met(job := self.job(id)):
-            assert time.monotonic() < end, job
-            time.sleep(0.1)
-        return job
-
-    def known(self, id: str) -> dict[str, Any]:
-        return self.until(id, lambda job: job["tasks"]["look"]["state"] in ("done", "failed"))
-
-
-class Server(Client):
-    """A server in a thread of its own, and its client."""
-
-    def __init__(self, settings: Settings) -> None:
-        settings.check()
-        self.settings = settings
-        self.queue = Queue(settings.place, settings.fields)
-        self.socket = socket.create_server(("127.0.0.1", 0))
-        super().__init__(self.socket.getsockname()[1])
-        self.server = uvicorn.Server(uvicorn.Config(make_app(settings, self.queue), log_config=None))
-        self.thread = threading.Thread(target=self.server.run, kwargs={"sockets": [self.socket]})
-        self.thread.start()
-
-    def close(self) -> None:
-        self.server.should_exit = True
-        self.thread.join()
-        self.socket.close()
-        self.queue.close()
 
 
 @pytest.fixture
@@ -114,10 +47,6 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Server]]:
 
 def state_of(job: dict[str, Any]) -> str:
     return str(job["state"])
-
-
-def is_over(job: dict[str, Any]) -> bool:
-    return state_of(job) in ("done", "failed")
 
 
 def pixels(path: Path) -> list[np.ndarray]:
@@ -171,7 +100,7 @@ def test_preview_shows_both_sides_and_guesses(
         path.write_bytes(server.ask("GET", f"/media/{id}/preview-{side}")[2])
         assert len(pixels(path)) == count
     assert server.ask("GET", f"/media/{id}/map-1")[1]["content-type"] == "image/png"
-    assert server.ask("GET", f"/media/{id}/map-0")[0] == 404  # a frame of the source
+    assert server.ask("GET", f"/media/{id}/map-0")[0] == 204  # a frame of the source
 
 
 def test_a_broken_file_is_told_and_stops_nothing(
@@ -190,10 +119,12 @@ def test_a_broken_file_is_told_and_stops_nothing(
 
 def test_pause_resume_cancel(start: Callable[..., Server], make_clip: MakeClip) -> None:
     server = start()
-    id = server.upload(make_clip(**TINY | {"seconds": 30}))
+    id = server.upload(make_clip(**TINY | {"seconds": 60}))
     server.known(id)
     server.post(f"/api/jobs/{id}/start")
-    server.until(id, lambda job: job["progress"].get("done", 0) > 0)
+    server.until(id, lambda job: job["progress"].get("done", 0) > 250)
+    status, headers, picture = server.ask("GET", f"/media/{id}/frame")
+    assert status == 200 and headers["content-type"] == "image/jpeg" and picture[:2] == b"\xff\xd8"
     server.post(f"/api/jobs/{id}/pause")
     server.until(id, lambda job: not server.queue._processes)
     assert server.job(id)["state"] == "paused"
@@ -224,7 +155,7 @@ def test_one_job_at_a_time_in_order(start: Callable[..., Server], make_clip: Mak
 
 
 def test_a_restarted_server_goes_on(make_clip: MakeClip, tmp_path: Path) -> None:
-    clip = make_clip(**TINY | {"seconds": 30})
+    clip = make_clip(**TINY | {"seconds": 60})
     command = [sys.executable, "-m", "fpsgan", "web", "--port=0", "--no-browse", f"--work={tmp_path / 'work'}"]
 
     @contextlib.contextmanager
@@ -234,17 +165,25 @@ def test_a_restarted_server_goes_on(make_clip: MakeClip, tmp_path: Path) -> None
             assert port is not None
             yield Client(int(port[1]))
             process.send_signal(end)
-            assert process.wait(60) in (0, 130)
+            assert process.wait(60) in (0, 130, -end)
 
-    with served(signal.SIGINT) as client:
+    def segments() -> int:
+        return len(list((tmp_path / "work").rglob("segments-*/0*.json")))
+
+    with served(signal.SIGKILL) as client:  # not even time to say goodbye
         id = client.upload(clip)
         client.known(id)
         client.post(f"/api/jobs/{id}/start")
-        client.until(id, lambda job: job["progress"].get("done", 0) > 0)
+        client.until(id, lambda job: segments() > 0)
+    with served(signal.SIGINT) as client:
+        before = segments()
+        assert client.job(id)["state"] in ("waiting", "running")
+        client.until(id, lambda job: segments() > before)
     with served(signal.SIGTERM) as client:
         job = client.until(id, is_over)
     assert job["state"] == "done", job["error"]
-    assert job["result"]["frames_in"] == 300
+    assert job["result"]["frames_in"] == 600
+    assert any(each.startswith("Resuming: ") for each in job["proof"])
 
 
 def test_asked_by_another_page(start: Callable[..., Server]) -> None:

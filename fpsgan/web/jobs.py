@@ -6,6 +6,7 @@ go on starts the same command again, which resumes by itself.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import secrets
@@ -28,6 +29,7 @@ __all__ = ["Job", "Queue"]
 
 QUEUE = "queue.json"
 KINDS = ("look", "preview", "copies", "report", "estimate")  # what is done beside the queue, the most urgent first
+FRESH = 10.0  # seconds for which the picture of a running job is shown
 PATIENCE = 20.0  # seconds that a process has to end by itself
 TELLS = 30  # lines of standard error that are kept: the last one says why it failed
 
@@ -218,6 +220,18 @@ class Queue:
             self._found(job)
             self._ask(job, "report")
 
+    def last_frame(self, id: str) -> Path:
+        """A picture of the last frame that a job has finished: where it is, if there is one yet."""
+        job = self.job(id)
+        picture = self.folder(id) / "frame.jpg"
+        if job.state != "running" or (picture.exists() and time.time() - picture.stat().st_mtime < FRESH):
+            return picture
+        command = work.last_frame(self.target(job), picture)
+        if command is not None:
+            with contextlib.suppress(subprocess.TimeoutExpired):  # half a file need not have a whole frame either
+                subprocess.run(command, stdin=subprocess.DEVNULL, timeout=PATIENCE, check=False)
+        return picture
+
     def close(self) -> None:
         """End all work; jobs that were running go on with the next server."""
         with self._lock:
@@ -277,6 +291,7 @@ class Queue:
         target = self.target(job)
         target.unlink(missing_ok=True)
         shutil.rmtree(target.with_name(f".{target.name}.fpsgan"), ignore_errors=True)
+        (self.folder(job.id) / "frame.jpg").unlink(missing_ok=True)
         shutil.rmtree(self.folder(job.id) / "copies", ignore_errors=True)
 
     # tasks beside the queue, one at a time

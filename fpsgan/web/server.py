@@ -276,6 +276,8 @@ def make_app(settings: Settings, queue: Queue) -> ASGIApp:
         folder, what = queue.folder(job.id), request.path_params["what"]
         hdr = bool(job.found and job.found["facts"]["hdr"])
         files = {"source": Path(job.source), "report": folder / "report.html"}
+        if what == "frame":
+            files["frame"] = await run_in_threadpool(queue.last_frame, job.id)
         if job.state == "done":
             files["result"] = queue.target(job)
         for kind in ("preview", "copies"):
@@ -285,8 +287,10 @@ def make_app(settings: Settings, queue: Queue) -> ASGIApp:
             files[what] = folder / "preview" / "maps" / f"{int(what[4:]):06}.png"
         path = files.get(what)
         if path is None or not path.is_file():
+            if what == "frame" or what.startswith("map-"):
+                return Response(status_code=204)  # none yet, or a frame of the source: as it should be
             raise HTTPException(404)
-        given = {"report": "text/html", "map": "image/png"}.get(what.split("-")[0])
+        given = {"report": "text/html", "map": "image/png", "frame": "image/jpeg"}.get(what.split("-")[0])
         name = f"{Path(job.name).stem}-fpsgan{path.suffix}" if "download" in request.query_params else None
         return FileResponse(
             path, media_type=given or KINDS.get(path.suffix.lower(), "application/octet-stream"), filename=name,

@@ -15,6 +15,8 @@ from typing import Any
 
 from fpsgan.errors import OptionError
 from fpsgan.video.codecs import CONTAINERS
+from fpsgan.video.ffmpeg import ffmpeg_path
+from fpsgan.video.files import SEGMENTS
 
 __all__ = [
     "INTENTS",
@@ -25,6 +27,7 @@ __all__ = [
     "copies",
     "enhance",
     "estimate",
+    "last_frame",
     "look",
     "preview",
     "proof",
@@ -108,6 +111,16 @@ def copies(source: str, result: Path, folder: Path, options: dict[str, str], *, 
     ]
 
 
+def last_frame(target: Path, picture: Path) -> list[str] | None:
+    """The command that writes the last whole frame that a running job has encoded; None if it has none yet."""
+    places = target.parent.glob(f".{target.name}.fpsgan/{SEGMENTS}-*/*.nut")
+    segments = sorted((path for path in places if path.stat().st_size), key=lambda path: path.stat().st_mtime)
+    if not segments:
+        return None
+    found = ["-sseof", "-0.5", "-err_detect", "explode", "-i", f"file:{segments[-1]}"]
+    return [ffmpeg_path(), "-v", "quiet", "-nostdin", "-y", *found, "-vf", "scale=480:-2", "-update", "1", str(picture)]
+
+
 def viewed(folder: Path, side: str, *, hdr: bool) -> Path:
     return folder / f"{side}{'.webm' if hdr else '.mp4'}"
 
@@ -145,7 +158,7 @@ def proof(result: dict[str, Any]) -> list[str]:
         off = 1000 * (result["av_offset_out"] - result["av_offset_in"])
         words.append(f"Sound is {off:+.2f} ms from where it was against the picture.")
     if result["cuts"]:
-        words.append(f"Nothing was made up across {len(result['cuts'])} cuts.")
+        words.append(f"Nothing was made up across cuts ({len(result['cuts'])}).")
     if result["held"]:
-        words.append(f"{result['held']} repeated frames were found.")
+        words.append(f"Repeated frames found: {result['held']}.")
     return words + [f"{note[:1].upper()}{note[1:]}." for note in result["notes"]]

@@ -10,7 +10,9 @@ const EXPLAINED = {
   slowmo: "Plays slower, with frames made in between; sound is stretched.",
 };
 const EVERY = 500; // ms
+const PICTURE = 10_000; // ms between pictures of a running job
 let setup;
+const answered = fetch("/api/setup").then(async (answer) => { setup = await answer.json(); });
 const cards = new Map();
 
 // talking to the server
@@ -48,24 +50,31 @@ async function refresh() {
   setTimeout(refresh, document.hidden ? 4 * EVERY : EVERY);
 }
 
+let uploads = answered; // one after the other, in the order chosen; the first waits for what the server takes
+
 function upload(file) {
   const bar = element("progress", { max: 1, value: 0, ariaLabel: `Upload of ${file.name}` });
-  const text = element("span", {}, file.name);
-  const item = element("li", {}, text, bar);
-  const stop = element("button", { className: "quiet", type: "button", onclick: () => { request.abort(); item.remove(); } }, "Stop");
-  const refuse = (why) => {
-    item.replaceChildren(element("p", { className: "problem", role: "alert" }, why));
-    item.append(element("button", { className: "quiet", type: "button", onclick: () => item.remove() }, "Dismiss"));
-  };
+  const stop = element("button", { className: "quiet", type: "button" }, "Stop");
+  const item = element("li", {}, file.name, bar, stop);
   $("uploads").append(item);
+  const refuse = (why) => item.replaceChildren(
+    element("p", { className: "problem", role: "alert" }, why),
+    element("button", { className: "quiet", type: "button", onclick: () => item.remove() }, "Dismiss"));
   const request = new XMLHttpRequest(); // fetch cannot tell how far an upload is
-  if (file.size > setup.largest) return refuse(`${file.name} is larger than ${size(setup.largest)}, the largest upload. Put it below a --folder, or raise --max-upload.`);
-  item.append(stop);
-  request.upload.addEventListener("progress", (event) => { bar.value = event.loaded / event.total; });
-  request.addEventListener("load", () => (request.status === 200 ? item.remove() : refuse(request.responseText)));
-  request.addEventListener("error", () => refuse(`${file.name}: the upload broke off.`));
-  request.open("POST", `/api/upload?name=${encodeURIComponent(file.name)}`);
-  request.send(file);
+  uploads = uploads.then(() => new Promise((end) => {
+    if (!item.isConnected) return end();
+    if (file.size > setup.largest) {
+      refuse(`${file.name} is larger than ${size(setup.largest)}, the largest upload. Put it below a --folder, or raise --max-upload.`);
+      return end();
+    }
+    request.upload.addEventListener("progress", (event) => { bar.value = event.loaded / event.total; });
+    request.addEventListener("load", () => (request.status === 200 ? item.remove() : refuse(request.responseText)));
+    request.addEventListener("error", () => refuse(`${file.name}: the upload broke off.`));
+    request.addEventListener("loadend", end);
+    request.open("POST", `/api/upload?name=${encodeURIComponent(file.name)}`);
+    request.send(file);
+  }));
+  stop.addEventListener("click", () => { request.abort(); item.remove(); });
 }
 
 // words
@@ -173,13 +182,14 @@ function fill(card, job, at, count) {
   }[job.state];
   const working = ["running", "paused"].includes(job.state);
   const work = part(card, "work", working ? job.state : null, () => element("div", { className: "work" },
-    element("img", { alt: "The last finished frame", hidden: true }),
+    element("img", { alt: "The last finished frame", hidden: true, onload: (event) => { event.target.hidden = false; }, onerror: (event) => { event.target.hidden = true; } }),
     element("div", {}, element("progress", { max: 1, ariaLabel: `Progress of ${job.name}` }), element("p", { className: "muted" }))));
   if (working) {
     const now = job.progress, bar = work.querySelector("progress"), image = work.querySelector("img");
     if (now.total) bar.value = now.done / now.total; else bar.removeAttribute("value");
     work.querySelector("p").textContent = job.state === "paused" ? `Paused${now.total ? ` at frame ${now.done} of ${now.total}` : ""}; goes on from what is done.` : progressText(now);
-    if (job.frame && card.frame !== job.frame) { card.frame = job.frame; image.src = `/media/${job.id}/frame?${job.frame}`; image.hidden = false; }
+    const turn = Math.floor(Date.now() / PICTURE);
+    if (job.state === "running" && now.done && card.turn !== turn) { card.turn = turn; image.src = `/media/${job.id}/frame?${turn}`; }
   }
   result(card, job);
   part(card, "actions", [job.state, known, job.tasks.report?.state, job.result?.size], () => element("div", { className: "buttons" }, ...actions));
@@ -241,9 +251,10 @@ function place(job) {
   const latest = Math.max(0, duration - setup.shown);
   const time = element("output", { className: "time" });
   const range = element("input", { type: "range", id: `place-${job.id}`, min: 0, max: latest.toFixed(2), step: 0.1, value: (latest / 3).toFixed(1), oninput: () => tell() });
-  const tell = () => { time.textContent = clock(Number(range.value)); };
+  const source = element("video", { src: `/media/${job.id}/source`, muted: true, playsInline: true, preload: "metadata", tabIndex: -1, ariaHidden: "true", onerror: () => source.remove() });
+  const tell = () => { time.textContent = clock(Number(range.value)); source.currentTime = Number(range.value); };
   tell();
-  const whole = element("div", { className: "place" }, element("label", { htmlFor: range.id }, `See ${setup.shown} seconds of it first, from`), range, time,
+  const whole = element("div", { className: "place" }, element("label", { htmlFor: range.id }, `See ${setup.shown} seconds of it first, from`), source, range, time,
     element("div", { className: "buttons" }, element("button", { type: "button", onclick: () => act(job.id, "preview", { at: Number(range.value) }) }, "Preview")));
   if (latest === 0) range.disabled = true;
   return whole;
@@ -294,15 +305,10 @@ function result(card, job) {
 
 // beginning
 
-async function begin() {
-  const answer = await fetch("/api/setup");
-  if (answer.status === 401) return location.reload();
-  setup = await answer.json();
-  $("version").textContent = `fpsGAN ${setup.version}.`;
-  $("limit").textContent = `up to ${size(setup.largest)} each`;
-  $("logout").hidden = !setup.password;
-  $("by-path").hidden = !setup.paths;
-  $("files").addEventListener("change", () => { [...$("files").files].forEach(upload); $("files").value = ""; });
+function listen() {
+  const chosen = () => { [...$("files").files].forEach(upload); $("files").value = ""; };
+  $("files").addEventListener("change", chosen);
+  chosen(); // what was chosen before this script came
   const drop = $("drop");
   for (const event of ["dragenter", "dragover"]) drop.addEventListener(event, (e) => { e.preventDefault(); drop.classList.add("over"); });
   for (const event of ["dragleave", "drop"]) drop.addEventListener(event, () => drop.classList.remove("over"));
@@ -321,7 +327,12 @@ async function begin() {
     const { jobs } = await (await fetch("/api/state")).json();
     for (const job of jobs) if (job.state === "draft" && job.tasks.look?.state === "done") await act(job.id, "start");
   });
-  refresh();
 }
 
-begin();
+listen();
+await answered;
+$("version").textContent = `fpsGAN ${setup.version}.`;
+$("limit").textContent = `up to ${size(setup.largest)} each`;
+$("logout").hidden = !setup.password;
+$("by-path").hidden = !setup.paths;
+refresh();

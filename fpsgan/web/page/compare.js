@@ -92,7 +92,7 @@ export function compare({ before, after, fps, slow = 1, start = 0, mapped = null
   async function load(number) {
     maps.set(number, null);
     const answer = await fetch(mapped(number));
-    if (!answer.ok) return; // a frame of the source: nothing was made up
+    if (answer.status !== 200) return; // a frame of the source: nothing was made up
     const image = await createImageBitmap(await answer.blob());
     const width = Math.min(MAP_WIDTH, image.width), height = Math.max(1, Math.round((image.height * width) / image.width));
     const board = new OffscreenCanvas(width, height), pen = board.getContext("2d");
