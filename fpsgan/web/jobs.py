@@ -365,9 +365,11 @@ class Queue:
         with self._lock:
             if job.tasks.get(kind) is not task:
                 return
-            task.update(state="done", found=json.loads(answer))
+            found = json.loads(answer)
+            if kind not in ("look", "estimate"):  # the rest is long, and names paths of this machine
+                found = {name: found[name] for name in ("fps_out",) if name in found}
+            task.update(state="done", found=found)
             if kind == "look":
-                found = task["found"]
                 job.intent = found["suggested"]
                 job.options = dict(found["intents"][job.intent])
                 job.suffix = ".mkv" if found["facts"]["alpha"] else ".mp4"
@@ -429,6 +431,8 @@ class Queue:
     def _shown(self, job: Job) -> dict[str, Any]:
         record = dataclasses.asdict(job)
         del record["source"]
+        if job.result is not None:
+            record["result"] = {name: job.result[name] for name in ("fps_out", "size")}
         record["proof"] = work.proof(job.result) if job.result is not None else []
         return record
 
