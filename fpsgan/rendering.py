@@ -194,7 +194,7 @@ class Reader:
             if not self._goes_on(segment):
                 self._kept.clear()
                 self._frames = decode(
-                    self.job.info, start=start if segment.seek else options.start, end=options.end,
+                    self.job.info, start=options.start if start is None or not segment.seek else start, end=options.end,
                     conceal=options.conceal, report=lambda text: self._report(text),
                 )  # fmt: skip
             assert self._frames is not None
