@@ -18,7 +18,8 @@ from fpsgan.errors import SetupError
 
 try:
     from bokeh.embed import components
-    from bokeh.models import HoverTool, Legend
+    from bokeh.models import HoverTool
+    from bokeh.models.annotations import Legend
     from bokeh.palettes import Colorblind8
     from bokeh.plotting import figure
     from bokeh.resources import Resources
