@@ -21,7 +21,7 @@ from rich.console import Console
 from fpsgan import cli
 from fpsgan.cli import options, progress
 from fpsgan.errors import OptionError
-from fpsgan.pipeline import Options
+from fpsgan.options import Options
 
 
 def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *words: object) -> tuple[int, str, str]:

@@ -14,7 +14,7 @@ import typer
 from fpsgan import __version__
 from fpsgan.cli.options import Json, Overwrite, Source, StreamIndex, option
 from fpsgan.cli.text import json_text, probe_text, size_text, table_text
-from fpsgan.video.encode import CODECS
+from fpsgan.video.codecs import CODECS
 from fpsgan.video.ffmpeg import encoders, ffmpeg_path, ffmpeg_version
 from fpsgan.video.probe import probe
 
@@ -38,7 +38,8 @@ def doctor_command() -> None:
     """Check this machine: ffmpeg and its encoders, devices, packages, weights."""
     import torch
 
-    from fpsgan import kernels, weights
+    from fpsgan import weights
+    from fpsgan.interpolator import kernels
     from fpsgan.runtime import pick_device, pick_dtype
 
     print(f"fpsgan {__version__}, Python {platform.python_version()}, {platform.platform()}")

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -38,12 +38,10 @@ from fpsgan.cli.text import (
     stream_text,
 )
 from fpsgan.errors import FpsganError, OptionError, OutputError
-from fpsgan.video.encode import CONTAINERS
+from fpsgan.options import Options
+from fpsgan.video.codecs import CONTAINERS
 from fpsgan.video.photo import KINDS, kind_of, name_for
 from fpsgan.video.probe import image_files
-
-if TYPE_CHECKING:  # the commands load it when they run: it takes seconds
-    from fpsgan.pipeline import Options
 
 Pair = tuple[Path, Path]  # a source and its target
 
@@ -184,17 +182,17 @@ def _photos(
     truth: Path | None,
     on_error: Callable[[FpsganError], None] | None,
 ) -> list[Any]:
-    from fpsgan import photo
+    from fpsgan import photos
 
     if report.dry_run:
         raise OptionError("--dry-run is for videos: a photo is done in a second or two")
     sources, targets = [source for source, _ in pairs], [target for _, target in pairs]
     if compare is not None:
-        records = photo.compare(sources, targets[0].parent, compare.split(","), options, truth)
+        records = photos.compare(sources, targets[0].parent, compare.split(","), options, truth)
         if truth is not None and not report.json:
             print(scores_text(records))
         return records
-    results = photo.deblur_photos(sources, targets, options, on_error=on_error)
+    results = photos.deblur_photos(sources, targets, options, on_error=on_error)
     if not report.quiet:
         for result in results:
             tell(f"{result.target}: blur {result.score:.2f}, sharpened {100 * result.strength:.0f} %")
@@ -202,7 +200,7 @@ def _photos(
 
 
 def _video(source: Path, target: Path, options: Options, report: Report, title: str) -> list[Any]:
-    from fpsgan.pipeline import enhance, estimate, peak_rss
+    from fpsgan.job import enhance, estimate, peak_rss
 
     if report.dry_run:
         expected = estimate(source, target, options=options)
@@ -240,7 +238,7 @@ def stream_command(
     """
     options = job_options(deblurring, rate, machine, weights=weights)
 
-    from fpsgan.stream import stream
+    from fpsgan.live import stream
 
     with Meter(stream_line, title=source, quiet=quiet) as meter:
         done = stream(source, output, options=options, max_delay=max_delay, on_report=meter)

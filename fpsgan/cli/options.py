@@ -10,17 +10,14 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial, wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+from typing import Annotated, Any, get_type_hints
 
 import typer
 
 from fpsgan.errors import OptionError
-from fpsgan.scene import SCENE_THRESHOLD
-from fpsgan.video.encode import CODECS, EncodeOptions
+from fpsgan.options import Options
+from fpsgan.video.codecs import CODECS, EncodeOptions
 from fpsgan.video.fields import MODES
-
-if TYPE_CHECKING:
-    from fpsgan.pipeline import Options
 
 __all__ = ["grouped", "job_options", "option", "parse_rate", "parse_time"]
 
@@ -102,7 +99,7 @@ class RateOrSlowmo(Rate):
 
 @dataclass(frozen=True)
 class Interpolation:
-    scene_threshold: Annotated[float, option(CUT_HELP)] = SCENE_THRESHOLD
+    scene_threshold: Annotated[float, option(CUT_HELP)] = Options.scene_threshold
     dedup: Annotated[str, of_switch("Re-space repeated drawings of animation.")] = "auto"
     confidence_map: Annotated[
         Path | None, option("Folder for a PNG per generated frame: black where it is a guess.")
@@ -135,6 +132,9 @@ class Job(Machine, Part):
     crf: Annotated[int | None, of_output("The encoder's quality number; smaller is better.")] = None
     pix_fmt: Annotated[str | None, of_output("Pixel format; by default the source's.")] = None
     overwrite: Overwrite = False
+    resume: Annotated[
+        bool, of_output("Keep what is done when the job is ended, and go on from there.", "--resume/--no-resume")
+    ] = True
 
 
 @dataclass(frozen=True)
@@ -178,8 +178,6 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
 
 def job_options(*groups: Deblurring | Rate | Interpolation | Machine, **more: Any) -> Options:
     """What the library takes, of the groups that a command has. Raises OptionError for values that make no sense."""
-    from fpsgan.pipeline import Options  # loads torch
-
     given = {name: value for group in groups for name, value in vars(group).items()} | more
     if "codec" in given:
         given["encode"] = EncodeOptions(given.pop("codec"), given.pop("crf"), given.pop("pix_fmt"))

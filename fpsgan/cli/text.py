@@ -19,8 +19,8 @@ from fpsgan.video.fields import Scan
 from fpsgan.video.probe import VideoInfo
 
 if TYPE_CHECKING:  # for their types alone: they load torch
-    from fpsgan.pipeline import Estimate, Progress, Result
-    from fpsgan.stream import StreamReport
+    from fpsgan.job import Estimate, Progress, Result
+    from fpsgan.live import StreamReport
     from fpsgan.training import build, evaluate, train
 
 WIDTH = 200  # columns of a table that goes into a file or a pipe

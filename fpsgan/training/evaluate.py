@@ -31,14 +31,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from deblur import Deblurrer
 from deblur.blur import convolve, path_kernel, sensor, shake_path
 from fpsgan import __version__
 from fpsgan import weights as weights_store
 from fpsgan.errors import InputError, OptionError, OutputError, SetupError
 from fpsgan.interpolator import Interpolator
-from fpsgan.runtime import DeblurRunner, pick_device, pick_dtype
-from fpsgan.scene import SceneDetector
-from fpsgan.timeline import Relation
+from fpsgan.runtime import library_errors, pick_device, pick_dtype
+from fpsgan.stages.scenes import SceneDetector
+from fpsgan.stages.timeline import Relation
 from fpsgan.training.build import VIDEOS
 from fpsgan.training.data import PICTURES, files_below, read_photo
 from fpsgan.training.deblur_data import expose
@@ -131,6 +132,7 @@ class Progress:
     eta: float
 
 
+@library_errors()
 def evaluate(
     places: Sequence[str | Path],
     *,
@@ -491,11 +493,11 @@ def _exposed(clip: Clip) -> Iterator[tuple[int, Image, Image]]:
 
 
 def _sharpener(name: str, device: torch.device, dtype: torch.dtype) -> Callable[[Image], Image]:
-    runner = DeblurRunner(weights_store.load(name, expect="deblur"), device, dtype)
+    deblurrer = Deblurrer(weights_store.load(name, expect="deblur"), device, dtype)
 
     def sharpen(image: Image) -> Image:
-        made = runner.sharpen(image.astype(np.float32) / np.float32(255), cautious=True)  # as by default
-        return np.asarray(np.clip(np.rint(made * np.float32(255)), 0, 255), np.uint8)
+        done = deblurrer.sharpen(image.astype(np.float32) / np.float32(255), cautious=True)  # as by default
+        return np.asarray(np.clip(np.rint(done.picture * np.float32(255)), 0, 255), np.uint8)
 
     return sharpen
 
