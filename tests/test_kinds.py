@@ -63,7 +63,7 @@ def pictures(path: Path) -> list[bytes]:
 def doubled(clip: Path, **options: object) -> tuple[Result, list[Fraction], list[bytes]]:
     """Interpolated to twice the rate, without loss: (result, times of the source's pictures in it, these pictures)."""
     target = clip.with_name("doubled.mkv")
-    given = Options(deblur="off", dedup="off", fps=Fraction(50), encode=EncodeOptions("ffv1"), **options)  # type: ignore[arg-type]
+    given = Options(deblur="off", dedup="off", fps=Fraction(50), encode=EncodeOptions("ffv1"), **options)
     result = enhance(clip, target, options=given)
     times = video_times(target)
     assert len(times) == result.frames_out and abs(result.frames_out - 2 * result.frames_in) <= 1

@@ -158,7 +158,7 @@ def read(path: Path) -> Photo:
         raise InputError(f"{path}: holds {pages} pictures; save them one by one first")
     if not deep and photo.mode not in ("RGB", "RGBA", "L", "LA"):
         raise InputError(f"{path}: its colours are {photo.mode}; save it as RGB first")
-    return Photo(pixels if pixels.ndim == 3 else pixels[..., None], format, icc, _exif(exif))  # type: ignore[arg-type]
+    return Photo(pixels if pixels.ndim == 3 else pixels[..., None], format, icc, _exif(exif))
 
 
 def read_frame(path: Path) -> Any:
@@ -233,7 +233,8 @@ def _plain(photo: Image.Image, icc: bytes) -> tuple[Image.Image, bytes]:
         srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
         print_profile = ImageCms.ImageCmsProfile(io.BytesIO(icc))
         made = ImageCms.profileToProfile(photo, print_profile, srgb, outputMode="RGB")
-        return made, srgb.tobytes()  # type: ignore[return-value]
+        assert made is not None  # it is not done in place
+        return made, srgb.tobytes()
     if photo.mode in ("P", "PA"):
         return photo.convert("RGBA" if "transparency" in photo.info or photo.mode == "PA" else "RGB"), icc
     other = {"1": "L", "RGBX": "RGB", "YCbCr": "RGB", "RGBa": "RGBA", "La": "LA"}
