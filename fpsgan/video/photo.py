@@ -20,7 +20,7 @@ import cv2
 import numpy as np
 import pi_heif
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageCms, ImageFile, ImageOps, TiffImagePlugin
+from PIL import ExifTags, Image, ImageCms, ImageFile, ImageOps, PngImagePlugin, TiffImagePlugin
 
 from fpsgan.errors import InputError
 from fpsgan.video.frame import Orientation
@@ -254,13 +254,12 @@ def _deep_pixels(path: Path) -> Any:
 def _deep_png(photo: Photo) -> bytes:
     order = {1: [0], 3: [2, 1, 0], 4: [2, 1, 0, 3]}[photo.pixels.shape[2]]
     whole = cv2.imencode(".png", np.ascontiguousarray(photo.pixels[..., order]))[1].tobytes()
-
-    def chunk(name: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-
-    icc = chunk(b"iCCP", b"ICC\0\0" + zlib.compress(photo.icc)) if photo.icc else b""
-    exif = chunk(b"eXIf", photo.exif.removeprefix(b"Exif\0\0")) if photo.exif else b""
-    return whole[:33] + icc + exif + whole[33:]  # behind the header, which takes 33 bytes
+    about = io.BytesIO()
+    if photo.icc:
+        PngImagePlugin.putchunk(about, b"iCCP", b"ICC\0\0", zlib.compress(photo.icc))
+    if photo.exif:
+        PngImagePlugin.putchunk(about, b"eXIf", photo.exif.removeprefix(b"Exif\0\0"))
+    return whole[:33] + about.getvalue() + whole[33:]  # behind the header, which takes 33 bytes
 
 
 def _tiff(photo: Photo) -> bytes:
