@@ -26,7 +26,7 @@ LAYERS = (
     ("fpsgan.weights", "fpsgan.stages"),
     ("fpsgan.options", "fpsgan.segments"),
     ("fpsgan.job", "fpsgan.live", "fpsgan.training"),
-    ("fpsgan.demo", "fpsgan.photos"),
+    ("fpsgan.demo", "fpsgan.photos", "fpsgan.web"),
     ("fpsgan.cli",),
 )
 TORCH_FREE = tuple(

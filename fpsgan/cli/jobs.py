@@ -200,14 +200,17 @@ def _photos(
 
 
 def _video(source: Path, target: Path, options: Options, report: Report, title: str) -> list[Any]:
-    from fpsgan.job import enhance, estimate, peak_rss
+    from fpsgan.job import Progress, enhance, estimate, peak_rss
 
+    if report.progress not in ("text", "json"):
+        raise OptionError(f"--progress {report.progress}: must be text or json")
     if report.dry_run:
         expected = estimate(source, target, options=options)
         if not report.json:
             print(estimate_text(expected))
         return [dataclasses.asdict(expected)]
-    with Meter(job_line, title=title, quiet=report.quiet) as meter:
+    record = Progress._asdict if report.progress == "json" else None
+    with Meter(job_line, title=title, quiet=report.quiet, record=record) as meter:
         result = enhance(source, target, options=options, on_progress=meter, on_note=meter.say)
     if not report.json:
         meter.say(result_text(result))

@@ -132,6 +132,11 @@ class Job(Machine, Part):
     crf: Annotated[int | None, of_output("The encoder's quality number; smaller is better.")] = None
     pix_fmt: Annotated[str | None, of_output("Pixel format; by default the source's.")] = None
     overwrite: Overwrite = False
+    workers: Annotated[int, of_machine("Processes that work side by side (on each device).")] = 1
+    devices: Annotated[str | None, of_machine("Several devices at once: cuda:0,cuda:1.")] = None
+    cluster: Annotated[
+        str | None, of_machine("Spread the work over a Ray cluster: auto, or its address.", metavar="<auto|address>")
+    ] = None
     resume: Annotated[
         bool, of_output("Keep what is done when the job is ended, and go on from there.", "--resume/--no-resume")
     ] = True
@@ -145,6 +150,9 @@ class Report:
     json: Json = False
     benchmark: Annotated[bool, option("Print where the time went.", "--benchmark")] = False
     quiet: Quiet = False
+    progress: Annotated[
+        str, option("On standard error; json: an object a line, for programs.", values=("text", "json"))
+    ] = "text"
 
 
 def grouped(command: Callable[..., None]) -> Callable[..., None]:
@@ -181,6 +189,8 @@ def job_options(*groups: Deblurring | Rate | Interpolation | Machine, **more: An
     given = {name: value for group in groups for name, value in vars(group).items()} | more
     if "codec" in given:
         given["encode"] = EncodeOptions(given.pop("codec"), given.pop("crf"), given.pop("pix_fmt"))
+    if "devices" in given:
+        given["devices"] = tuple((given["devices"] or "").split(",")) if given["devices"] else ()
     if "on_error" in given:
         on_error = given.pop("on_error")
         if on_error not in ("stop", "conceal"):
