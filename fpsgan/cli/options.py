@@ -83,7 +83,9 @@ class Files:
 class Deblurring:
     deblur: Annotated[str, of_switch("auto: blurred frames only; on: all; off.")] = Options.deblur
     deblur_strength: Annotated[float, option("0 (nothing) to 1 (all of it).")] = Options.deblur_strength
-    deblur_weights: Annotated[str, option("Deblurring weights, likewise.")] = str(Options.deblur_weights)
+    deblur_weights: Annotated[str, option("Deblurring weights: a shipped name or a .safetensors file.")] = str(
+        Options.deblur_weights
+    )
 
 
 @dataclass(frozen=True)
