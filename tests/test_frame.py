@@ -2,6 +2,8 @@ from __future__ import annotations
 
 from fractions import Fraction
 
+import av
+import av.video.format
 import numpy as np
 import pytest
 
@@ -90,6 +92,21 @@ def test_chroma_is_sited_where_the_tag_says() -> None:
 )  # fmt: skip
 def test_packed_formats_have_a_planar_home(name: str, planar: str) -> None:
     assert PixelFormat.of(name).name == planar
+
+
+def test_every_format_has_a_home_that_ffmpeg_knows_and_that_holds_all_of_it_or_is_refused() -> None:
+    held = 0
+    for name in av.video.format.names:
+        try:
+            home = PixelFormat.of(name)
+        except ValueError:
+            continue
+        held += 1
+        mine, other = (av.VideoFormat(each, 16, 16) for each in (home.name, name))
+        assert PixelFormat.of(home.name) == home
+        assert mine.components[0].bits == home.depth >= max(part.bits for part in other.components), name
+        assert home.alpha == (len(mine.components) in (2, 4)) >= (len(other.components) in (2, 4)), name
+    assert held > 150
 
 
 ORIENTATIONS = [Orientation(rotation, mirrored) for rotation in (0, 90, 180, 270) for mirrored in (False, True)]

@@ -119,8 +119,6 @@ class PixelFormat:
         depth = 8 if form.has_palette or depth <= 8 else next(d for d in (9, 10, 12, 14, 16) if depth <= d)
         suffix = "" if depth == 8 else f"{depth}le"
         if form.has_palette or form.is_rgb or form.is_bayer or (alpha and len(parts) == 2):
-            depth = 16 if alpha and depth == 9 else depth
-            suffix = "" if depth == 8 else f"{depth}le"
             return PixelFormat(f"gbr{'a' if alpha else ''}p{suffix}", "rgb", depth, 0, 0, alpha)
         if len(parts) == 1:
             return PixelFormat(f"gray{suffix}", "gray", depth, 0, 0, False)
