@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import queue
 import signal
+import socket
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -127,8 +128,9 @@ def on_cluster(
         raise OptionError("--confidence-map: its pictures would stay on the cluster's machines; leave --cluster out")
     try:
         if not ray.is_initialized():
+            _reach(address)
             ray.init(address=address, log_to_driver=False, logging_level="ERROR", configure_logging=False)
-    except (ConnectionError, RayError, RuntimeError, ValueError) as error:
+    except (OSError, RayError, RuntimeError, ValueError) as error:
         raise SetupError(
             f"--cluster {address}: no Ray cluster there ({' '.join(str(error).split())[:150]}); `ray start --head` "
             "starts one"
@@ -162,6 +164,13 @@ def on_cluster(
     finally:
         for task in running:
             ray.cancel(task, force=True)
+
+
+def _reach(address: str) -> None:
+    """Raise OSError where nothing listens: Ray itself would try for a long time, and end the process."""
+    host, _, port = address.rpartition("/")[2].rpartition(":")
+    if port.isdecimal():
+        socket.create_connection((host, int(port)), timeout=10).close()
 
 
 def _on_node(settled: list[Any], segment: Segment, source: list[Any]) -> tuple[Record, dict[str, bytes]]:

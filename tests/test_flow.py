@@ -57,7 +57,7 @@ def test_frames_it_cannot_take_are_refused(shape0: tuple, shape1: tuple, dtype: 
 
 def test_the_quick_prior_is_coarser_and_weights_ask_for_it() -> None:
     whole = np.asarray(cv2.GaussianBlur(np.random.default_rng(5).integers(0, 255, (160, 200), np.uint8), (0, 0), 3))
-    whole = cv2.normalize(whole, None, 0, 255, cv2.NORM_MINMAX)  # type: ignore[call-overload]
+    whole = cv2.normalize(whole, None, 0, 255, cv2.NORM_MINMAX)
     frame0, frame1 = np.ascontiguousarray(whole[8:136, 8:184]), np.ascontiguousarray(whole[6:134, 4:180])
     full, quick = flow_prior(frame0, frame1)[0], flow_prior(frame0, frame1, effort="quick")[0]
     assert full.shape == quick.shape and not np.array_equal(full, quick)

@@ -43,7 +43,7 @@ def clip(count: int) -> list[Frame]:
 @pytest.fixture(scope="module")
 def runner() -> InterpolatorRunner:
     network = weights.load("interpolator-base", expect="interpolator")
-    return InterpolatorRunner(network, torch.device("cpu"), torch.float32)  # type: ignore[arg-type]
+    return InterpolatorRunner(network, torch.device("cpu"), torch.float32)
 
 
 def outputs(runner: InterpolatorRunner, frames: list[Frame], first: int = 0, until: int | None = None) -> list[Output]:

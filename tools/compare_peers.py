@@ -81,7 +81,7 @@ class Method:
         if self.kind == "dis":
             return by_network(Interpolator().eval(), CPU, torch.float32)
         if self.kind == "ours":
-            return by_network(weights.load(self.source, expect="interpolator"), CPU, dtype)  # type: ignore[arg-type]
+            return by_network(weights.load(self.source, expect="interpolator"), CPU, dtype)
         if self.kind == "RIFE v4.0":
             with patch.object(sys, "path", [self.source, *sys.path]):
                 between = rife(CPU)

@@ -51,7 +51,7 @@ def enhance_command(
     files: Files, deblurring: Deblurring, rate: RateOrSlowmo, interpolation: Interpolation, job: Job, report: Report
 ) -> None:
     """Sharpen blurred frames and raise the frame rate: both stages, the main job. Several inputs go into a folder."""
-    _run(files, report, lambda: job_options(deblurring, rate, interpolation, job))
+    _run(files, report, job_options(deblurring, rate, interpolation, job))
 
 
 @grouped
@@ -59,7 +59,7 @@ def interpolate_command(
     files: Files, rate: RateOrSlowmo, interpolation: Interpolation, job: Job, report: Report
 ) -> None:
     """Raise the frame rate, or slow down; source frames stay as they are. Several inputs go into a folder."""
-    _run(files, report, lambda: job_options(rate, interpolation, job, deblur="off"))
+    _run(files, report, job_options(rate, interpolation, job, deblur="off"))
 
 
 @grouped
@@ -81,7 +81,7 @@ def deblur_command(
     if compare is not None and (files.output is None or not _is_folder(files.output)):
         raise OptionError(f"--compare puts sheets into a folder: {files.output} is none; name one with -o")
     _run(
-        files, report, lambda: job_options(deblurring, job, interpolate=False),
+        files, report, job_options(deblurring, job, interpolate=False),
         photos=True, compare=compare, truth=truth,
     )  # fmt: skip
 
@@ -89,7 +89,7 @@ def deblur_command(
 def _run(
     files: Files,
     report: Report,
-    make_options: Callable[[], Options],
+    options: Options,
     *,
     photos: bool = False,
     compare: str | None = None,
@@ -101,7 +101,6 @@ def _run(
         raise OptionError("no input: name a video, as in `fpsgan enhance clip.mp4 -o better.mp4`")
     if files.output is None:
         raise OptionError("no output: say where to put it with -o")
-    options = make_options()
     pairs = _pairs(sources, files.output, photos=photos)
     pictures = [pair for pair in pairs if photos and _is_photo_job(*pair)]
     failed = 0
@@ -231,7 +230,7 @@ def stream_command(
     rate: Rate,
     machine: Machine,
     max_delay: Annotated[float, option("Seconds; what would take longer is left out.")] = 0.5,
-    weights: InterpolatorWeights = "interpolator-base",
+    weights: InterpolatorWeights = str(Options.weights),
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:

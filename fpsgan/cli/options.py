@@ -81,9 +81,11 @@ class Files:
 
 @dataclass(frozen=True)
 class Deblurring:
-    deblur: Annotated[str, of_switch("auto: blurred frames only; on: all; off.")] = "auto"
-    deblur_strength: Annotated[float, option("0 (nothing) to 1 (all of it).")] = 1.0
-    deblur_weights: Annotated[str, option("Deblurring weights, likewise.")] = "deblur-mobilenet"
+    deblur: Annotated[str, of_switch("auto: blurred frames only; on: all; off.")] = Options.deblur
+    deblur_strength: Annotated[float, option("0 (nothing) to 1 (all of it).")] = Options.deblur_strength
+    deblur_weights: Annotated[str, option("Deblurring weights: a shipped name or a .safetensors file.")] = str(
+        Options.deblur_weights
+    )
 
 
 @dataclass(frozen=True)
@@ -100,11 +102,11 @@ class RateOrSlowmo(Rate):
 @dataclass(frozen=True)
 class Interpolation:
     scene_threshold: Annotated[float, option(CUT_HELP)] = Options.scene_threshold
-    dedup: Annotated[str, of_switch("Re-space repeated drawings of animation.")] = "auto"
+    dedup: Annotated[str, of_switch("Re-space repeated drawings of animation.")] = Options.dedup
     confidence_map: Annotated[
         Path | None, option("Folder for a PNG per generated frame: black where it is a guess.")
     ] = None
-    weights: InterpolatorWeights = "interpolator-base"
+    weights: InterpolatorWeights = str(Options.weights)
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Machine:
-    device: Annotated[str, of_machine("auto, cpu, cuda, cuda:1, mps, xpu.")] = "auto"
+    device: Annotated[str, of_machine("auto, cpu, cuda, cuda:1, mps, xpu.")] = Options.device
     half: Annotated[bool | None, of_machine("Half precision; by default where faster.", "--half/--no-half")] = None
 
 
@@ -123,12 +125,14 @@ class Machine:
 class Job(Machine, Part):
     """What every job that makes a file can be told of its source, its file and the machine."""
 
-    tile: Annotated[int, of_machine("Work in tiles of so many pixels; 0: only if memory is short.")] = 0
+    tile: Annotated[int, of_machine("Work in tiles of so many pixels; 0: only if memory is short.")] = Options.tile
     stream: StreamIndex = None
-    image_rate: Annotated[Fraction, of_rate("Frame rate of a folder of images.", panel="Input")] = Fraction(24)
+    image_rate: Annotated[Fraction, of_rate("Frame rate of a folder of images.", panel="Input")] = Options.image_rate
     on_error: Annotated[str, of_input("At damaged places.", values=("stop", "conceal"))] = "stop"
-    deinterlace: Annotated[str, of_input("Interlaced video; film: undo pulldown.", values=MODES)] = "auto"
-    codec: Annotated[str, of_output(f"auto, {', '.join(CODECS)}.", values=("auto", *CODECS), metavar="<str>")] = "auto"
+    deinterlace: Annotated[str, of_input("Interlaced video; film: undo pulldown.", values=MODES)] = Options.deinterlace
+    codec: Annotated[str, of_output(f"auto, {', '.join(CODECS)}.", values=("auto", *CODECS), metavar="<str>")] = (
+        EncodeOptions.codec
+    )
     crf: Annotated[int | None, of_output("The encoder's quality number; smaller is better.")] = None
     pix_fmt: Annotated[str | None, of_output("Pixel format; by default the source's.")] = None
     overwrite: Overwrite = False
