@@ -19,7 +19,7 @@ import fpsgan
 LAYERS = (
     ("fpsgan.errors", "fpsgan.threads", "deblur", "fpsgan.interpolator.kernels", "fpsgan.interpolator.synthesis"),
     ("fpsgan.timeline", "fpsgan.video", "fpsgan.runtime", "fpsgan.interpolator.flow"),
-    ("fpsgan.scene", "fpsgan.interpolator.network"),
+    ("fpsgan.scene", "fpsgan.interpolator.network", "fpsgan.interpolator.cpu_flow"),
     ("fpsgan.interpolator.cpu",),
     ("fpsgan.interpolator.runner",),
     ("fpsgan.interpolator",),

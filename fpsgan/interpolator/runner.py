@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fpsgan.interpolator.cpu import CpuInterpolator
-from fpsgan.interpolator.flow import flow_prior
+from fpsgan.interpolator.cpu_flow import flow_prior
 from fpsgan.interpolator.network import Interpolator
 from fpsgan.interpolator.synthesis import enlarge
 from fpsgan.runtime import _picture, _Runner, blend_tiles
