@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
+from fractions import Fraction
+
 import cv2
 import numpy as np
 import pytest
 import torch
 
+from deblur.tiles import OutOfMemory
+from fpsgan import weights
 from fpsgan.demo import render_scene
 from fpsgan.device import colour, exposure, overlays
+from fpsgan.device.engine import DeviceInterpolator
+from fpsgan.interpolator import Interpolator, InterpolatorRunner
 from fpsgan.stages.exposure import exposure_change
+from fpsgan.stages.interpolation import InterpolationSettings, Output, Spent, interpolated
+from fpsgan.stages.interpolation_on_device import interpolated_on_device
 from fpsgan.stages.overlays import OverlayFinder
+from fpsgan.stages.timeline import Relation, schedule
 from fpsgan.video.frame import Color, Frame, PixelFormat, from_rgb, to_rgb
 
 FORMATS = ["yuv420p", "yuv422p10le", "yuv444p", "yuv410p", "gray", "gray12le", "gbrp", "gbrp10le"]
@@ -96,3 +106,122 @@ def test_overlays(size: tuple[int, int]) -> None:
     assert expected[3].max() == 255 and not expected[5].any()
     for one, other in zip(found, expected, strict=True):
         assert (np.abs(one - other) > 2).mean() < 2e-3
+
+
+CPU = torch.device("cpu")
+
+
+def engine(batch: int, name: str = "interpolator-fast") -> DeviceInterpolator:
+    return DeviceInterpolator(weights.load(name), CPU, torch.float32, batch)  # type: ignore[arg-type]
+
+
+def clip(name: str, count: int = 7, step: float = 0.03) -> list[Frame]:
+    """Frames of a rendered scene, a second each; those with alpha have a disc that moves."""
+    form, color = PixelFormat.of(name), Color(matrix="bt709")
+    frames = []
+    for k in range(count):
+        picture = render_scene(0.2 + step * k, 192, 112).astype(np.float32) / np.float32(255)
+        planes = from_rgb(picture, form, color)
+        if form.alpha:
+            opacity = np.zeros((112, 192), form.dtype)
+            cv2.circle(opacity, (40 + 6 * k, 50), 30, (1 << form.depth) - 1, -1)
+            planes = (*planes, opacity)
+        frames.append(Frame(planes, form, color, Fraction(k), Fraction(1)))
+    return frames
+
+
+def run(stage: str, frames: list[Frame], relations: list[Relation], batch: int = 3, **settings: object) -> list[Output]:
+    """All outputs at twice the rate."""
+    spans = schedule(zip(frames, relations, strict=True), Fraction(1, 2), longest_gap=Fraction(4))
+    given = InterpolationSettings(Fraction(2), **settings)  # type: ignore[arg-type]
+    if stage == "device":
+        return list(interpolated_on_device(spans, engine(batch), given, Spent()))
+    runner = InterpolatorRunner(weights.load("interpolator-fast"), CPU, torch.float32)  # type: ignore[arg-type]
+    return list(interpolated(spans, runner, given, Spent()))
+
+
+def psnr(one: np.ndarray, other: np.ndarray) -> float:
+    return float(-10 * np.log10(np.square(np.clip(one, 0, 1) - other).mean() + 1e-9))
+
+
+@pytest.mark.parametrize("name", ["yuv420p", "yuv420p10le", "gbrp", "yuva444p"])
+def test_the_stage_makes_what_the_compiled_one_makes(name: str) -> None:
+    """Seven frames of two scenes, in batches of three, which end within a scene."""
+    frames = clip(name)
+    relations = [Relation.MOTION] * 7
+    relations[3] = Relation.CUT
+    expected, found = (run(stage, frames, relations, confidence=True) for stage in ("cpu", "device"))
+    assert [(o.number, o.generated, o.frame.pts, o.frame.duration) for o in found] == [
+        (o.number, o.generated, o.frame.pts, o.frame.duration) for o in expected
+    ]
+    for one, other in zip(found, expected, strict=True):
+        if not other.generated:
+            assert one.frame.planes is other.frame.planes and one.frame.rgb is None
+            continue
+        made = one.frame.as_rgb()
+        assert one.frame.format == frames[0].format and psnr(made, np.clip(other.frame.as_rgb(), 0, 1)) > 34
+        assert one.confidence is not None and other.confidence is not None
+        assert one.confidence.shape == other.confidence.shape == (112, 192, 1)
+        assert np.abs(one.confidence - other.confidence).mean() < 0.02
+        if frames[0].format.alpha:
+            there, here = (o.frame.planes[-1].astype(float) / 255 for o in (one, other))
+            assert np.abs(there - here).mean() < 0.01 and here.mean() > 0.1
+    made = [o for o in found if o.generated]
+    assert len(made) == 5
+    truth = [render_scene(0.2 + 0.03 * float(o.frame.pts), 192, 112) / 255 for o in made]
+    scores = [
+        np.mean([psnr(o.frame.as_rgb(), t) for o, t in zip(outputs, truth, strict=True)])
+        for outputs in (made, [o for o in expected if o.generated])
+    ]
+    assert scores[0] > scores[1] - 0.05, scores
+
+
+def test_batches_of_any_size_make_the_same() -> None:
+    frames, relations = clip("yuv420p", 6), [Relation.MOTION] * 6
+    one, three = (run("device", frames, relations, batch) for batch in (1, 3))
+    for a, b in zip(one, three, strict=True):
+        assert all(np.abs(x.astype(int) - y).max() <= 1 for x, y in zip(a.frame.planes, b.frame.planes, strict=True))
+
+
+def test_frames_that_a_stage_has_changed_are_taken_as_they_are() -> None:
+    frames = [dataclasses.replace(f, rgb=f.as_rgb()[:, ::-1].copy()) for f in clip("yuv420p", 3)]
+    expected, found = (run(stage, frames, [Relation.MOTION] * 3) for stage in ("cpu", "device"))
+    for one, other in zip(found, expected, strict=True):
+        assert psnr(one.frame.as_rgb(), np.clip(other.frame.as_rgb(), 0, 1)) > 34
+
+
+def test_a_fade_is_made_in_torch_too() -> None:
+    """Frames that darken by a third each: the one between is of the brightness between."""
+    frames = clip("yuv444p", 3)
+    dark = [from_rgb(f.as_rgb() * np.float32(0.7**k), f.format, f.color) for k, f in enumerate(frames)]
+    frames = [dataclasses.replace(f, planes=planes) for f, planes in zip(frames, dark, strict=True)]
+    for output in run("device", frames, [Relation.MOTION] * 3):
+        if output.generated:
+            k = int(output.frame.pts)
+            wanted = (frames[k].luma.mean() + frames[k + 1].luma.mean()) / 2
+            assert output.frame.luma.mean() == pytest.approx(wanted, abs=0.7)
+
+
+def test_memory_running_out_means_smaller_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    frames, relations = clip("yuv420p", 6), [Relation.MOTION] * 6
+    expected = run("device", frames, relations, 4)
+    generate, sizes = Interpolator.generate, []
+
+    def limited(self: Interpolator, frame0: torch.Tensor, *rest: object) -> object:
+        sizes.append(len(frame0))
+        if len(frame0) > 2:
+            raise torch.OutOfMemoryError("out of memory")
+        return generate(self, frame0, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Interpolator, "generate", limited)
+    found = run("device", frames, relations, 4)
+    assert max(sizes) > 2 and len(found) == len(expected)
+    for a, b in zip(found, expected, strict=True):
+        assert all(np.abs(x.astype(int) - y).max() <= 1 for x, y in zip(a.frame.planes, b.frame.planes, strict=True))
+
+    def never(*_: object) -> object:
+        raise torch.OutOfMemoryError("out of memory")
+
+    monkeypatch.setattr(Interpolator, "generate", never)
+    with pytest.raises(OutOfMemory, match="--engine cpu"):
+        run("device", frames, relations, 4)
