@@ -9,6 +9,8 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from deblur.tiles import OutOfMemory
 from fpsgan import weights
@@ -225,3 +227,61 @@ def test_memory_running_out_means_smaller_batches(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(Interpolator, "generate", never)
     with pytest.raises(OutOfMemory, match="--engine cpu"):
         run("device", frames, relations, 4)
+
+
+class Transfers(TorchDispatchMode):
+    """Lists what passes between the CPU and the device, and what waits for it. The device is "meta": it computes
+    nothing, so that what needs a value would fail on it anyway."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up: list[tuple[int, ...]] = []
+        self.down: list[tuple[int, ...]] = []
+        self.launches = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        given = [x for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
+        target = (kwargs or {}).get("device")
+        if given and target is not None and torch.device(target).type == "cpu" and given[0].device.type == "meta":
+            self.down.append(tuple(given[0].shape))
+            return torch.zeros(given[0].shape, dtype=given[0].dtype)
+        made = func(*args, **(kwargs or {}))
+        places = {x.device.type for x in tree_leaves(made) if isinstance(x, torch.Tensor)}
+        if places == {"meta"}:
+            self.launches += 1
+            if any(x.device.type == "cpu" for x in given):
+                self.up.append(tuple(given[0].shape))
+        return made
+
+
+@pytest.mark.parametrize("name", ["interpolator-fast", "interpolator-base", "interpolator-best"])
+def test_planes_go_up_and_down_once_and_nothing_waits(name: str) -> None:
+    """Per batch: the fresh frames' three planes and one small tensor up, the three planes of what was made down."""
+    frames, relations = clip("yuv420p", 13), [Relation.MOTION] * 13
+    device = DeviceInterpolator(weights.load(name), torch.device("meta"), torch.float16, 4)  # type: ignore[arg-type]
+    spans = list(schedule(zip(frames, relations, strict=True), Fraction(1, 2), longest_gap=Fraction(4)))
+    given = InterpolationSettings(Fraction(2))
+    for _ in range(2):  # constants go up once for all
+        with Transfers() as transfers:
+            outputs = list(interpolated_on_device(spans, device, given, Spent()))
+    assert sum(output.generated for output in outputs) == 12
+    made = [shape[0] for shape in transfers.down if shape[1:] == (112, 192)]
+    assert sum(made) == 12 and len(transfers.down) == 3 * len(made) <= 12
+    planes = [shape for shape in transfers.up if len(shape) == 3]
+    assert sum(shape[0] for shape in planes if shape[1:] == (112, 192)) == 13, "each frame goes up once"
+    numbers = [shape for shape in transfers.up if len(shape) == 2]
+    assert len(planes) + len(numbers) == len(transfers.up) == 9 + len(made) and all(s[0] <= 8 for s in numbers)
+
+
+def test_a_batch_of_eight_takes_hardly_more_launches_than_one_pair() -> None:
+    def launches(batch: int) -> int:
+        frames = clip("yuv420p", batch + 1)
+        spans = list(schedule(((f, Relation.MOTION) for f in frames), Fraction(1, 2), longest_gap=Fraction(4)))
+        device = DeviceInterpolator(weights.load("interpolator-base"), torch.device("meta"), torch.float16, batch)  # type: ignore[arg-type]
+        with Transfers() as transfers:
+            list(interpolated_on_device(spans, device, InterpolationSettings(Fraction(2), look_ahead=False), Spent()))
+        return transfers.launches
+
+    launches(1)
+    one, eight = launches(1), launches(8)
+    assert eight < 1.3 * one, (one, eight)

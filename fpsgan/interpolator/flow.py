@@ -12,6 +12,7 @@ faster there; what follows DIS is the same function by function. Nothing here wa
 from __future__ import annotations
 
 import math
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -194,12 +195,12 @@ def _patch_search(here: Tensor, there: Tensor, flow: Tensor, stage: Stage) -> Te
 
 def _gradients(x: Tensor) -> tuple[Tensor, Tensor]:
     """Central differences over five pixels, across and down: [B,1,h,w] twice."""
-    kernel = x.new_tensor((1, -8, 0, 8, -1)) / 12
+    height, width = x.shape[-2:]
     padded = F.pad(x, (2, 2, 2, 2), mode="replicate")
-    return (
-        F.conv2d(padded[..., 2:-2, :], kernel.view(1, 1, 1, 5)),
-        F.conv2d(padded[..., 2:-2], kernel.view(1, 1, 5, 1)),
-    )
+    columns = [padded[..., 2:-2, k : k + width] for k in range(5)]
+    rows = [padded[..., k : k + height, 2:-2] for k in range(5)]
+    across, down = ((8 * (each[3] - each[1]) - (each[4] - each[0])) / 12 for each in (columns, rows))
+    return across, down
 
 
 def refine_variationally(here: Tensor, there: Tensor, flow: Tensor, iterations: int) -> Tensor:
@@ -354,8 +355,7 @@ def _spanned(any_: Tensor, dim: int) -> Tensor:
 
 def best_neighbour(here: Tensor, there: Tensor, offset: Tensor) -> Tensor:
     """The best of each offset [B,2,h,w] and its eight neighbours; where all are alike it stays."""
-    steps = offset.new_tensor([(x, y) for y in (-1, 0, 1) for x in (-1, 0, 1)])
-    steps = steps[steps.abs().sum(1).argsort(stable=True)]
+    steps = _neighbours(offset.device)
     batch, _, height, width = offset.shape
     tried = (offset[:, None] + steps.view(1, 9, 2, 1, 1)).flatten(0, 1)
     here, there = (each.repeat_interleave(9, 0) for each in (here, there))
@@ -363,14 +363,21 @@ def best_neighbour(here: Tensor, there: Tensor, offset: Tensor) -> Tensor:
     return offset + steps[errors.argmin(1)].permute(0, 3, 1, 2)
 
 
+@cache
+def _neighbours(device: torch.device) -> Tensor:
+    """[9,2]: (x, y) of a place and of its neighbours, near ones first. Kept, since it has to go up to the device."""
+    steps = [(x, y) for y in (-1, 0, 1) for x in (-1, 0, 1)]
+    return torch.tensor(sorted(steps, key=lambda step: abs(step[0]) + abs(step[1])), dtype=torch.float32, device=device)
+
+
 def lucas_kanade(here: Tensor, there: Tensor, offset: Tensor) -> Tensor:
     """One step of Lucas and Kanade (1981) over 7×7 pixels, a pixel at most; the 20 keeps flat places where they are."""
     seen = warp(there, offset)
     mean, change = 0.5 * (here + seen), seen - here
     padded = F.pad(mean, (1, 1, 1, 1), mode="reflect")
-    smooth = padded.new_tensor((1, 2, 1)) / 8
-    across = F.conv2d((padded[..., 2:] - padded[..., :-2]), smooth.view(1, 1, 3, 1))
-    down = F.conv2d((padded[..., 2:, :] - padded[..., :-2, :]), smooth.view(1, 1, 1, 3))
+    columns, rows = padded[..., 2:] - padded[..., :-2], padded[..., 2:, :] - padded[..., :-2, :]
+    across = (columns[..., :-2, :] + 2 * columns[..., 1:-1, :] + columns[..., 2:, :]) / 8
+    down = (rows[..., :-2] + 2 * rows[..., 1:-1] + rows[..., 2:]) / 8
     products = torch.cat((across * across, across * down, down * down, across * change, down * change), 1)
     xx, xy, yy, xd, yd = _blur(products, 7).chunk(5, 1)
     xx, yy = xx + 20, yy + 20
