@@ -29,6 +29,7 @@ LAYERS = (
     ("fpsgan.options", "fpsgan.segments"),
     ("fpsgan.job", "fpsgan.live", "fpsgan.training"),
     ("fpsgan.demo", "fpsgan.photos"),
+    ("fpsgan.benchmark", "fpsgan.export"),
     ("fpsgan.cli",),
 )
 TORCH_FREE = tuple(

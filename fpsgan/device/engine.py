@@ -78,7 +78,7 @@ class DeviceInterpolator:
         # torch's stubs do not know memory_format
         self.network = network.to(device=device, dtype=dtype).eval()
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.device, self.batch = device, batch
+        self.device, self.dtype, self.batch = device, dtype, batch
         self._since: Tensor | None = None  # for how many pairs each pixel has not changed
 
     def batch_for(self, pixels: int) -> int:
@@ -193,7 +193,7 @@ class DeviceInterpolator:
             if form.alpha:
                 planes.append(self._alpha(chosen, motion, index, t, form))
             sure = enlarge(believed, made) if confidence else None
-            return [self._down(planes, sure)]
+            return [self.download(planes, sure)]
 
         return list(self._within_memory(run, range(len(pairs))))
 
@@ -227,7 +227,8 @@ class DeviceInterpolator:
             tensor = tensor.pin_memory()
         return tensor.to(self.device, non_blocking=True)
 
-    def _down(self, planes: list[Tensor], sure: Tensor | None) -> Made:
+    def download(self, planes: list[Tensor], sure: Tensor | None) -> Made:
+        """Start the planes [N,h,w], and the confidence [N,1,H,W] if any, on their way down."""
         if self.device.type != "cuda":
             return Made([plane.cpu() for plane in planes], sure if sure is None else sure.cpu(), None)
 
