@@ -15,7 +15,9 @@ from fpsgan.video.fields import MODES
 if TYPE_CHECKING:
     from deblur import Settings
 
-__all__ = ["Options"]
+__all__ = ["ENGINES", "Options"]
+
+ENGINES = ("auto", "cpu", "torch")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +33,8 @@ class Options:
     white where it can be believed, black where it is a guess (see fpsgan.interpolator.synthesis).
     ``workers``: processes that make segments side by side, on each of the ``devices`` (none: on ``device``);
     ``cluster``: the address of a Ray cluster that makes them, or "auto".
+    ``engine``: what interpolates. "cpu": motion and colour by compiled code on the CPU, the network on ``device``;
+    "torch": all of a pair on ``device``, many pairs at once; "auto": torch but on a CPU or with ``tile``.
     ``resume``: keep what is finished when the job is ended, and go on from there (see fpsgan.segments).
     """
 
@@ -48,6 +52,7 @@ class Options:
     deblur_weights: str | Path = "deblur-mobilenet"
     device: str = "auto"
     half: bool | None = None
+    engine: str = "auto"
     tile: int = 0
     encode: EncodeOptions = dataclasses.field(default_factory=EncodeOptions)
     stream: int | None = None
@@ -85,6 +90,10 @@ class Options:
             raise OptionError("--fps, --multi and --slowmo need the interpolation stage")
         if self.deblur not in ("auto", "on", "off"):
             raise OptionError(f"--deblur {self.deblur}: must be auto, on or off")
+        if self.engine not in ENGINES:
+            raise OptionError(f"--engine {self.engine}: must be {', '.join(ENGINES[:-1])} or {ENGINES[-1]}")
+        if self.engine == "torch" and self.tile:
+            raise OptionError("--tile: --engine torch works on whole frames; use --engine cpu")
         if self.deinterlace not in MODES:
             raise OptionError(f"--deinterlace {self.deinterlace}: must be {', '.join(MODES[:-1])} or {MODES[-1]}")
         if not 0 <= self.deblur_strength <= 1:

@@ -19,14 +19,19 @@ import fpsgan
 LAYERS = (
     ("fpsgan.errors", "fpsgan.threads", "deblur", "fpsgan.interpolator.kernels", "fpsgan.interpolator.synthesis"),
     ("fpsgan.video", "fpsgan.runtime", "fpsgan.interpolator.flow"),
-    ("fpsgan.interpolator.network",),
+    ("fpsgan.interpolator.network", "fpsgan.interpolator.cpu_flow"),
     ("fpsgan.interpolator.cpu",),
     ("fpsgan.interpolator.runner",),
     ("fpsgan.interpolator",),
-    ("fpsgan.weights", "fpsgan.stages"),
+    ("fpsgan.weights", "fpsgan.stages.exposure", "fpsgan.stages.overlays"),
+    ("fpsgan.device",),
+    ("fpsgan.stages",),
     ("fpsgan.options", "fpsgan.segments"),
+    ("fpsgan.rendering",),
+    ("fpsgan.spread",),
     ("fpsgan.job", "fpsgan.live", "fpsgan.training"),
     ("fpsgan.demo", "fpsgan.photos", "fpsgan.web"),
+    ("fpsgan.benchmark", "fpsgan.export"),
     ("fpsgan.cli",),
 )
 TORCH_FREE = tuple(

@@ -52,6 +52,7 @@ weights_app.command("show")(facts.weights_show)
 weights_app.command("verify")(facts.weights_verify)
 weights_app.command("convert")(facts.weights_convert)
 app.add_typer(weights_app, name="weights")
+app.command("benchmark")(jobs.benchmark_command)
 app.command("doctor")(facts.doctor_command)
 app.command("demo")(jobs.demo_command)
 

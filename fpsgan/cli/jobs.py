@@ -1,4 +1,4 @@
-"""enhance, interpolate and deblur, of one input or many; stream and demo."""
+"""enhance, interpolate and deblur, of one input or many; stream, demo and benchmark."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import typer
 
 from fpsgan.cli.options import (
     Deblurring,
+    Engine,
     Files,
     Interpolation,
     InterpolatorWeights,
@@ -28,6 +29,7 @@ from fpsgan.cli.options import (
 )
 from fpsgan.cli.progress import Meter, tell, until_interrupted
 from fpsgan.cli.text import (
+    benchmark_text,
     estimate_text,
     job_line,
     json_text,
@@ -248,6 +250,22 @@ def stream_command(
         tell(json_text(done))
     else:
         meter.say(f"{stream_text(done)}; {done.ended}")
+
+
+@grouped
+def benchmark_command(
+    machine: Machine,
+    size: Annotated[str, option("Of the frames.", values=("360p", "720p", "1080p", "2160p"))] = "1080p",
+    frames: Annotated[int, option("Of the rendered clip.")] = 25,
+    engine: Engine = "auto",
+    weights: InterpolatorWeights = "interpolator-base",
+    json: Json = False,
+) -> None:
+    """Measure how fast this machine interpolates, and where the time goes."""
+    from fpsgan.benchmark import benchmark
+
+    found = benchmark(job_options(machine, engine=engine, weights=weights), size, frames)
+    print(json_text(dataclasses.asdict(found)) if json else benchmark_text(found))
 
 
 def demo_command(

@@ -15,7 +15,7 @@ from typing import Annotated, Any, get_type_hints
 import typer
 
 from fpsgan.errors import OptionError
-from fpsgan.options import Options
+from fpsgan.options import ENGINES, Options
 from fpsgan.video.codecs import CODECS, EncodeOptions
 from fpsgan.video.fields import MODES
 
@@ -61,6 +61,7 @@ of_switch = partial(option, values=("auto", "on", "off"))
 
 Source = Annotated[Path, typer.Argument(help="A video, a GIF, or a folder of images.", show_default=False)]
 InterpolatorWeights = Annotated[str, option("Interpolator weights: a shipped name or a .safetensors file.")]
+Engine = Annotated[str, of_machine("cpu: compiled; torch: all on the device.", values=ENGINES)]
 StreamIndex = Annotated[int | None, of_input("Index of the video stream to take.")]
 Overwrite = Annotated[bool, of_output("Replace an existing output.", "-y", "--overwrite")]
 Json = Annotated[bool, option("Print the result as JSON on standard output.", "--json")]
@@ -107,6 +108,7 @@ class Interpolation:
         Path | None, option("Folder for a PNG per generated frame: black where it is a guess.")
     ] = None
     weights: InterpolatorWeights = str(Options.weights)
+    engine: Engine = Options.engine
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from fpsgan.video.fields import Scan
 from fpsgan.video.probe import VideoInfo
 
 if TYPE_CHECKING:  # for their types alone: they load torch
+    from fpsgan.benchmark import Benchmark
     from fpsgan.job import Estimate, Progress, Result
     from fpsgan.live import StreamReport
     from fpsgan.training import build, evaluate, train
@@ -54,6 +55,18 @@ def building_line(now: build.Progress) -> Line:
     doing = "looking through" if now.stage == "look" else "cutting out"
     left = f", {clock_text(now.eta)} left" if now.done else ""
     return Line(now.done, f"{now.sequences} sequences{left}; {now.number}/{now.total} {now.source}: {doing}")
+
+
+def benchmark_text(found: Benchmark) -> str:
+    rows = [[name, f"{spent:.2f}"] for name, spent in found.stages.items()]
+    rows.append(["all of these", f"{sum(found.stages.values()):.2f}"])
+    memory = f", {size_text(found.device_memory)} on the device" if found.device_memory else ""
+    return (
+        f"{found.device}; engine {found.engine}, {found.dtype}, {found.weights}, {found.size}, {found.batch} at once\n"
+        f"{table_text(['stage', 'ms a pair'], rows)}\n"
+        f"file to file: {found.fps:.1f} output frames/s ({found.frames} in {found.seconds:.2f} s), bound by "
+        f"{found.bound}; peak memory {size_text(found.peak_rss)}{memory}"
+    )
 
 
 def stream_line(now: StreamReport) -> Line:

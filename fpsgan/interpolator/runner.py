@@ -19,7 +19,7 @@ from torch import Tensor
 
 from deblur.tiles import Runner, blend_tiles, picture_of
 from fpsgan.interpolator.cpu import CpuInterpolator
-from fpsgan.interpolator.flow import flow_prior
+from fpsgan.interpolator.cpu_flow import flow_prior
 from fpsgan.interpolator.network import Interpolator
 from fpsgan.interpolator.synthesis import enlarge
 

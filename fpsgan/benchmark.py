@@ -1,0 +1,197 @@
+"""How fast this machine interpolates: a rendered clip from file to file, and where the time of a pair goes."""
+
+from __future__ import annotations
+
+import dataclasses
+import platform
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from fpsgan.demo import render_scene, write_clip
+from fpsgan.device import colour
+from fpsgan.device.engine import DeviceInterpolator
+from fpsgan.device.exposure import exposure_change
+from fpsgan.device.overlays import overlays
+from fpsgan.errors import OptionError
+from fpsgan.interpolator import InterpolatorRunner, with_acceleration
+from fpsgan.interpolator.flow import accelerations, find_flow
+from fpsgan.job import enhance, peak_rss
+from fpsgan.options import Options
+from fpsgan.rendering import Engines
+from fpsgan.runtime import library_errors
+from fpsgan.stages.exposure import exposure_change as exposure_change_cpu
+from fpsgan.stages.overlays import OverlayFinder
+from fpsgan.video.frame import Color, Frame, PixelFormat, from_rgb
+
+__all__ = ["SIZES", "Benchmark", "benchmark"]
+
+SIZES = {"360p": (640, 360), "720p": (1280, 720), "1080p": (1920, 1080), "2160p": (3840, 2160)}
+WARM_UP = 2  # times that a step is done before it is measured
+FORMAT, COLOR = PixelFormat.of("yuv420p"), Color("bt709", "bt709", "bt709")
+
+
+@dataclasses.dataclass(frozen=True)
+class Benchmark:
+    """``stages``: milliseconds for each pair; ``fps``: output frames a second from file to file, decoding and H.264
+    encoding in; ``bound``: the stage that takes longest, or "decoding, encoding" where they take more than all of them;
+    ``device_memory``: bytes at most, 0 but on CUDA."""
+
+    device: str
+    engine: str
+    dtype: str
+    weights: str
+    size: str
+    batch: int
+    stages: dict[str, float]
+    fps: float
+    seconds: float
+    frames: int
+    bound: str
+    peak_rss: int
+    device_memory: int
+
+
+@library_errors()
+def benchmark(options: Options, size: str = "1080p", frames: int = 25, repeats: int = 5) -> Benchmark:
+    """Measure interpolation ×2 as ``options`` ask for it (device, precision, engine, weights), without deblurring.
+
+    Raises OptionError for a size that is none of SIZES, or fewer than 3 frames.
+    """
+    if size not in SIZES:
+        raise OptionError(f"--size {size}: must be one of {', '.join(SIZES)}")
+    if frames < 3:
+        raise OptionError(f"--frames {frames}: must be at least 3")
+    width, height = SIZES[size]
+    options = dataclasses.replace(options, deblur="off", multi=Fraction(2), resume=False, overwrite=True)
+    options.check()
+    engines = Engines(options, width * height)
+    on_device = isinstance(engines.interpolator, DeviceInterpolator)
+    pictures = [render_scene(k / 24, width, height) for k in range(frames)]
+    if engines.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(engines.device)
+    if isinstance(engines.interpolator, DeviceInterpolator):
+        batch = min(engines.interpolator.batch_for(width * height), frames - 1)
+        stages = _device_stages(engines.interpolator, pictures[: batch + 1], repeats)
+    else:
+        assert engines.interpolator is not None
+        batch, stages = 1, _cpu_stages(engines.interpolator, pictures[:2], repeats)
+    with tempfile.TemporaryDirectory() as folder:
+        clip = Path(folder, "clip.mp4")
+        write_clip(clip, pictures, 24)
+        short = dataclasses.replace(options, end=Fraction(4, 24))
+        enhance(clip, Path(folder, "warm.mp4"), options=short)  # compiles and loads what there is to
+        result = enhance(clip, Path(folder, "out.mp4"), options=options)
+    memory = torch.cuda.max_memory_allocated(engines.device) if engines.device.type == "cuda" else 0
+    each = 1000 * result.seconds / (frames - 1)
+    slowest = max(stages, key=lambda name: stages[name])
+    return Benchmark(
+        device=_name(engines.device),
+        engine="torch" if on_device else "cpu",
+        dtype=str(engines.interpolator.dtype).removeprefix("torch."),
+        weights=str(options.weights),
+        size=size,
+        batch=batch,
+        stages=stages,
+        fps=result.frames_out / result.seconds,
+        seconds=result.seconds,
+        frames=result.frames_out,
+        bound="decoding, encoding" if sum(stages.values()) < each / 2 else slowest,
+        peak_rss=peak_rss(),
+        device_memory=memory,
+    )
+
+
+def _name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device}, {platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
+
+
+class _Clock:
+    """Milliseconds that steps take on a device, the median of some repeats, divided by so many pairs."""
+
+    def __init__(self, device: torch.device, repeats: int, pairs: int) -> None:
+        self.device, self.repeats, self.pairs = device, repeats, pairs
+        self.stages: dict[str, float] = {}
+
+    def _wait(self) -> None:
+        if self.device.type != "cpu":
+            torch.accelerator.synchronize(self.device)
+
+    def __call__(self, name: str, step: Callable[[], Any]) -> Any:
+        """Measure a step under that name and return what it returns."""
+        taken = []
+        for k in range(WARM_UP + self.repeats):
+            self._wait()
+            began = time.perf_counter()
+            found = step()
+            self._wait()
+            if k >= WARM_UP:
+                taken.append(time.perf_counter() - began)
+        self.stages[name] = 1000 * statistics.median(taken) / self.pairs
+        return found
+
+
+def _frame(picture: np.ndarray[Any, np.dtype[np.uint8]], number: int) -> Frame:
+    planes = from_rgb(np.divide(picture, 255, dtype=np.float32), FORMAT, COLOR)
+    return Frame(planes, FORMAT, COLOR, Fraction(number, 24), Fraction(1, 24))
+
+
+@torch.inference_mode()
+def _device_stages(engine: DeviceInterpolator, pictures: list[Any], repeats: int) -> dict[str, float]:
+    """A batch of pairs, one moment each, step by step as `DeviceInterpolator` takes them."""
+    frames = [_frame(picture, k) for k, picture in enumerate(pictures)]
+    pairs = len(frames) - 1
+    clock = _Clock(engine.device, repeats, pairs)
+    network = engine.network
+    up = clock("planes up, RGB, luma", lambda: engine.upload(frames))
+    rgb, luma = torch.cat([frame.rgb for frame in up]), torch.cat([frame.luma for frame in up])
+    clock(
+        "exposure, overlays",
+        lambda: (exposure_change(luma[:-1], luma[1:]), overlays(luma[:-1], luma[1:], [True] * pairs)),
+    )
+    both = torch.cat((luma[:-1], luma[1:])), torch.cat((luma[1:], luma[:-1]))
+    flow01, flow10 = clock("flow", lambda: find_flow(*both, network.config.prior)).chunk(2)
+    lengths, t = torch.ones(pairs, 2, device=engine.device), torch.full((pairs,), 0.5, device=engine.device)
+    flows = (flow01, flow10)
+    motion = clock(
+        "acceleration", lambda: (*flows, *accelerations(flows, flows, flows, lengths, network.config.stride))
+    )
+    pair = clock("features, consistency", lambda: network.prepare(rgb[:-1], rgb[1:], motion))
+    found, _ = clock("splatting, network", lambda: network.decide(pair, t))
+    clock("compensation", lambda: network.compensate(pair, found))
+    made, _ = clock("all of a moment", lambda: network.generate(rgb[:-1], rgb[1:], pair, t))
+    clock.stages["composition, confidence"] = max(
+        0.0, clock.stages.pop("all of a moment") - clock.stages["splatting, network"] - clock.stages["compensation"]
+    )
+    planes = clock("planes of the result", lambda: colour.from_rgb(made, FORMAT, COLOR))
+    clock("planes down", lambda: engine.download(list(planes), None).arrays(FORMAT))
+    return clock.stages
+
+
+@torch.inference_mode()
+def _cpu_stages(runner: InterpolatorRunner, pictures: list[Any], repeats: int) -> dict[str, float]:
+    """One pair, one moment, step by step as `fpsgan.stages.interpolation` takes them."""
+    frames = [_frame(picture, k) for k, picture in enumerate(pictures)]
+    clock = _Clock(runner.device, repeats, 1)
+    rgb = [clock("RGB", frame.as_rgb) for frame in frames]
+    luma0, luma1 = (frame.luma for frame in frames)
+    clock("exposure, overlays", lambda: (exposure_change_cpu(luma0, luma1), OverlayFinder().find(luma0, luma1)))
+    flows = clock("flow", lambda: runner.prior(luma0, luma1))
+    stride = runner.interpolator.config.stride
+    motion = clock("acceleration", lambda: with_acceleration(flows, flows, flows, stride=stride))
+
+    def between() -> Any:
+        return runner.between(rgb[0].copy(), rgb[1], [0.5], motion)[0]  # a copy: it has not been encoded yet
+
+    made = clock("network", between)
+    clock("planes of the result", lambda: from_rgb(made, FORMAT, COLOR))
+    return clock.stages
