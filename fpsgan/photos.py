@@ -17,10 +17,11 @@ from PIL import Image
 from deblur import Deblurrer, Settings, blur_score
 from fpsgan import weights
 from fpsgan.errors import FpsganError, InputError, OutputError
-from fpsgan.pipeline import SMALLEST_SIDE, Options
+from fpsgan.options import Options
 from fpsgan.runtime import at_once, library_errors, pick_device, pick_dtype, sharing_cores
 from fpsgan.threads import in_order
 from fpsgan.video.files import check_target, whole
+from fpsgan.video.frame import check_size
 from fpsgan.video.photo import KINDS, Photo, Pixels, read, size_of, write
 
 __all__ = ["PhotoResult", "compare", "deblur_photos"]
@@ -133,8 +134,7 @@ def _deblur(source: Path, target: Path, deblurrer: Deblurrer, settings: Settings
 def _open(path: Path) -> Photo:
     photo = read(path)
     height, width = photo.pixels.shape[:2]
-    if min(height, width) < SMALLEST_SIDE:
-        raise InputError(f"{path}: {width}×{height} is too small, {SMALLEST_SIDE} px a side is the least")
+    check_size(width, height, path)
     return photo
 
 

@@ -10,11 +10,11 @@ import torch
 from deblur import OutOfMemory
 from deblur.tiles import SMALLEST_TILE, STEP
 from fpsgan import weights
-from fpsgan.confidence import CELL
 from fpsgan.demo import render_scene
 from fpsgan.errors import OptionError, SetupError
-from fpsgan.prior import flow_prior
-from fpsgan.runtime import InterpolatorRunner, at_once, library_errors, pick_device, pick_dtype, sharing_cores
+from fpsgan.interpolator import InterpolatorRunner, flow_prior
+from fpsgan.interpolator.synthesis import CELL
+from fpsgan.runtime import at_once, library_errors, pick_device, pick_dtype, sharing_cores
 from fpsgan.threads import in_order
 
 CPU = torch.device("cpu")

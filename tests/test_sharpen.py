@@ -17,9 +17,9 @@ from deblur.blur import convolve, path_kernel, sensor, shake_path
 from deblur.gate import RAMP, blur_strength, steady_score
 from fpsgan import weights
 from fpsgan.demo import render_scene
-from fpsgan.scene import stillness
 from fpsgan.stages.deblurring import Counters, deblurred
-from fpsgan.timeline import Relation
+from fpsgan.stages.scenes import stillness
+from fpsgan.stages.timeline import Relation
 from fpsgan.video.frame import Color, Frame, PixelFormat
 
 CPU = torch.device("cpu")

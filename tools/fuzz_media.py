@@ -39,8 +39,9 @@ from typing import Any
 import numpy as np
 
 from fpsgan.errors import FpsganError
-from fpsgan.pipeline import Options, Result, enhance
-from fpsgan.runtime import InterpolatorRunner
+from fpsgan.interpolator import InterpolatorRunner
+from fpsgan.job import Result, enhance
+from fpsgan.options import Options
 from fpsgan.video.ffmpeg import ffmpeg_path
 from fpsgan.video.probe import probe
 

@@ -1,1 +1,1 @@
-"""The stages of a job: generators that take frames and give frames, each with its own settings, counters and state."""
+"""The stages of a job: public generators, frames in and frames out, each with settings and state of its own."""

@@ -15,14 +15,16 @@ from numpy.typing import NDArray
 from deblur import Deblurrer, Settings, blur_score
 from deblur.gate import GAMMA_VOTES, STEADINESS, steady_score
 from deblur.shake import gamma_of
-from fpsgan.scene import stillness
+from fpsgan.stages.scenes import stillness
+from fpsgan.stages.timeline import Relation
 from fpsgan.threads import in_order
-from fpsgan.timeline import Relation
 from fpsgan.video.frame import Frame, Picture
 
 __all__ = ["Counters", "deblurred"]
 
 Grey = NDArray[np.uint8]
+
+RUN_UP = 8  # frames after which a tenth is left, where a scene stands still, of how the stage began
 
 
 @dataclasses.dataclass
