@@ -28,13 +28,14 @@ from fpsgan.threads import in_threads
 __all__ = ["EFFORTS", "STRIDE", "flow_prior", "with_acceleration"]
 
 Array = NDArray[np.float32]
+Stage = tuple[int, int, int, int]
 
 STRIDE = {"quick": 4, "base": 4, "best": 2}  # pixels of the frame per pixel of the flow
 EFFORTS = tuple(STRIDE)
 # Stages of DIS: patch in px, stride between patches, steps of descent, of variational refinement, which smooths over
 # edges and of which drawings want none. Each but the first starts from the flow so far, at the finest scale alone.
 STAGES = {"quick": ((8, 4, 16, 3),), "base": ((8, 4, 16, 0), (4, 2, 8, 1))}
-FINER = (8, 3, 16, 1)  # the stage at 1/2 that "best" has more than "base"
+FINER = ((8, 3, 16, 1), (4, 2, 8, 1))  # the stages at 1/2 that "best" has more than "base"
 JUDGED = 7  # px of the flow over which two flows are compared
 SURER = 0.3  # codes by which that of the later stage has to be better
 # Block matching: at 1/16 up to 8 cells (128 px) away, at 1/8, where thinner things still show, up to 6 (48 px)
@@ -84,7 +85,7 @@ def flow_prior(
         coarse = [_doubled(flow, smalls[0].shape) for flow in _both_ways([_halved(small) for small in smalls], effort)]
         small0, small1 = smalls
         flows = in_threads(
-            [partial(_stage, small0, small1, coarse[0], FINER), partial(_stage, small1, small0, coarse[1], FINER)]
+            [partial(_staged, small0, small1, FINER, coarse[0]), partial(_staged, small1, small0, FINER, coarse[1])]
         )
     else:
         flows = _both_ways(smalls, effort)
@@ -164,18 +165,17 @@ def _small_grey(frame: NDArray[np.uint8], stride: int, factor: int) -> NDArray[n
     return np.asarray(cv2.cvtColor(small, cv2.COLOR_RGB2GRAY) if small.ndim == 3 else small, np.uint8)
 
 
-def _flow(small0: NDArray[np.uint8], small1: NDArray[np.uint8], effort: str) -> Array:
-    """[h,w,2] in pixels of these pictures."""
-    flow: Array | None = None
-    for stage in STAGES.get(effort, STAGES["base"]):
+def _staged(
+    small0: NDArray[np.uint8], small1: NDArray[np.uint8], stages: Sequence[Stage], flow: Array | None = None
+) -> Array:
+    """[h,w,2] in pixels of these pictures; from a flow of their size on, if any."""
+    for stage in stages:
         flow = _stage(small0, small1, flow, stage)
     assert flow is not None
     return flow
 
 
-def _stage(
-    small0: NDArray[np.uint8], small1: NDArray[np.uint8], flow: Array | None, stage: tuple[int, int, int, int]
-) -> Array:
+def _stage(small0: NDArray[np.uint8], small1: NDArray[np.uint8], flow: Array | None, stage: Stage) -> Array:
     """One of STAGES; of the flow so far, if any, what explains the frames better stays."""
     patch, stride, descents, refinements = stage
     # One object per call: DIS keeps buffers between calls and two threads must not share them.
@@ -215,9 +215,10 @@ def _doubled(flow: Array, shape: tuple[int, ...]) -> Array:
 def _both_ways(smalls: Sequence[NDArray[np.uint8]], effort: str, *, matched: bool = True) -> list[Array]:
     """The flows there and back, and where block matching explains the frames much better, its own."""
     small0, small1 = smalls
+    stages = STAGES["quick" if effort == "quick" else "base"]
     finding: list[Callable[[], Any]] = [
-        partial(_flow, small0, small1, effort),
-        partial(_flow, small1, small0, effort),
+        partial(_staged, small0, small1, stages),
+        partial(_staged, small1, small0, stages),
     ]
     if effort == "quick" or not matched or min(small0.shape) < 2 * MIN_SIDE:
         return in_threads(finding)
