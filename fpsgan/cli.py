@@ -21,9 +21,10 @@ import av
 import torch
 import typer
 
-from fpsgan import __version__, kernels, weights
+from fpsgan import __version__, weights
 from fpsgan.demo import make_demo
 from fpsgan.errors import FpsganError, OptionError, OutputError
+from fpsgan.interpolator import kernels
 from fpsgan.photo import compare as write_sheets
 from fpsgan.photo import deblur_photos
 from fpsgan.pipeline import Estimate, Options, Progress, Result, enhance, estimate, peak_rss

@@ -26,8 +26,8 @@ from deblur.blur import blur_score, blur_strength, steady_score
 from deblur.shake import likeliest
 from fpsgan import weights
 from fpsgan.errors import InputError, OptionError, OutputError
-from fpsgan.prior import with_acceleration
-from fpsgan.runtime import DeblurRunner, InterpolatorRunner, at_once, pick_device, pick_dtype, sharing_cores
+from fpsgan.interpolator import InterpolatorRunner, with_acceleration
+from fpsgan.runtime import DeblurRunner, at_once, pick_device, pick_dtype, sharing_cores
 from fpsgan.scene import SCENE_THRESHOLD, Light, OverlayFinder, SceneDetector, light_change, stillness
 from fpsgan.threads import in_order, prefetch
 from fpsgan.timeline import Relation, Span, schedule, target_rate
@@ -59,7 +59,7 @@ class Options:
     ``deinterlace``: "film" (pulldown undone), "fields" (each a moment of its own), "frames" (progressive, as many),
     "off", or "auto" by what is found: film, and else fields where it interpolates, frames where it does not.
     ``confidence_map``: a folder that receives a grey PNG for every generated frame, named by its number in the output:
-    white where it can be believed, black where it is a guess (see fpsgan.confidence).
+    white where it can be believed, black where it is a guess (see fpsgan.interpolator.synthesis.confidence).
     """
 
     interpolate: bool = True

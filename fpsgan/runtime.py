@@ -1,17 +1,14 @@
 """Running the networks on the machine at hand: device, precision, memory.
 
 The networks take any size themselves; here numpy pictures become tensors on the device, frames that do not fit are
-cut into overlapping tiles whose seams are blended away, and what one pair has computed is kept for the next.
+cut into overlapping tiles whose seams are blended away.
 """
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
 from contextlib import contextmanager
-from functools import partial
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -22,24 +19,19 @@ from torch import Tensor, nn
 from deblur.fast import FastDeblur
 from deblur.fpn import MINIMUM, Deblur
 from deblur.shake import Undone, doubts, undo_shake
-from fpsgan.confidence import CELL, enlarged
 from fpsgan.errors import OptionError, SetupError
-from fpsgan.fast import FastInterpolator
-from fpsgan.interpolator import Interpolator
-from fpsgan.prior import flow_prior
 
-__all__ = ["DeblurRunner", "InterpolatorRunner", "at_once", "pick_device", "pick_dtype", "sharing_cores"]
+__all__ = ["DeblurRunner", "at_once", "pick_device", "pick_dtype", "sharing_cores"]
 
 Array = NDArray[np.uint8]
 Picture = NDArray[np.float32]
 R = TypeVar("R")
-Encoded = tuple[Tensor, Any]  # a picture on the device, and what the network makes of it as a whole
 
 OVERLAP = 64  # pixels that neighbouring tiles share; their weights fall linearly across it
 SMALLEST_TILE = 192
+ALIGNED = 4  # tiles begin at multiples of so many pixels: confidence and flow have one value for as many
 BLACK = 4 / 255  # in a bar, as compression leaves it
 IN_FLIGHT = 2**23  # pixels of all frames that a CPU works on at a time; each takes some 200 bytes
-BATCH = 4  # timesteps of one pair that a GPU computes together
 
 
 def pick_device(name: str = "auto") -> torch.device:
@@ -139,8 +131,8 @@ def tile_spans(size: int, tile: int) -> list[tuple[int, int]]:
         return [(0, size)]
     count = -(-(size - OVERLAP) // (tile - OVERLAP))
     last = size - tile
-    begins = [last * k // (count - 1) // CELL * CELL for k in range(count - 1)]
-    return [(begin, begin + tile) for begin in begins] + [(last // CELL * CELL, size)]
+    begins = [last * k // (count - 1) // ALIGNED * ALIGNED for k in range(count - 1)]
+    return [(begin, begin + tile) for begin in begins] + [(last // ALIGNED * ALIGNED, size)]
 
 
 def blend_tiles(
@@ -248,92 +240,3 @@ def _inside_bars(picture: Picture) -> tuple[slice, slice]:
     """Rows and columns of a picture [H, W, 3] without black bars around it; both empty where all is black."""
     left, top, width, height = cv2.boundingRect((picture.max(axis=2) > BLACK).astype(np.uint8))
     return slice(top, top + height), slice(left, left + width)
-
-
-class InterpolatorRunner(_Runner):
-    """Pictures between two pictures. What was computed for frame1 alone is kept: it is the next pair's frame0.
-
-    So many threads as there are ``workers`` may ask at once, for pairs that follow one another.
-    """
-
-    def __init__(
-        self, network: Interpolator, device: torch.device, dtype: torch.dtype, tile: int = 0, workers: int = 1
-    ) -> None:
-        super().__init__(network, device, dtype, tile)
-        self.interpolator, self.workers = network, workers
-        self.model = FastInterpolator(network) if device.type == "cpu" else network
-        self._kept: list[tuple[Picture, bool, Future[Encoded]]] = []
-        self._lock = threading.Lock()
-
-    def prior(self, frame0: Array, frame1: Array) -> tuple[Picture, Picture]:
-        """The flow prior that these weights go with, of uint8 frames; for another thread than the network's."""
-        return flow_prior(frame0, frame1, effort=self.interpolator.config.prior)
-
-    @torch.inference_mode()
-    def between(
-        self,
-        frame0: Picture,
-        frame1: Picture,
-        times: Sequence[float],
-        prior: Sequence[NDArray[np.float32]],
-        sure: list[Picture] | None = None,
-    ) -> list[Picture]:
-        """The pictures at ``times``, each in (0, 1), between two pictures [H, W, 3]; ``prior`` from ``flow_prior``
-        or ``with_acceleration``.
-
-        Where fpsgan.confidence finds a picture to be a guess it is the mixture of both. A list ``sure`` receives the
-        confidence of each, [H, W, 1], 0 (a guess) to 1.
-        """
-        height, width = frame0.shape[:2]
-        channels = 3 if sure is None else 4
-
-        def run() -> list[Picture]:
-            whole = not self.tile or self.tile >= max(height, width)
-            stride = self.interpolator.config.stride
-            tensor0, features0 = self._encoded(frame0, whole)
-            tensor1, features1 = self._encoded(frame1, whole)
-            flows = [torch.from_numpy(flow).to(self.device).unsqueeze(0) for flow in prior]
-            pairs: dict[tuple[int, int], Any] = {}
-
-            def tile(rows: slice, columns: slice, t: Tensor) -> Tensor:
-                part0, part1 = (tensor[:, :, rows, columns] for tensor in (tensor0, tensor1))
-                place = (rows.start, columns.start)
-                if place not in pairs:
-                    pairs.clear()  # one at a time: where there are tiles, memory is short
-                    small = [flow[:, :, _cells(rows, stride), _cells(columns, stride)] for flow in flows]
-                    pairs[place] = self.model.prepare(part0, part1, small, features0, features1)
-                frame, believed = self.model.generate(part0, part1, pairs[place], t)
-                return frame if sure is None else torch.cat((frame, enlarged(believed, frame)), dim=1)
-
-            results: list[Picture] = []
-            # a GPU fills up with several t at once; a CPU is full with one
-            size = 1 if isinstance(self.model, FastInterpolator) else BATCH
-            for t in torch.split(torch.tensor([float(time) for time in times], device=self.device), size):
-                done = blend_tiles(height, width, self.tile, (len(t), channels), partial(tile, t=t))
-                results += [_picture(picture) for picture in done]
-            if sure is not None:
-                sure[:] = [picture[..., 3:] for picture in results]
-            return [picture[..., :3] for picture in results]
-
-        return self._within_memory(run, height, width)
-
-    def _encoded(self, frame: Picture, whole: bool) -> Encoded:
-        with self._lock:
-            known = next((found for kept, how, found in self._kept if kept is frame and how == whole), None)
-            found: Future[Encoded] = known or Future()
-            if known is None:
-                self._kept = [*self._kept, (frame, whole, found)][-self.workers :]
-        if known is None:
-            try:
-                tensor = self._tensor(frame)
-                found.set_result((tensor, self.model.encode(tensor) if whole else None))
-            except BaseException as error:  # noqa: BLE001 (raised below)
-                with self._lock:
-                    self._kept = [kept for kept in self._kept if kept[2] is not found]
-                found.set_exception(error)
-        return found.result()
-
-
-def _cells(span: slice, stride: int) -> slice:
-    """Of the prior, for a span of the frame."""
-    return slice(span.start // stride, -(-span.stop // stride))

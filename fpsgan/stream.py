@@ -29,6 +29,7 @@ import torch
 
 from fpsgan import weights
 from fpsgan.errors import InputError, OptionError, OutputError
+from fpsgan.interpolator import InterpolatorRunner, with_acceleration
 from fpsgan.pipeline import (
     FREEZE,
     SMALLEST_SIDE,
@@ -39,8 +40,7 @@ from fpsgan.pipeline import (
     _relate,
     _sharpen,
 )
-from fpsgan.prior import with_acceleration
-from fpsgan.runtime import DeblurRunner, InterpolatorRunner, pick_device, pick_dtype, sharing_cores
+from fpsgan.runtime import DeblurRunner, pick_device, pick_dtype, sharing_cores
 from fpsgan.scene import SceneDetector
 from fpsgan.threads import prefetch
 from fpsgan.timeline import Span, schedule, target_rate

@@ -12,7 +12,7 @@ import av
 import numpy as np
 import pytest
 
-from fpsgan.runtime import InterpolatorRunner
+from fpsgan.interpolator import InterpolatorRunner
 from fpsgan.video.encode import EncodeOptions, Encoder, plan_output
 from fpsgan.video.ffmpeg import ffmpeg_path
 from fpsgan.video.files import claimed, publish

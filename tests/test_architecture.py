@@ -17,17 +17,18 @@ import fpsgan
 
 # From the bottom up; a module may import what stands in a lower row, never its own row or a higher one.
 LAYERS = (
-    ("fpsgan.errors", "fpsgan.threads", "fpsgan.kernels", "deblur"),
-    ("fpsgan.timeline", "fpsgan.video", "fpsgan.prior", "fpsgan.warp"),
-    ("fpsgan.overlap", "fpsgan.confidence"),
-    ("fpsgan.scene", "fpsgan.interpolator"),
-    ("fpsgan.weights", "fpsgan.fast"),
-    ("fpsgan.runtime",),
+    ("fpsgan.errors", "fpsgan.threads", "deblur", "fpsgan.interpolator.kernels", "fpsgan.interpolator.synthesis"),
+    ("fpsgan.timeline", "fpsgan.video", "fpsgan.runtime", "fpsgan.interpolator.flow"),
+    ("fpsgan.scene", "fpsgan.interpolator.network"),
+    ("fpsgan.interpolator.cpu",),
+    ("fpsgan.interpolator.runner",),
+    ("fpsgan.interpolator",),
+    ("fpsgan.weights",),
     ("fpsgan.pipeline", "fpsgan.training"),
     ("fpsgan.demo", "fpsgan.photo", "fpsgan.stream"),
     ("fpsgan.cli",),
 )
-TORCH_FREE = tuple(f"fpsgan.{name}" for name in ("errors", "threads", "kernels", "timeline", "scene", "prior", "video"))
+TORCH_FREE = tuple(f"fpsgan.{name}" for name in ("errors", "threads", "timeline", "scene", "video"))
 MODULES = sorted(
     found.name
     for package in (fpsgan, deblur)

@@ -17,8 +17,8 @@ import pytest
 from conftest import MakeClip, audio_packets, audio_start, ffmpeg, raw_planes, video_times
 
 from fpsgan.errors import InputError, OptionError, OutputError
+from fpsgan.interpolator import InterpolatorRunner
 from fpsgan.pipeline import Options, Progress, Result, _prepare, enhance, estimate
-from fpsgan.runtime import InterpolatorRunner
 from fpsgan.timeline import Relation, Span, schedule
 from fpsgan.video.decode import decode
 from fpsgan.video.encode import EncodeOptions

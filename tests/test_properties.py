@@ -12,8 +12,7 @@ import torch
 
 from fpsgan import weights
 from fpsgan.demo import render_scene
-from fpsgan.prior import flow_prior
-from fpsgan.runtime import InterpolatorRunner
+from fpsgan.interpolator import InterpolatorRunner, flow_prior
 
 Image = np.ndarray
 

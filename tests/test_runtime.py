@@ -13,11 +13,10 @@ from deblur.shake import Undone
 from fpsgan import weights
 from fpsgan.demo import render_scene
 from fpsgan.errors import OptionError, SetupError
-from fpsgan.prior import flow_prior
+from fpsgan.interpolator import InterpolatorRunner, flow_prior
 from fpsgan.runtime import (
     OVERLAP,
     DeblurRunner,
-    InterpolatorRunner,
     at_once,
     pick_device,
     pick_dtype,

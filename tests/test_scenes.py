@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fpsgan.interpolator.synthesis import warp
 from fpsgan.training.data import Photos
 from fpsgan.training.scenes import Scene, Scenes, draw_scene, render, stack
-from fpsgan.warp import warp
 
 SIZE = 96
 SIDE = 240  # texels: 2 · 1.25 · SIZE

@@ -19,8 +19,8 @@ from conftest import MakeClip, raw_planes, video_times
 
 from fpsgan import stream as module
 from fpsgan.errors import InputError, OptionError, OutputError
+from fpsgan.interpolator import InterpolatorRunner
 from fpsgan.pipeline import Options
-from fpsgan.runtime import InterpolatorRunner
 from fpsgan.stream import StreamReport, _Clock, _pictures, stream
 from fpsgan.timeline import Span
 from fpsgan.video.frame import Color, Frame, PixelFormat

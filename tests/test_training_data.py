@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
 from fpsgan.errors import InputError
-from fpsgan.prior import EFFORTS
+from fpsgan.interpolator.flow import EFFORTS
+from fpsgan.interpolator.synthesis import warp
 from fpsgan.training import data
 from fpsgan.training.data import (
     BLOCK,
@@ -33,7 +34,6 @@ from fpsgan.training.data import (
 from fpsgan.training.lottie import Animations
 from fpsgan.training.manifest import Clip
 from fpsgan.training.scenes import Scenes
-from fpsgan.warp import warp
 
 Image = NDArray[np.uint8]
 KEYS = {

@@ -86,7 +86,7 @@ class Run:
 
 
 class RifeRunner:
-    """RIFE v4.0 with the interface of fpsgan.runtime.InterpolatorRunner."""
+    """RIFE v4.0 with the interface of fpsgan.interpolator.InterpolatorRunner."""
 
     def __init__(self, folder: Path, device: torch.device, half: bool) -> None:
         self.network = load_rife(folder, device)

@@ -39,8 +39,8 @@ from typing import Any
 import numpy as np
 
 from fpsgan.errors import FpsganError
+from fpsgan.interpolator import InterpolatorRunner
 from fpsgan.pipeline import Options, Result, enhance
-from fpsgan.runtime import InterpolatorRunner
 from fpsgan.video.ffmpeg import ffmpeg_path
 from fpsgan.video.probe import probe
 

@@ -8,14 +8,14 @@ of workers, a resumed run and several processes therefore learn from the same da
     Animations     Lottie files, rendered at any rate                                             (lottie.py)
     ShakenPhotos, BlurredClips, PairedFrames   blurred and sharp, for the deblurring network      (deblur_data.py)
 
-The flow prior is made with the `effort` (fpsgan.prior) that the network to be trained goes with.
+The flow prior is made with the `effort` (fpsgan.interpolator.flow) that the network to be trained goes with.
 Every interpolation sample has the same keys, S being the side of the crop, a multiple of 8:
 
     frame0, truth, frame1   uint8 [3,S,S] RGB
     t                       float32 (), strictly between 0 and 1
     flow01, flow10          float32 [2,S/n,S/n] px: the flow prior, as the network will get it, n its stride
     acceleration0, acceleration1   float32 [2,S/n,S/n] px: the rest of the prior, of what is seen in either frame
-                            (fpsgan.prior.with_acceleration); 0 where no frames around the two are known
+                            (fpsgan.interpolator.with_acceleration); 0 where no frames around the two are known
     flow_t0, flow_t1        float32 [2,S/4,S/4] px: from the truth to either frame; NaN where nobody knows
     visible                 float32 [2,S/4,S/4]: 1 where what the truth shows is seen in frame0 / frame1, between 0 and
                             1 at the edges of what covers it; 1 everywhere if that is not known
@@ -36,7 +36,7 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from fpsgan.errors import InputError
-from fpsgan.prior import STRIDE, flow_prior, with_acceleration
+from fpsgan.interpolator import STRIDE, flow_prior, with_acceleration
 from fpsgan.training.manifest import Clip
 
 __all__ = [

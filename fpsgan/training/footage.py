@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fpsgan.errors import InputError
-from fpsgan.prior import flow_prior
+from fpsgan.interpolator import flow_prior
 from fpsgan.scene import SceneDetector
 from fpsgan.timeline import Relation
 from fpsgan.video.decode import decode

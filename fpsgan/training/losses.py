@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fpsgan.interpolator import Synthesis
-from fpsgan.warp import warp
+from fpsgan.interpolator.synthesis import warp
 
 __all__ = ["census", "charbonnier", "flow_loss", "laplacian", "multilevel", "squared"]
 

@@ -33,9 +33,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from fpsgan.errors import SetupError
-from fpsgan.interpolator import Interpolator
-from fpsgan.prior import with_acceleration
-from fpsgan.runtime import InterpolatorRunner
+from fpsgan.interpolator import Interpolator, InterpolatorRunner, with_acceleration
 from fpsgan.video.ffmpeg import ffmpeg_path
 
 __all__ = ["PEERS", "Between", "Window", "blend", "by_network", "hold", "minterpolate", "rife"]

@@ -17,8 +17,7 @@ from torch.utils.data import Dataset
 from deblur.fpn import Deblur, DeblurConfig
 from fpsgan import weights
 from fpsgan.errors import InputError
-from fpsgan.interpolator import Interpolator, InterpolatorConfig
-from fpsgan.prior import STRIDE, flow_prior, with_acceleration
+from fpsgan.interpolator import STRIDE, Interpolator, InterpolatorConfig, flow_prior, with_acceleration
 from fpsgan.training.config import TrainConfig
 from fpsgan.training.data import PICTURES, ClipTriplets, Mixture, Source, files_below
 from fpsgan.training.deblur_data import BlurredClips, PairedFrames, ShakenPhotos

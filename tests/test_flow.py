@@ -8,9 +8,15 @@ import pytest
 import torch
 
 from fpsgan.errors import InputError
-from fpsgan.interpolator import Interpolator, InterpolatorConfig
-from fpsgan.prior import EFFORTS, STRIDE, flow_prior, with_acceleration
-from fpsgan.runtime import InterpolatorRunner
+from fpsgan.interpolator import (
+    EFFORTS,
+    STRIDE,
+    Interpolator,
+    InterpolatorConfig,
+    InterpolatorRunner,
+    flow_prior,
+    with_acceleration,
+)
 
 
 def texture(height: int, width: int) -> np.ndarray:

@@ -1,48 +1,57 @@
-"""The flow prior: optical flow between two frames by DIS, where the interpolator starts.
+"""Optical flow between two frames, from which the interpolator starts, and acceleration.
 
-Kroeger et al. 2016, "Fast Optical Flow using Dense Inverse Search", as OpenCV implements it. DIS goes from coarse to
-fine and loses what is smaller than its own motion: a ball, a hand. Those are looked for by plain block matching on
-frames of 1/16, and where what it finds explains the frames much better it takes the place of the flow.
+Kroeger et al. 2016, "Fast Optical Flow using Dense Inverse Search" (DIS), as OpenCV implements it. DIS goes from coarse
+to fine and loses what is smaller than its own motion: a ball, a hand. Those are looked for by plain block matching on
+frames of 1/16 and 1/8, and where what it finds explains the frames much better it takes the place of the flow.
 
-With the flows of the pairs before and behind, the prior also says how what is seen speeds up or turns: most motion is
-no straight line at even speed, and a hand that holds a camera least of all.
+The flows of the pairs before and behind also tell how what is seen speeds up or turns: most motion is no straight line
+at even speed, and a hand that holds a camera least of all.
 
-No learning and no torch: OpenCV releases the GIL, so a pipeline computes the prior of the next pair in a thread while
-the network works on this one.
+No learning and no torch: OpenCV releases the GIL, so a job computes the flow of the next pair in a thread while the
+network works on this one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from fpsgan.errors import InputError
-from fpsgan.kernels import along, gradients, matches, meet, step, trust
+from fpsgan.interpolator import kernels
 from fpsgan.threads import in_threads
 
 __all__ = ["EFFORTS", "STRIDE", "flow_prior", "with_acceleration"]
 
 Array = NDArray[np.float32]
-Stage = tuple[int, int, int, int]
 
 STRIDE = {"quick": 4, "base": 4, "best": 2}  # pixels of the frame per pixel of the flow
 EFFORTS = tuple(STRIDE)
-# Stages of DIS: patch in px, stride between patches, steps of descent, of variational refinement, which smooths over
-# edges and of which drawings want none. Each but the first starts from the flow so far, at the finest scale alone.
-STAGES = {"quick": ((8, 4, 16, 3),), "base": ((8, 4, 16, 0), (4, 2, 8, 1))}
-FINER = ((8, 3, 16, 1), (4, 2, 8, 1))  # the stages at 1/2 that "best" has more than "base"
-JUDGED = 7  # px of the flow over which two flows are compared
+
+
+class Stage(NamedTuple):
+    """Settings of one run of DIS."""
+
+    patch: int  # px a side
+    stride: int  # px between patches
+    descents: int  # steps of gradient descent
+    refinements: int  # of variational refinement, which smooths over edges: drawings want none
+
+
+# Each stage but the first starts from the flow so far, at the finest scale alone.
+STAGES = {"quick": (Stage(8, 4, 16, 3),), "base": (Stage(8, 4, 16, 0), Stage(4, 2, 8, 1))}
+FINER = (Stage(8, 3, 16, 1), Stage(4, 2, 8, 1))  # the stages at 1/2 that "best" has more than "base"
+COMPARED_OVER = 7  # px of the flow over which two flows are compared
 SURER = 0.3  # codes by which that of the later stage has to be better
 # Block matching: at 1/16 up to 8 cells (128 px) away, at 1/8, where thinner things still show, up to 6 (48 px)
 REACH = {2: 8, 1: 6}
 MUCH_BETTER = (0.75, 2.0)  # the error of a match, times the flow's, less so many codes, from which it replaces the flow
 NEARER = 0.15  # codes, for each of 3×3 pixels, by which a match is worse for every cell that it is farther
-AROUND = 2  # cells: margin of the rectangle in which matches are made finer
+MARGIN = 2  # cells: margin of the rectangle in which matches are made finer
 UNEVEN = 2.0  # how many times as long as a pair its neighbour may last, or the reverse, to say how motion goes on
 DOUBT = 0.3  # per pixel by which two flows miss one another
 MIN_SIDE = 16  # DIS compares patches of 8×8 over a pyramid: smaller images give it nothing to work on
@@ -67,10 +76,10 @@ def flow_prior(
         ValueError: another effort.
     """
     if frame0.dtype != np.uint8 or frame1.dtype != np.uint8:
-        raise InputError(f"the flow prior takes uint8 frames, not {frame0.dtype} and {frame1.dtype}")
+        raise InputError(f"optical flow takes uint8 frames, not {frame0.dtype} and {frame1.dtype}")
     if frame0.shape != frame1.shape or min(frame0.shape[:2]) < MIN_SIDE:
         raise InputError(
-            f"the flow prior takes two frames of one size, at least {MIN_SIDE}×{MIN_SIDE} px, "
+            f"optical flow takes two frames of one size, at least {MIN_SIDE}×{MIN_SIDE} px, "
             f"not {frame0.shape} and {frame1.shape}"
         )
     if effort not in EFFORTS:
@@ -82,8 +91,8 @@ def flow_prior(
     if factor < stride:
         flows = [_reduced(flow, stride // factor) for flow in _both_ways(smalls, effort, matched=False)]
     elif effort == "best" and min(smalls[0].shape) >= 2 * MIN_SIDE:
-        coarse = [_doubled(flow, smalls[0].shape) for flow in _both_ways([_halved(small) for small in smalls], effort)]
         small0, small1 = smalls
+        coarse = [_upsampled(flow, small0.shape) for flow in _both_ways([_halved(small) for small in smalls], effort)]
         flows = in_threads(
             [partial(_staged, small0, small1, FINER, coarse[0]), partial(_staged, small1, small0, FINER, coarse[1])]
         )
@@ -94,14 +103,14 @@ def flow_prior(
 
 
 def with_acceleration(
-    prior: Sequence[Array],
+    flows: Sequence[Array],
     before: Sequence[Array] | None,
     after: Sequence[Array] | None,
     lengths: tuple[float, float] = (1.0, 1.0),
     *,
     stride: int = 4,
 ) -> tuple[Array, ...]:
-    """The prior of a pair, and how what is seen in either frame speeds up or turns, from the pairs around it.
+    """The flows of a pair, and how what is seen in either frame speeds up or turns, from the pairs around it.
 
     What moves by d01 from frame0 to frame1 and by d0b from frame0 back to the frame before has, at even intervals, the
     acceleration d01 + d0b ("Quadratic Video Interpolation", Xu et al. 2019, section 3.1). Here that of frame0 and that
@@ -109,7 +118,7 @@ def with_acceleration(
     lead back: at the middle that is the cubic through all four positions.
 
     Args:
-        prior: (flow01, flow10) of the pair, as `flow_prior` returns it.
+        flows: (flow01, flow10) of the pair, as `flow_prior` returns them.
         before: `flow_prior` of the frame before frame0 and frame0; None where there is none of the same scene.
         after: likewise of frame1 and the frame behind it.
         lengths: how long those pairs last, in lengths of this one; one that lasts more than twice or less than
@@ -118,7 +127,7 @@ def with_acceleration(
 
     Returns:
         (flow01, flow10, acceleration0, acceleration1), the last two like the flows, in pixels per squared length of the
-        pair; the prior itself where no neighbour is of use.
+        pair; the flows alone where no neighbour is of use.
     """
     scale = np.float32(1 / stride)
     usable = [1 / UNEVEN <= length <= UNEVEN for length in lengths]
@@ -128,10 +137,10 @@ def with_acceleration(
         (after[0], after[1]) if after and usable[1] else None,
     ]
     if sides == [None, None]:
-        return tuple(prior)
+        return tuple(flows)
     found = []
     for here, side, length in zip((0, 1), sides, lengths, strict=True):
-        flow, back = prior[here], prior[1 - here]
+        flow, back = flows[here], flows[1 - here]
         if side is None:
             found.append(np.zeros((3, *flow.shape[1:]), np.float32))
             continue
@@ -139,19 +148,19 @@ def with_acceleration(
         acceleration = (flow + away / np.float32(length)) * np.float32(2 / (1 + length))
         sure = _agreement(flow, back, scale) * _agreement(away, returning, scale)
         found.append(np.concatenate((acceleration * sure, sure[None])))
-    accelerations = [np.empty_like(flow) for flow in prior]
+    accelerations = [np.empty_like(flow) for flow in flows]
     for here in (0, 1):
-        meet(found[here], found[1 - here], prior[here], scale, accelerations[here])
-    return *prior, *accelerations
+        kernels.merge_accelerations(found[here], found[1 - here], flows[here], scale, accelerations[here])
+    return *flows, *accelerations
 
 
 def _agreement(flow: Array, back: Array, scale: np.float32) -> Array:
     """How well a flow and the one that leads back agree: [h,w], 0 to 1. Both [2,h,w] in pixels of the full frame.
 
-    The measure of `fpsgan.interpolator.weighed`, less strict: what accelerates agrees less well.
+    The measure of `check_consistency`, less strict: what accelerates agrees less well.
     """
     nothing, agreement = np.zeros(flow.shape[1:], np.float32), np.empty(flow.shape[1:], np.float32)
-    trust(flow, back, nothing, np.float32(DOUBT), scale, agreement, (0, len(nothing)))
+    kernels.consistency(flow, back, nothing, np.float32(DOUBT), scale, agreement, (0, len(nothing)))
     return agreement
 
 
@@ -176,21 +185,21 @@ def _staged(
 
 
 def _stage(small0: NDArray[np.uint8], small1: NDArray[np.uint8], flow: Array | None, stage: Stage) -> Array:
-    """One of STAGES; of the flow so far, if any, what explains the frames better stays."""
-    patch, stride, descents, refinements = stage
+    """DIS once; of the flow so far, if any, what explains the frames better stays."""
     # One object per call: DIS keeps buffers between calls and two threads must not share them.
     dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
     dis.setFinestScale(0)  # the image is small already
-    dis.setPatchSize(patch)
-    dis.setPatchStride(stride)
-    dis.setGradientDescentIterations(descents)
-    dis.setVariationalRefinementIterations(refinements)
+    dis.setPatchSize(stage.patch)
+    dis.setPatchStride(stage.stride)
+    dis.setGradientDescentIterations(stage.descents)
+    dis.setVariationalRefinementIterations(stage.refinements)
     if flow is None:
-        return np.asarray(dis.calc(small0, small1, None), np.float32)  # type: ignore[call-overload]
+        nothing: Any = None  # OpenCV's stubs miss that it may be
+        return np.asarray(dis.calc(small0, small1, nothing), np.float32)
     dis.setCoarsestScale(0)
     later = np.asarray(dis.calc(small0, small1, flow.copy()), np.float32)
     here, there = small0.astype(np.float32), small1.astype(np.float32)
-    errors = [_error(here, _moved(there, each), JUDGED) for each in (flow, later)]
+    errors = [_error(here, _warped(there, each), COMPARED_OVER) for each in (flow, later)]
     # patches of 4 px lose their way on flat drawings, those of 8 what is small: neither is right everywhere
     better = cv2.medianBlur((errors[1] + SURER < errors[0]).astype(np.uint8), 5) > 0
     return np.where(better[..., None], later, flow)
@@ -207,7 +216,7 @@ def _halved(small: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.asarray(cv2.resize(small, size, interpolation=cv2.INTER_AREA), np.uint8)
 
 
-def _doubled(flow: Array, shape: tuple[int, ...]) -> Array:
+def _upsampled(flow: Array, shape: tuple[int, ...]) -> Array:
     """A flow at twice the size, [h,w], in pixels of that."""
     return np.asarray(cv2.resize(flow, shape[1::-1], interpolation=cv2.INTER_LINEAR), np.float32) * np.float32(2)
 
@@ -224,7 +233,7 @@ def _both_ways(smalls: Sequence[NDArray[np.uint8]], effort: str, *, matched: boo
         return in_threads(finding)
     pyramid0, pyramid1 = _pyramid(small0), _pyramid(small1)
     matching: list[Callable[[], Any]] = [
-        partial(_matches, pyramid0[level], pyramid1[level], reach) for level, reach in REACH.items()
+        partial(_block_match, pyramid0[level], pyramid1[level], reach) for level, reach in REACH.items()
     ]
     flow01, flow10, *matches = in_threads([*finding, *matching])
     matches01, matches10 = (dict(zip(REACH, each, strict=True)) for each in zip(*matches, strict=True))
@@ -244,14 +253,14 @@ def _pyramid(small: NDArray[np.uint8]) -> list[Array]:
     return [grey, np.asarray(half, np.float32), np.asarray(quarter, np.float32)]
 
 
-def _matches(grey0: Array, grey1: Array, reach: int) -> tuple[Array, Array]:
+def _block_match(grey0: Array, grey1: Array, reach: int) -> tuple[Array, Array]:
     """For every pixel of one picture the offset [h,w,2] to the best match of its 3×3 pixels in the other; both ways.
 
     Up to `reach` (at most 13) pixels away, nearer ones preferred a little, single outliers taken out.
     """
     least = [np.empty(grey0.shape, np.uint32) for _ in range(2)]
     codes = [np.rint(grey).astype(np.uint8) for grey in (grey0, grey1)]
-    matches(*codes, reach, np.float32(9 * NEARER), *least)
+    kernels.block_match(*codes, reach, np.float32(9 * NEARER), *least)
     offsets = []
     for best, sign in zip(least, (1, -1), strict=True):
         y, x = (sign * (number.astype(np.float32) - reach) for number in np.divmod(best % 2**16, 2 * reach + 1))
@@ -269,54 +278,55 @@ def _corrected(flow: Array, matches: dict[int, Array], here: list[Array], there:
         rows, columns = match.shape[:2]
         coarse = flow[: rows << start, : columns << start] / 2**start
         coarse = np.asarray(cv2.resize(coarse, (columns, rows), interpolation=cv2.INTER_AREA), np.float32)
-        ours, flows = (_error(here[start], _moved(there[start], offset), 3) for offset in (match, coarse))
+        ours, flows = (_error(here[start], _warped(there[start], offset), 3) for offset in (match, coarse))
         # a place alone would not survive the last median
         hopeful = cv2.medianBlur((ours < share * flows - less).astype(np.uint8), 3)
         left, top, width, height = cv2.boundingRect(hopeful)
         if not width:
             continue
-        right, bottom = min(left + width + AROUND, columns), min(top + height + AROUND, rows)
-        left, top = max(0, left - AROUND), max(0, top - AROUND)
+        right, bottom = min(left + width + MARGIN, columns), min(top + height + MARGIN, rows)
+        left, top = max(0, left - MARGIN), max(0, top - MARGIN)
         match = match[top:bottom, left:right] + np.array((left, top), np.float32)  # counted from the rectangle's corner
         for level in range(start - 1, -1, -1):
             match = np.asarray(cv2.resize(match, None, fx=2, fy=2, interpolation=cv2.INTER_NEAREST), np.float32) * 2
             scale = start - level
             box = np.s_[top << scale : bottom << scale, left << scale : right << scale]
-            match = _nearby(here[level][box], there[level], match)
+            match = _best_neighbour(here[level][box], there[level], match)
         for _ in range(2):
-            match = _finer(here[0][box], there[0], match)
+            match = _refined(here[0][box], there[0], match)
         corner = np.array((left << start, top << start), np.float32)
-        limit = share * _error(here[0][box], _moved(there[0], flow[box] + corner), 7) - less
-        ours = _error(here[0][box], _moved(there[0], match), 7)
+        limit = share * _error(here[0][box], _warped(there[0], flow[box] + corner), 7) - less
+        ours = _error(here[0][box], _warped(there[0], match), 7)
         better = cv2.medianBlur((ours < limit).astype(np.uint8), 5) > 0
         flow[box][better] = match[better] - corner
     return flow
 
 
-def _moved(there: Array, offset: Array, right: float = 0.0, down: float = 0.0) -> Array:
-    moved = np.empty(offset.shape[:2], np.float32)
-    along(there, offset, np.float32(right), np.float32(down), moved)
-    return moved
+def _warped(there: Array, offset: Array, right: float = 0.0, down: float = 0.0) -> Array:
+    """A picture at each place of a rectangle [h,w] moved by its offset [h,w,2] and (right, down) more."""
+    warped = np.empty(offset.shape[:2], np.float32)
+    kernels.warp_grey(there, offset, np.float32(right), np.float32(down), warped)
+    return warped
 
 
-def _error(here: Array, moved: Array, window: int) -> Array:
+def _error(here: Array, warped: Array, window: int) -> Array:
     """Mean absolute difference over a window: [h,w]."""
-    return np.asarray(cv2.blur(cv2.absdiff(here, moved), (window, window)), np.float32)
+    return np.asarray(cv2.blur(cv2.absdiff(here, warped), (window, window)), np.float32)
 
 
-def _nearby(here: Array, there: Array, offset: Array) -> Array:
+def _best_neighbour(here: Array, there: Array, offset: Array) -> Array:
     """The best of each offset and its eight neighbours."""
     steps = np.array([(x, y) for y in (-1, 0, 1) for x in (-1, 0, 1)], np.float32)
     steps = steps[np.abs(steps).sum(1).argsort(kind="stable")]  # where all are alike it stays
-    errors = np.stack([_error(here, _moved(there, offset, *step), 5) for step in steps])
+    errors = np.stack([_error(here, _warped(there, offset, *step), 5) for step in steps])
     return np.asarray(offset + steps[errors.argmin(0)], np.float32)
 
 
-def _finer(here: Array, there: Array, offset: Array) -> Array:
+def _refined(here: Array, there: Array, offset: Array) -> Array:
     """One step of Lucas and Kanade (1981) over 7×7 pixels, a pixel at most; the 20 keeps flat places where they are."""
     products = np.empty((5, *here.shape), np.float32)
-    gradients(np.ascontiguousarray(here), _moved(there, offset), products)
+    kernels.lucas_kanade_products(np.ascontiguousarray(here), _warped(there, offset), products)
     means = np.stack([cv2.blur(product, (7, 7)) for product in products])
     finer = offset.copy()
-    step(finer, means, np.float32(20))
+    kernels.lucas_kanade_step(finer, means, np.float32(20))
     return finer

@@ -1,37 +1,38 @@
-"""The interpolator on a CPU: the same function as `fpsgan.interpolator`, with compiled loops between the convolutions.
+"""The interpolator on a CPU: the compiled twin of `fpsgan.interpolator.network` and `synthesis`.
 
 What `Interpolator` does in eager torch, one operation and one intermediate picture at a time, takes several times as
-long there as its convolutions. Here those stay torch's, and all else is `fpsgan.kernels`, on one pair at a time and
-without gradients. On a GPU, and for training, the definition itself is used.
+long there as its convolutions. Here those stay torch's, and all else is `fpsgan.interpolator.kernels`, on one pair at a
+time and without gradients. Functions have the names of those they equal. On a GPU, and for training, the definition
+itself is used.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cache, partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from deblur.fast import onednn_rectifies
-from fpsgan import kernels, overlap
-from fpsgan.confidence import WINDOW, believe, fall_back
-from fpsgan.interpolator import FINEST, LEAK, MATCHED, PER_PIXEL, Interpolator, Level, checked, window
+from fpsgan.interpolator import kernels, synthesis
+from fpsgan.interpolator.network import LEAK, MATCHED, Interpolator, Level, MirrorConv, check_sizes
+from fpsgan.interpolator.synthesis import FINEST, believe, explained_over, fall_back, varied
 from fpsgan.threads import in_threads
 
-__all__ = ["FastInterpolator"]
+__all__ = ["CpuInterpolator"]
 
 Array = NDArray[np.float32]
 EMPTY = np.empty((0, 0, 0), np.float32)
 
 
 class Encoded(NamedTuple):
-    """What is needed of one frame, all padded to whole pixels of the coarsest level."""
+    """As `fpsgan.interpolator.network.Encoded`."""
 
     half: Array  # [h,w,3], the frame at 1/2
     quarter: Array  # at 1/4
@@ -39,14 +40,21 @@ class Encoded(NamedTuple):
 
 
 class Pair(NamedTuple):
-    """What all moments of a pair of frames have in common."""
+    """As `fpsgan.interpolator.network.Pair`."""
 
     frame0: Encoded
     frame1: Encoded
-    motion: tuple[
-        Array, Array
-    ]  # of either frame, [2 or 4,h,w] at the size of the prior: velocity and maybe acceleration
+    motion: tuple[Array, Array]  # of either frame, [2 or 4,h,w] at the size of the flow, with or without acceleration
     trust: tuple[Array, Array]  # [h,w], how far to believe it
+
+
+class Intermediate(NamedTuple):
+    """As `fpsgan.interpolator.synthesis.Intermediate`."""
+
+    flow_t0: Array  # [2,h,w]
+    flow_t1: Array
+    mask: Array  # [1,h,w]
+    residual: Array  # [3,h,w]
 
 
 class Conv(NamedTuple):
@@ -67,7 +75,7 @@ class Conv(NamedTuple):
         return F.leaky_relu_(y, LEAK) if rectified else y
 
 
-class FastInterpolator:
+class CpuInterpolator:
     """`Interpolator` for inference on a CPU: `encode`, `prepare` and `generate` are as there, for a batch of one.
 
     It takes over the weights and dtype that the network has when this is made.
@@ -78,10 +86,10 @@ class FastInterpolator:
         self.dtype = network.dtype
         with torch.no_grad():
             self.encoder = [
-                [_conv(stage[0].weight, stage[0].bias, 2), _conv(stage[2].weight, stage[2].bias)]  # type: ignore[index]
+                [_conv(layer.weight, layer.bias, layer.stride[0]) for layer in stage.modules() if _is_conv(layer)]
                 for stage in network.encoder
             ]
-            self.levels = [_level(level) for level in network.levels]  # type: ignore[arg-type]
+            self.levels = [_level(level) for level in network.levels if isinstance(level, Level)]
 
     @torch.inference_mode()
     def encode(self, frame: Tensor) -> Encoded:
@@ -91,10 +99,11 @@ class FastInterpolator:
         height, width = (-(-side // multiple) * multiple // FINEST for side in picture.shape[:2])
         half, quarter = _empty(2 * height, 2 * width, 3), _empty(height, width, 3)
         x, whole, bits = _target(height, width, 12, self.dtype)
-        _by_rows(height, kernels.shrink, picture, half, quarter, whole, bits)
+        _by_rows(height, kernels.downsample, picture, half, quarter, whole, bits)
         features = []
-        for first, second in self.encoder:
-            x = second(first(x, rectified=True), rectified=True)
+        for stage in self.encoder:
+            for convolution in stage:
+                x = convolution(x, rectified=True)
             feature = _image(x)
             missing = [(0, max(0, 2 - side)) for side in feature.shape[:2]]  # kernels want two pixels each way
             features.append(np.pad(feature, (*missing, (0, 0)), mode="edge") if max(missing)[1] else feature)
@@ -105,63 +114,42 @@ class FastInterpolator:
         self,
         frame0: Tensor,
         frame1: Tensor,
-        prior: Sequence[Tensor],
-        features0: Encoded | None = None,
-        features1: Encoded | None = None,
+        flows: Sequence[Tensor],
+        encoded0: Encoded | None = None,
+        encoded1: Encoded | None = None,
     ) -> Pair:
-        """As `Interpolator.prepare`; it is a prior that makes this fast, so there has to be one."""
+        """As `Interpolator.prepare`; it is a given flow that makes this fast, so there has to be one."""
         stride = self.config.stride
-        checked(frame0, frame1, prior, stride)
-        encoded0, encoded1 = features0 or self.encode(frame0), features1 or self.encode(frame1)
-        here, there = ((each.quarter if stride == FINEST else each.half) for each in (encoded0, encoded1))
-        height, width = here.shape[:2]
-        fitted = [_fit(flow[0].float().numpy(), height, width) for flow in prior]
-        motions = [np.concatenate(fitted[::2]), np.concatenate(fitted[1::2])]
-        scale, gain = np.float32(1 / stride), np.float32(PER_PIXEL)
-
-        def explained(motion: Array, one: Array, other: Array) -> Array:
-            moving, resting = _empty(height, width), _empty(height, width)
-            kernels.unlike(one, other, motion, scale, moving, resting, (0, height))
-            kernels.keep_better(motion, _around(resting - moving, window(stride)), gain, moving, resting)
-            return moving
-
-        def believed(flow: Array, back: Array, left: Array) -> Array:
-            out = _empty(height, width)
-            kernels.trust(flow, back, left, np.float32(1), scale, out, (0, height))
-            return out
-
-        left = in_threads([partial(explained, motions[0], here, there), partial(explained, motions[1], there, here)])
-        trust = in_threads(
-            [partial(believed, motions[0], motions[1], left[0]), partial(believed, motions[1], motions[0], left[1])]
-        )
-        return Pair(encoded0, encoded1, (motions[0], motions[1]), (trust[0], trust[1]))
+        check_sizes(frame0, frame1, flows, stride)
+        encoded0, encoded1 = encoded0 or self.encode(frame0), encoded1 or self.encode(frame1)
+        small0, small1 = (each.quarter if stride == FINEST else each.half for each in (encoded0, encoded1))
+        padded = [_pad(flow[0].float().numpy(), *small0.shape[:2]) for flow in flows]
+        return Pair(encoded0, encoded1, *check_consistency(padded, small0, small1, stride))
 
     @torch.inference_mode()
     def generate(self, frame0: Tensor, frame1: Tensor, pair: Pair, t: Tensor) -> tuple[Tensor, Tensor]:
         """As `Interpolator.generate`, t: [1]."""
-        time = np.float32(t.item())
-        flow0, flow1, mask, residual = self._decide(pair, time)
-        half0, half1 = pair.frame0.half, pair.frame1.half
-        _overlap(half0, half1, flow0, flow1, mask, residual)
+        found = self._decide(pair, np.float32(t.item()))
+        overlap(pair.frame0.half, pair.frame1.half, found)
         height, width = frame0.shape[-2:]
         out = _empty(height, width, 3)
-        _by_rows(height, kernels.compose, _image(frame0), _image(frame1), flow0, flow1, mask, residual, out)
+        _by_rows(height, kernels.compose, _image(frame0), _image(frame1), *found, out)
         high, wide = -(-height // FINEST), -(-width // FINEST)
         mixed = _empty(high, wide)
         quarters = [np.ascontiguousarray(each.quarter[:high, :wide]) for each in pair[:2]]
-        _by_rows(high, kernels.mixed, *quarters, flow0, flow1, mask, mixed)
-        believed = believe(torch.from_numpy(_around(mixed, WINDOW))[None, None])
+        _by_rows(high, kernels.disagreement, *quarters, *found[:3], mixed)
+        believed = believe(torch.from_numpy(box_filter(mixed, synthesis.BELIEVED_OVER))[None, None])
         frame = torch.from_numpy(out).permute(2, 0, 1)[None]
         return fall_back(frame, frame0, frame1, t, believed), believed
 
-    def _decide(self, pair: Pair, time: np.float32) -> tuple[Array, Array, Array, Array]:
-        """flow_t0, flow_t1 [2,h,w], mask [1,h,w], residual [3,h,w] of a `fpsgan.warp.Fine`."""
-        motion, trust = _splat(pair, time, self.config.stride)
+    def _decide(self, pair: Pair, time: np.float32) -> Intermediate:
+        motion, trust = splat(pair.motion, pair.trust, time, self.config.stride)
         pyramid = [torch.from_numpy(np.concatenate((motion, trust)))[None]]
         detailed, coarse = np.empty((4, 0, 0), np.float32), np.zeros((4, 1, 1), np.float32)
         if self.config.stride < FINEST:
             pyramid[0] = F.avg_pool2d(pyramid[0], 2)
-            detailed, coarse = _ways(motion, time), _ways(pyramid[0][0, :-2].numpy(), time)
+            detailed = intermediate_flows(motion, time)
+            coarse = intermediate_flows(pyramid[0][0, :-2].numpy(), time)
         while len(pyramid) < len(self.levels):
             pyramid.append(F.avg_pool2d(pyramid[-1], 2))
         decided: Array = EMPTY
@@ -171,24 +159,24 @@ class FastInterpolator:
             here = pyramid[i][0].numpy()
             motion, trust = here[:-2], here[-2:]
             height, width = motion.shape[1:]
-            flow = _ways(motion, time, decided)
+            flow = intermediate_flows(motion, time, decided)
             sides = ((flow[:2], pair.frame0), (flow[2:], pair.frame1))
             if i == 0:
                 own0, own1 = (_empty(height, width, 12) for _ in range(2))
                 for out, (way, frame) in zip((own0, own1), sides, strict=True):
-                    _by_rows(height, kernels.seen, frame.half, way, out)
+                    _by_rows(height, kernels.warp_half, frame.half, way, out)
             else:
                 channels = pair.frame0.features[i - 1].shape[2]
                 own0, own1 = (_empty(height, width, channels + 8) for _ in range(2))
                 scale = np.float32(1 / (FINEST * 2**i))
                 for out, (way, frame) in zip((own0, own1), sides, strict=True):
-                    _by_rows(height, kernels.moved, frame.features[i - 1], way, scale, out)
-                in_threads([partial(kernels.costs, *each, MATCHED, channels) for each in ((own0, own1), (own1, own0))])
+                    _by_rows(height, kernels.warp_features, frame.features[i - 1], way, scale, out)
+                both = ((own0, own1), (own1, own0))
+                in_threads([partial(kernels.cost_volume, *each, MATCHED, channels) for each in both])
             x, whole, bits = _target(height, width, 2 * (4 + own0.shape[2]) + hidden.shape[2], self.dtype)
-            _by_rows(height, kernels.join, flow, trust, time, own0, own1, hidden, whole, bits)
+            _by_rows(height, kernels.level_input, flow, trust, time, own0, own1, hidden, whole, bits)
             found, handed = level(x)
-            if i:
-                assert handed is not None
+            if handed is not None:
                 hidden = _image(handed)
                 changes = found.float().contiguous()[0].numpy()
                 stride = np.float32(FINEST * 2**i)
@@ -196,10 +184,10 @@ class FastInterpolator:
                     changes[3 * side : 3 * side + 2] *= stride
                     changes[3 * side : 3 * side + 2] += flow[2 * side : 2 * side + 2]
                 decided = changes
-        fine = [_empty(c, 2 * height, 2 * width) for c in (2, 2, 1, 3)]
+        fine = Intermediate(*(_empty(c, 2 * height, 2 * width) for c in (2, 2, 1, 3)))
         odds = np.float32(np.log((1 - time) / time))
-        _by_rows(height, kernels.decide, flow - coarse, detailed, *_memory(found), odds, *fine)
-        return fine[0], fine[1], fine[2], fine[3]
+        _by_rows(height, kernels.finest_decision, flow - coarse, detailed, *_memory(found), odds, *fine)
+        return fine
 
 
 class _Level(NamedTuple):
@@ -218,10 +206,14 @@ class _Level(NamedTuple):
 def _level(level: Level) -> _Level:
     return _Level(
         _conv(*level.enter.both()),
-        [_conv(*block.both()) for block in level.blocks],  # type: ignore[operator]
+        [_conv(*block.both()) for block in level.blocks if isinstance(block, MirrorConv)],
         _conv(*level.decide.both()),
         _conv(*level.hand_down.both()) if level.hand_down is not None else None,
     )
+
+
+def _is_conv(layer: nn.Module) -> TypeGuard[nn.Conv2d]:
+    return isinstance(layer, nn.Conv2d)
 
 
 def _conv(weight: Tensor, bias: Tensor | None, stride: int = 1) -> Conv:
@@ -229,64 +221,93 @@ def _conv(weight: Tensor, bias: Tensor | None, stride: int = 1) -> Conv:
     return Conv(weight.detach().contiguous(memory_format=torch.channels_last), bias.detach(), stride)
 
 
-def _ways(motion: Array, time: np.float32, decided: Array = EMPTY) -> Array:
+def check_consistency(
+    flows: Sequence[Array], small0: Array, small1: Array, stride: int
+) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+    """(motion [2 or 4,h,w] of either frame, trust [h,w] of either); pictures [h,w,3], flows [2,h,w]."""
+    height, width = small0.shape[:2]
+    scale, gain = np.float32(1 / stride), np.float32(synthesis.PER_PIXEL)
+    motions = np.concatenate(flows[::2]), np.concatenate(flows[1::2])
+
+    def explained(motion: Array, here: Array, there: Array) -> Array:
+        moving, resting = _empty(height, width), _empty(height, width)
+        kernels.differences(here, there, motion, scale, moving, resting, (0, height))
+        gained = box_filter(resting - moving, explained_over(stride))
+        kernels.drop_unexplained(motion, gained, gain, moving, resting)
+        return moving
+
+    def trusted(flow: Array, back: Array, left: Array) -> Array:
+        out = _empty(height, width)
+        kernels.consistency(flow, back, left, np.float32(1), scale, out, (0, height))
+        return out
+
+    left = in_threads([partial(explained, motions[0], small0, small1), partial(explained, motions[1], small1, small0)])
+    trust = in_threads([partial(trusted, *motions, left[0]), partial(trusted, *motions[::-1], left[1])])
+    return motions, (trust[0], trust[1])
+
+
+def intermediate_flows(motion: Array, time: np.float32, decided: Array = EMPTY) -> Array:
+    """[4,h,w], to frame0 and to frame1, of a motion [2 or 4,h,w] and what the coarser level decided, [6,h/2,w/2]."""
     flow = _empty(4, *motion.shape[1:])
-    kernels.ways(motion, time, decided, flow)
+    kernels.intermediate_flows(motion, time, decided, flow)
     return flow
 
 
-def _splat(pair: Pair, time: np.float32, stride: int) -> tuple[Array, Array]:
-    """`fpsgan.interpolator.splat`: (velocity and maybe acceleration [2 or 4,h,w], trust [2,h,w])."""
-    channels, height, width = pair.motion[0].shape
+def splat(
+    motions: tuple[Array, Array], trust: tuple[Array, Array], time: np.float32, stride: int
+) -> tuple[Array, Array]:
+    """(velocity and maybe acceleration [2 or 4,h,w], trust in what came from either frame [2,h,w])."""
+    channels, height, width = motions[0].shape
     scale = np.float32(1 / stride)
 
     def landed(motion: Array, trust: Array, sign: float, by: np.float32) -> Array:
         total = np.zeros((height + 3, width + 3, 1 + channels), np.float32)
-        kernels.carry(motion, trust, np.float32(sign), by, scale, total)
+        kernels.splat(motion, trust, np.float32(sign), by, scale, total)
         return total
 
     both = in_threads(
         [
-            partial(landed, pair.motion[0], pair.trust[0], 1.0, time),
-            partial(landed, pair.motion[1], pair.trust[1], -1.0, np.float32(1) - time),
+            partial(landed, motions[0], trust[0], 1.0, time),
+            partial(landed, motions[1], trust[1], -1.0, np.float32(1) - time),
         ]
     )
-    trust = _empty(2, height, width)
+    landed_trust = _empty(2, height, width)
     sums = [_empty(height, width, 1 + channels)]
-    kernels.gather(*both, time, sums[0], trust)
+    kernels.merge_splats(*both, time, sums[0], landed_trust)
     while min(sums[-1].shape[:2]) > 2:
-        sums.append(kernels.halved(sums[-1]))
+        sums.append(kernels.halve_sums(sums[-1]))
     last = sums[-1]
     found = np.ascontiguousarray((last[..., 1:] / (last[..., :1] + np.float32(1e-6))).transpose(2, 0, 1))
     for each in reversed(sums[:-1]):
-        found = kernels.filled(each, found)
-    return found, trust
+        found = kernels.fill_holes(each, found)
+    return found, landed_trust
 
 
-def _overlap(half0: Array, half1: Array, flow0: Array, flow1: Array, mask: Array, residual: Array) -> None:
-    """`fpsgan.overlap.overlapped`; changes the residual in place."""
-    cells = np.dstack((*flow0[:, :: overlap.CELL, :: overlap.CELL], *flow1[:, :: overlap.CELL, :: overlap.CELL]))
-    square = np.ones((2 * overlap.AWAY + 1,) * 2, np.uint8)
+def overlap(half0: Array, half1: Array, found: Intermediate) -> None:
+    """`synthesis.overlapped`, in place: changes the residual."""
+    flow0, flow1, mask, residual = found
+    cell, motions = synthesis.CELL, np.array(synthesis.MOTIONS)
+    cells = np.dstack((*flow0[:, ::cell, ::cell], *flow1[:, ::cell, ::cell]))
+    square = np.ones((2 * synthesis.AWAY + 1,) * 2, np.uint8)
     spread = np.asarray(cv2.morphologyEx(cells, cv2.MORPH_GRADIENT, square, borderType=cv2.BORDER_REPLICATE))
-    rows, columns = overlap.varied(torch.from_numpy(spread.sum(2)))
+    rows, columns = varied(torch.from_numpy(spread.sum(2)))
     if not len(rows):
         return
     height, width = cells.shape[:2]
-    errors = np.zeros((height, width, len(overlap.MOTIONS)), np.float32)
-    made = np.empty((len(rows), len(overlap.MOTIONS), overlap.CELL**2, 3), np.float32)
+    errors = np.zeros((height, width, len(motions)), np.float32)
+    made = np.empty((len(rows), len(motions), cell**2, 3), np.float32)
     places = rows.numpy(), columns.numpy()
-    motions = np.array(overlap.MOTIONS)
-    kernels.try_motions(half0, half1, flow0, flow1, mask, *places, overlap.AWAY * motions, errors, made)
+    kernels.try_motions(half0, half1, flow0, flow1, mask, *places, synthesis.AWAY * motions, errors, made)
     looked = np.zeros((height, width), np.float32)
     looked[places] = 1
-    side = (overlap.WINDOW, overlap.WINDOW)
+    side = (synthesis.COMPARED_OVER, synthesis.COMPARED_OVER)
     share = np.maximum(cv2.blur(looked, side, borderType=cv2.BORDER_CONSTANT), np.float32(1e-6))
     # OpenCV's means are of up to four channels
-    for k in range(len(overlap.MOTIONS)):
+    for k in range(len(motions)):
         plane = np.ascontiguousarray(errors[..., k])
         errors[..., k] = cv2.blur(plane, side, borderType=cv2.BORDER_CONSTANT) / share
-    tried = overlap.TRIED / (1 - overlap.TRIED) / (len(overlap.MOTIONS) - 1)
-    kernels.weigh_motions(errors, made, *places, np.float32(overlap.UNLIKELY), np.float32(tried), residual)
+    tried = np.float32(synthesis.TRIED / (1 - synthesis.TRIED) / (len(motions) - 1))
+    kernels.average_motions(errors, made, *places, np.float32(synthesis.UNLIKELY), tried, residual)
 
 
 def _by_rows(height: int, kernel: Callable[..., Any], *arguments: Any) -> None:
@@ -296,7 +317,7 @@ def _by_rows(height: int, kernel: Callable[..., Any], *arguments: Any) -> None:
     in_threads([partial(kernel, *arguments, (ends[k], ends[k + 1])) for k in range(count)])
 
 
-def _around(plane: Array, side: int) -> Array:
+def box_filter(plane: Array, side: int) -> Array:
     """The mean over side × side pixels, without what is outside of the picture."""
     mean = cv2.blur(plane, (side, side), borderType=cv2.BORDER_CONSTANT)
     return np.asarray(mean / _inside(*plane.shape, side), np.float32)
@@ -307,7 +328,7 @@ def _inside(height: int, width: int, side: int) -> Array:
     return np.asarray(cv2.blur(np.ones((height, width), np.float32), (side, side), borderType=cv2.BORDER_CONSTANT))
 
 
-def _fit(flow: Array, height: int, width: int) -> Array:
+def _pad(flow: Array, height: int, width: int) -> Array:
     missing = (height - flow.shape[1], width - flow.shape[2])
     return np.pad(flow, ((0, 0), (0, missing[0]), (0, missing[1])), mode="edge")
 

@@ -1,8 +1,8 @@
 """What a CPU does between the convolutions of the interpolator, compiled by Numba: each in one pass over memory.
 
-They are the functions of `fpsgan.interpolator`, `fpsgan.warp`, `fpsgan.overlap` and `fpsgan.confidence` of the same
-purpose, which define what is right, written as loops over one picture. In eager torch most of a frame's time goes into
-intermediate pictures that are written, read once and thrown away.
+The loops behind `fpsgan.interpolator.cpu`, over one picture; `fpsgan.interpolator.synthesis` defines what is right. In
+eager torch most of a frame's time goes into intermediate pictures that are written, read once and thrown away. Those
+of optical flow come last.
 
 Pictures are float32 [h,w,3], flows and masks float32 planes [C,h,w], features [h,w,C] as channels-last convolutions
 have them, bf16 ones as their bits in uint16. `rows` is the (first, end) of the rows to write: parts of a picture can be
@@ -23,22 +23,22 @@ from numba import njit
 f4, u4, index = np.float32, np.uint32, np.uintp
 
 
-def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+def compiled(function: Callable[..., Any]) -> Any:
     """At the first call, and kept on disk where that is possible."""
     options: dict[str, Any] = {"nogil": True, "fastmath": True, "error_model": "numpy"}
     try:
-        return njit(cache=True, **options)(function)  # type: ignore[no-any-return]
+        return njit(cache=True, **options)(function)
     except RuntimeError:  # no folder that it could write to
-        return njit(**options)(function)  # type: ignore[no-any-return]
+        return njit(**options)(function)
 
 
 def kept() -> str:
     """The folder in which what was compiled is kept; "" if there is none."""
-    return str(compose.stats.cache_path or "")  # type: ignore[attr-defined]
+    return str(compose.stats.cache_path or "")
 
 
 @compiled
-def _doubled(plane, y, out):
+def _upsampled_row(plane, y, out):
     """Row y of a plane [h,w] bilinearly enlarged to [2h,2w], into out [2w]."""
     height, width = plane.shape
     near = y // 2
@@ -54,7 +54,7 @@ def _doubled(plane, y, out):
 
 
 @compiled
-def _within(place, last):
+def _floor_within(place, last):
     """A place rounded down, from 0 to last."""
     whole = np.int32(np.floor(place))
     whole = np.int32(0) if whole < np.int32(0) else whole
@@ -62,7 +62,7 @@ def _within(place, last):
 
 
 @compiled
-def _places(across, along, scale, y, height, width, share, corner, weights):
+def _sampling(across, along, scale, y, height, width, share, corner, weights):
     """Where row y of a picture [height,width], both 2 at least, lies in it moved by a row of a flow times scale, border
     pixels going on.
 
@@ -77,7 +77,7 @@ def _places(across, along, scale, y, height, width, share, corner, weights):
         at_y = f4(0) if at_y < f4(0) else at_y
         at_y = most_y if at_y > most_y else at_y
         # as whole numbers within the picture even where a flow is not a number
-        left, top = _within(at_x, width - 2), _within(at_y, height - 2)
+        left, top = _floor_within(at_x, width - 2), _floor_within(at_y, height - 2)
         right, below = at_x - f4(left), at_y - f4(top)
         whole = share[x]
         weights[3, x] = right * below * whole
@@ -88,8 +88,8 @@ def _places(across, along, scale, y, height, width, share, corner, weights):
 
 
 @compiled
-def _sample(flat, corner, weights, x, channel, channels, stride):
-    """One channel of a picture, flattened, at what `_places` found for x."""
+def _sample_row(flat, corner, weights, x, channel, channels, stride):
+    """One channel of a picture, flattened, at what `_sampling` found for x."""
     at = index(corner[x]) * channels + channel
     below = at + stride
     return (
@@ -101,7 +101,7 @@ def _sample(flat, corner, weights, x, channel, channels, stride):
 
 
 @compiled
-def _round(values, out, out16):
+def _store(values, out, out16):
     """A row of float32 into out, or as bf16 into out16: whichever is not empty."""
     if out.size:
         out[:] = values
@@ -112,8 +112,8 @@ def _round(values, out, out16):
 
 
 @compiled
-def _wide(values, bits, out):
-    """What `_round` did, undone: a row of float32 out of either, whichever is not empty."""
+def _load(values, bits, out):
+    """What `_store` did, undone: a row of float32 out of either, whichever is not empty."""
     if values.size:
         out[:] = values
     else:
@@ -124,7 +124,7 @@ def _wide(values, bits, out):
 
 @compiled
 def compose(picture0, picture1, flow0, flow1, mask, residual, out, rows):
-    """`fpsgan.warp.compose`: [H,W,3] twice; flows [2,h,w], mask [1,h,w], residual [3,h,w] at half size or more."""
+    """`synthesis.compose`: [H,W,3] twice; flows [2,h,w], mask [1,h,w], residual [3,h,w] at half size or more."""
     height, width = out.shape[:2]
     lines = np.empty((9, 2 * mask.shape[2]), np.float32)
     corner0, corner1 = np.empty(width, np.uint32), np.empty(width, np.uint32)
@@ -133,29 +133,29 @@ def compose(picture0, picture1, flow0, flow1, mask, residual, out, rows):
     three, stride = index(3), index(3 * width)
     for y in range(rows[0], rows[1]):
         for c in range(2):
-            _doubled(flow0[c], y, lines[c])
-            _doubled(flow1[c], y, lines[2 + c])
+            _upsampled_row(flow0[c], y, lines[c])
+            _upsampled_row(flow1[c], y, lines[2 + c])
         for c in range(3):
-            _doubled(residual[c], y, lines[4 + c])
-        _doubled(mask[0], y, lines[7])
+            _upsampled_row(residual[c], y, lines[4 + c])
+        _upsampled_row(mask[0], y, lines[7])
         for x in range(width):
             lines[8, x] = f4(1) - lines[7, x]
-        _places(lines[0], lines[1], f4(1), y, height, width, lines[7], corner0, weights0)
-        _places(lines[2], lines[3], f4(1), y, height, width, lines[8], corner1, weights1)
+        _sampling(lines[0], lines[1], f4(1), y, height, width, lines[7], corner0, weights0)
+        _sampling(lines[2], lines[3], f4(1), y, height, width, lines[8], corner1, weights1)
         line = out[y].reshape(-1)
         for x in range(width):
             to = index(x) * three
             for c in range(3):
                 channel = index(c)
                 line[to + channel] = (
-                    _sample(flat0, corner0, weights0, x, channel, three, stride)
-                    + _sample(flat1, corner1, weights1, x, channel, three, stride)
+                    _sample_row(flat0, corner0, weights0, x, channel, three, stride)
+                    + _sample_row(flat1, corner1, weights1, x, channel, three, stride)
                     + lines[4 + c, x]
                 )
 
 
 @compiled
-def shrink(picture, half, quarter, cells, cells16, rows):
+def downsample(picture, half, quarter, cells, cells16, rows):
     """A picture [H,W,3] at 1/2 and 1/4, padded by repeating the border, and 2×2 pixels of the half as one of 12.
 
     rows: of the quarter. An odd last row or column counts twice.
@@ -190,11 +190,11 @@ def shrink(picture, half, quarter, cells, cells16, rows):
             for c in range(6):
                 flat_cells[index(x) * index(12) + index(c)] = upper[at + index(c)]
                 flat_cells[index(x) * index(12) + index(c + 6)] = lower[at + index(c)]
-        _round(flat_cells, cells[row], cells16[row])
+        _store(flat_cells, cells[row], cells16[row])
 
 
 @compiled
-def unlike(here, there, flow, scale, moving, resting, rows):
+def differences(here, there, flow, scale, moving, resting, rows):
     """Mean absolute difference of two pictures [h,w,3], over channels, along a flow [2,h,w] times scale and at rest."""
     height, width = moving.shape
     corner, weights = np.empty(width, np.uint32), np.empty((4, width), np.float32)
@@ -202,7 +202,7 @@ def unlike(here, there, flow, scale, moving, resting, rows):
     flat = there.reshape(-1)
     three, stride = index(3), index(3 * width)
     for y in range(rows[0], rows[1]):
-        _places(flow[0, y], flow[1, y], scale, y, height, width, ones, corner, weights)
+        _sampling(flow[0, y], flow[1, y], scale, y, height, width, ones, corner, weights)
         own, other = here[y].reshape(-1), there[y].reshape(-1)
         for x in range(width):
             along, still = f4(0), f4(0)
@@ -210,14 +210,14 @@ def unlike(here, there, flow, scale, moving, resting, rows):
             for c in range(3):
                 channel = index(c)
                 value = own[at + channel]
-                along += abs(value - _sample(flat, corner, weights, x, channel, three, stride))
+                along += abs(value - _sample_row(flat, corner, weights, x, channel, three, stride))
                 still += abs(value - other[at + channel])
             moving[y, x] = along / f4(3)
             resting[y, x] = still / f4(3)
 
 
 @compiled
-def keep_better(motion, gained, per_pixel, moving, resting):
+def drop_unexplained(motion, gained, per_pixel, moving, resting):
     """Motion [C,h,w] becomes 0 where it gains too little for its length; moving is what is left unexplained."""
     channels, height, width = motion.shape
     for y in range(height):
@@ -230,8 +230,8 @@ def keep_better(motion, gained, per_pixel, moving, resting):
 
 
 @compiled
-def trust(flow, back, left, doubt, scale, out, rows):
-    """How far to believe a flow [2,h,w], 0 to 1: less by `doubt` per pixel that the flow leading back misses its start,
+def consistency(flow, back, left, doubt, scale, out, rows):
+    """How far to trust a flow [2,h,w], 0 to 1: less by `doubt` per pixel that the flow leading back misses its start,
     in relation to their length, and by what is left unexplained, [h,w]."""
     height, width = out.shape
     corner, weights = np.empty(width, np.uint32), np.empty((4, width), np.float32)
@@ -239,19 +239,19 @@ def trust(flow, back, left, doubt, scale, out, rows):
     flat_x, flat_y = back[0].reshape(-1), back[1].reshape(-1)
     one, stride, zero = index(1), index(width), index(0)
     for y in range(rows[0], rows[1]):
-        _places(flow[0, y], flow[1, y], scale, y, height, width, ones, corner, weights)
+        _sampling(flow[0, y], flow[1, y], scale, y, height, width, ones, corner, weights)
         for x in range(width):
             across, along = flow[0, y, x], flow[1, y, x]
-            back_x = _sample(flat_x, corner, weights, x, zero, one, stride)
-            back_y = _sample(flat_y, corner, weights, x, zero, one, stride)
+            back_x = _sample_row(flat_x, corner, weights, x, zero, one, stride)
+            back_y = _sample_row(flat_y, corner, weights, x, zero, one, stride)
             miss = np.sqrt((across + back_x) ** 2 + (along + back_y) ** 2)
             length = np.sqrt(across * across + along * along) + np.sqrt(back_x * back_x + back_y * back_y)
             out[y, x] = np.exp(-doubt * miss / (f4(1) + f4(0.1) * length) - f4(25) * left[y, x])
 
 
 @compiled
-def carry(motion, confidence, sign, time, scale, total):
-    """One half of `fpsgan.interpolator.splat`: motion [C,h,w] of one frame, weighted by confidence, to where its pixels
+def splat(motion, confidence, sign, time, scale, total):
+    """One half of `synthesis.splat`: motion [C,h,w] of one frame, weighted by confidence, to where its pixels
     are by `time`, in parts of the pair; summed into total [h+3,w+3,1+C], with a margin of one before and two behind."""
     channels, height, width = motion.shape
     bend = f4(0.5) * time * (f4(1) - time)
@@ -266,7 +266,7 @@ def carry(motion, confidence, sign, time, scale, total):
                 way_y -= bend * motion[3, y, x]
             at_x = min(max(f4(x) + way_x * scale, f4(-1)), f4(width)) + f4(1)
             at_y = min(max(f4(y) + way_y * scale, f4(-1)), f4(height)) + f4(1)
-            left, top = _within(at_x, width + 1), _within(at_y, height + 1)
+            left, top = _floor_within(at_x, width + 1), _floor_within(at_y, height + 1)
             right, below = at_x - f4(left), at_y - f4(top)
             weight = confidence[y, x]
             at = index(top) * stride + index(left) * count
@@ -281,7 +281,7 @@ def carry(motion, confidence, sign, time, scale, total):
 
 
 @compiled
-def gather(total0, total1, time, sums, trust):
+def merge_splats(total0, total1, time, sums, trust):
     """What landed from both frames, [h+3,w+3,1+C] twice, weighted by nearness: sums [h,w,1+C], trust [2,h,w]."""
     height, width, count = sums.shape
     for y in range(height):
@@ -293,7 +293,7 @@ def gather(total0, total1, time, sums, trust):
 
 
 @compiled
-def halved(sums):
+def halve_sums(sums):
     """[h,w,C] at half the size, rounded up: the mean of what there is of each 2×2."""
     height, width, count = sums.shape
     out = np.empty((-(-height // 2), -(-width // 2), count), np.float32)
@@ -313,14 +313,14 @@ def halved(sums):
 
 
 @compiled
-def filled(sums, coarse):
+def fill_holes(sums, coarse):
     """Sums [h,w,1+C] divided by their weights, and `coarse` [C,⌈h/2⌉,⌈w/2⌉] where there is next to none: [C,h,w]."""
     height, width, count = sums.shape
     out = np.empty((count - 1, height, width), np.float32)
     guess = np.empty((count - 1, 2 * coarse.shape[2]), np.float32)
     for y in range(height):
         for c in range(count - 1):
-            _doubled(coarse[c], y, guess[c])
+            _upsampled_row(coarse[c], y, guess[c])
         for x in range(width):
             share = f4(1) / (sums[y, x, 0] + f4(0.01))
             for c in range(count - 1):
@@ -329,7 +329,7 @@ def filled(sums, coarse):
 
 
 @compiled
-def ways(motion, time, decided, flow):
+def intermediate_flows(motion, time, decided, flow):
     """The flows at a level, [4,h,w], to frame0 and to frame1: from the motion [2 or 4,h,w], velocity and maybe
     acceleration, and from what the coarser level has decided, [6,h/2,w/2] (flow_t0, gate, flow_t1, gate), if any."""
     channels, height, width = motion.shape
@@ -338,7 +338,7 @@ def ways(motion, time, decided, flow):
     for y in range(height):
         if decided.size:
             for c in range(6):
-                _doubled(decided[c], y, found[c])
+                _upsampled_row(decided[c], y, found[c])
         for c in range(4):
             side = c // 2
             part = f4(1) - time if side else -time
@@ -351,7 +351,7 @@ def ways(motion, time, decided, flow):
 
 
 @compiled
-def moved(features, flow, scale, out, rows):
+def warp_features(features, flow, scale, out, rows):
     """Features [h,w,C] along a flow [2,h,w] times scale, into out [h,w,C or more]."""
     height, width, channels = features.shape
     wide = out.shape[1]
@@ -360,14 +360,14 @@ def moved(features, flow, scale, out, rows):
     flat = features.reshape(-1)
     count, stride = index(channels), index(channels * width)
     for y in range(rows[0], rows[1]):
-        _places(flow[0, y], flow[1, y], scale, y, height, width, ones, corner, weights)
+        _sampling(flow[0, y], flow[1, y], scale, y, height, width, ones, corner, weights)
         for x in range(wide):
             for c in range(channels):
-                out[y, x, c] = _sample(flat, corner, weights, x, index(c), count, stride)
+                out[y, x, c] = _sample_row(flat, corner, weights, x, index(c), count, stride)
 
 
 @compiled
-def seen(half, flow, out, rows):
+def warp_half(half, flow, out, rows):
     """The picture [2h,2w,3] along a flow [2,h,w], which is in pixels of twice that picture, enlarged: 2×2 pixels as one
     of 12 channels, into out [h,w,12]."""
     height, width = half.shape[:2]
@@ -378,18 +378,18 @@ def seen(half, flow, out, rows):
     three, stride = index(3), index(3 * width)
     for y in range(2 * rows[0], 2 * rows[1]):
         for c in range(2):
-            _doubled(flow[c], y, lines[c])
-        _places(lines[0], lines[1], f4(0.5), y, height, width, ones, corner, weights)
+            _upsampled_row(flow[c], y, lines[c])
+        _sampling(lines[0], lines[1], f4(0.5), y, height, width, ones, corner, weights)
         line = out[y // 2].reshape(-1)
         start = index(6 * (y % 2))
         for x in range(width):
             to = index(12) * index(x // 2) + start + three * index(x % 2)
             for c in range(3):
-                line[to + index(c)] = _sample(flat, corner, weights, x, index(c), three, stride)
+                line[to + index(c)] = _sample_row(flat, corner, weights, x, index(c), three, stride)
 
 
 @compiled
-def _mean3(plane, out):
+def _box3(plane, out):
     """The mean over 3×3, of those inside of the picture."""
     height, width = plane.shape
     line = np.empty(width, np.float32)
@@ -413,8 +413,8 @@ def _mean3(plane, out):
 
 
 @compiled
-def costs(one, other, count, at):
-    """`fpsgan.interpolator.costs` of the first `count` channels of two [h,w,C], of the first of them, into its eight
+def cost_volume(one, other, count, at):
+    """`synthesis.cost_volume` of the first `count` channels of two [h,w,C], of the first of them, into its eight
     channels from `at` on."""
     height, width = one.shape[:2]
     wide, own = np.empty((count, height, width + 2), np.float32), np.empty((count, height, width), np.float32)
@@ -435,7 +435,7 @@ def costs(one, other, count, at):
                 there, here = wide[c, beside, k % 3 :], own[c, y]
                 for x in range(width):
                     line[x] += share * abs(there[x] - here[x])
-        _mean3(found, every[k])
+        _box3(found, every[k])
     for y in range(height):
         for x in range(width):
             mean = f4(0)
@@ -447,7 +447,7 @@ def costs(one, other, count, at):
 
 
 @compiled
-def join(flow, trusted, time, own0, own1, hidden, out, out16, rows):
+def level_input(flow, trusted, time, own0, own1, hidden, out, out16, rows):
     """What a level is given, [h,w,2·(4 + K + C)], each half one frame's: flow [2,h,w], trust [h,w], time, its own
     [h,w,K], and half of what the coarser level hands down, hidden [h/2,w/2,2·C], enlarged; C may be 0."""
     width, size = own0.shape[1:]
@@ -474,23 +474,23 @@ def join(flow, trusted, time, own0, own1, hidden, out, out16, rows):
                     near = f4(0.75) * hidden[near_y, near_x, of] + f4(0.25) * hidden[near_y, far_x, of]
                     far = f4(0.75) * hidden[far_y, near_x, of] + f4(0.25) * hidden[far_y, far_x, of]
                     buffer[to + index(4 + size + c)] = f4(0.75) * near + f4(0.25) * far
-        _round(buffer, out[y], out16[y])
+        _store(buffer, out[y], out16[y])
 
 
 @compiled
-def decide(flow, whole, decided, decided16, odds, flow0, flow1, mask, residual, rows):
-    """The last step of `fpsgan.interpolator.Interpolator.decide`: flow [4,h,w], to be enlarged, the finer flow
+def finest_decision(flow, whole, decided, decided16, odds, flow0, flow1, mask, residual, rows):
+    """The last step of `Interpolator.decide`: flow [4,h,w], to be enlarged, the finer flow
     that it is added to, [4,2h,2w], if any, and what the finest level has decided, [h,w·32], or that as bf16's bits,
-    into the parts of a `fpsgan.warp.Fine`, [C,2h,2w]."""
+    into the parts of an `Intermediate`, [C,2h,2w]."""
     width = mask.shape[2]
     lines = np.empty((4, width), np.float32)
     flat = np.empty(16 * width, np.float32)
     for y in range(2 * rows[0], 2 * rows[1]):
         for c in range(4):
-            _doubled(flow[c], y, lines[c])
+            _upsampled_row(flow[c], y, lines[c])
             for x in range(whole.shape[2]):
                 lines[c, x] += whole[c, y, x]
-        _wide(decided[y // 2], decided16[y // 2], flat)
+        _load(decided[y // 2], decided16[y // 2], flat)
         for x in range(width):
             at = index(x // 2) * index(32)
             place = index(2 * (y % 2) + x % 2)
@@ -504,9 +504,9 @@ def decide(flow, whole, decided, decided16, odds, flow0, flow1, mask, residual, 
 
 
 @compiled
-def mixed(quarter0, quarter1, flow0, flow1, mask, out, rows):
-    """How much of two unlike pictures [h,w,3] is mixed, into [h,w], by the flows and the mask of a `Fine` of twice
-    their size: what `fpsgan.confidence.confidence` takes the mean of."""
+def disagreement(quarter0, quarter1, flow0, flow1, mask, out, rows):
+    """How much of two unlike pictures [h,w,3] is mixed, into [h,w], by the flows and the mask of an `Intermediate` of
+    twice their size: what `synthesis.confidence` takes the mean of."""
     height, width = quarter0.shape[:2]
     lines = np.empty((4, width), np.float32)
     ones = np.ones(width, np.float32)
@@ -520,24 +520,24 @@ def mixed(quarter0, quarter1, flow0, flow1, mask, out, rows):
             upper, lower = flow[2 * y], flow[2 * y + 1]
             for x in range(width):
                 lines[c, x] = f4(1 / 16) * (upper[2 * x] + upper[2 * x + 1] + lower[2 * x] + lower[2 * x + 1])
-        _places(lines[0], lines[1], f4(1), y, height, width, ones, corner0, weights0)
-        _places(lines[2], lines[3], f4(1), y, height, width, ones, corner1, weights1)
+        _sampling(lines[0], lines[1], f4(1), y, height, width, ones, corner0, weights0)
+        _sampling(lines[2], lines[3], f4(1), y, height, width, ones, corner1, weights1)
         upper, lower = mask[0, 2 * y], mask[0, 2 * y + 1]
         for x in range(width):
             share = f4(0.25) * (upper[2 * x] + upper[2 * x + 1] + lower[2 * x] + lower[2 * x + 1])
             difference = f4(0)
             for c in range(3):
-                one = _sample(flat0, corner0, weights0, x, index(c), three, stride)
-                difference += abs(one - _sample(flat1, corner1, weights1, x, index(c), three, stride))
+                one = _sample_row(flat0, corner0, weights0, x, index(c), three, stride)
+                difference += abs(one - _sample_row(flat1, corner1, weights1, x, index(c), three, stride))
             out[y, x] = difference / f4(3) * f4(4) * share * (f4(1) - share)
 
 
 @compiled
-def _one(picture, x, y, out):
+def _sample(picture, x, y, out):
     """A picture [h,w,3] at one place, border pixels going on outside, into out [3]."""
     height, width = picture.shape[:2]
     x, y = min(max(x, f4(0)), f4(width - 1)), min(max(y, f4(0)), f4(height - 1))
-    left, top = _within(x, width - 2), _within(y, height - 2)
+    left, top = _floor_within(x, width - 2), _floor_within(y, height - 2)
     right, below = x - f4(left), y - f4(top)
     column, row = index(left), index(top)
     beside, under = column + index(1), row + index(1)
@@ -549,8 +549,8 @@ def _one(picture, x, y, out):
 
 @compiled
 def try_motions(half0, half1, flow0, flow1, mask, rows, columns, away, errors, made):
-    """Each cell of 2×2 px at rows, columns [M] of `fpsgan.overlap`, along the motions so many cells off, away [K,2]:
-    what that makes there, made [M,K,4,3], and how unlike the frames are along it, into errors [h/2,w/2,K]."""
+    """The cells of 2×2 px at rows, columns [M] of `synthesis.overlapped`, along the motions so many cells off, away
+    [K,2]: what that makes there, made [M,K,4,3], and how unlike the frames are along it, into errors [h/2,w/2,K]."""
     height, width = mask.shape[1:]
     one, other = np.empty(3, np.float32), np.empty(3, np.float32)
     for m in range(rows.shape[0]):
@@ -561,8 +561,8 @@ def try_motions(half0, half1, flow0, flow1, mask, rows, columns, away, errors, m
                 from_y = min(max(y + 2 * away[k, 0], 0), height - 1)
                 from_x = min(max(x + 2 * away[k, 1], 0), width - 1)
                 half = f4(0.5)
-                _one(half0, f4(x) + half * flow0[0, from_y, from_x], f4(y) + half * flow0[1, from_y, from_x], one)
-                _one(half1, f4(x) + half * flow1[0, from_y, from_x], f4(y) + half * flow1[1, from_y, from_x], other)
+                _sample(half0, f4(x) + half * flow0[0, from_y, from_x], f4(y) + half * flow0[1, from_y, from_x], one)
+                _sample(half1, f4(x) + half * flow1[0, from_y, from_x], f4(y) + half * flow1[1, from_y, from_x], other)
                 share = mask[0, y, x]
                 for c in range(3):
                     unlike += abs(one[c] - other[c])
@@ -571,7 +571,7 @@ def try_motions(half0, half1, flow0, flow1, mask, rows, columns, away, errors, m
 
 
 @compiled
-def weigh_motions(errors, made, rows, columns, unlikely, tried, residual):
+def average_motions(errors, made, rows, columns, unlikely, tried, residual):
     """The mean of what `try_motions` has made, weighted by mean errors [h/2,w/2,K], into the residual [3,h,w]."""
     count = errors.shape[2]
     shares = np.empty(count, np.float32)
@@ -591,7 +591,7 @@ def weigh_motions(errors, made, rows, columns, unlikely, tried, residual):
 
 
 @compiled
-def meet(own, other, flow, scale, out):
+def merge_accelerations(own, other, flow, scale, out):
     """Accelerations [3,h,w], the last how sure each is, of two frames, the other's followed along the flow [2,h,w] from
     the first: their mean, by how sure they are, into out [2,h,w]."""
     height, width = own.shape[1:]
@@ -600,11 +600,11 @@ def meet(own, other, flow, scale, out):
     there = np.empty((3, width), np.float32)
     one, stride, zero = index(1), index(width), index(0)
     for y in range(height):
-        _places(flow[0, y], flow[1, y], scale, y, height, width, ones, corner, weights)
+        _sampling(flow[0, y], flow[1, y], scale, y, height, width, ones, corner, weights)
         for c in range(3):
             flat = other[c].reshape(-1)
             for x in range(width):
-                there[c, x] = _sample(flat, corner, weights, x, zero, one, stride)
+                there[c, x] = _sample_row(flat, corner, weights, x, zero, one, stride)
         for x in range(width):
             here_sure, there_sure = own[2, y, x], there[2, x]
             share = max(here_sure, there_sure) / (here_sure + there_sure + f4(1e-3))
@@ -613,7 +613,7 @@ def meet(own, other, flow, scale, out):
 
 
 @compiled
-def matches(grey0, grey1, reach, nearer, least0, least1):
+def block_match(grey0, grey1, reach, nearer, least0, least1):
     """For every pixel of either picture, [h,w] uint8, the best match of its 3×3 pixels in the other, up to `reach` off.
 
     least0, least1: [h,w] uint32, 65536 times the sum of the differences, and `nearer` more per pixel of distance, plus
@@ -655,9 +655,9 @@ def matches(grey0, grey1, reach, nearer, least0, least1):
 
 
 @compiled
-def along(picture, offset, right, down, out):
-    """A picture [H,W] at each place of a rectangle [h,w] moved by its offset [h,w,2] and a step more, border pixels
-    going on outside, into out [h,w]."""
+def warp_grey(picture, offset, right, down, out):
+    """A picture [H,W] at each place of a rectangle [h,w] moved by its offset [h,w,2] and (right, down) more, border
+    pixels going on outside, into out [h,w]."""
     height, width = out.shape
     corner, weights = np.empty(width, np.uint32), np.empty((4, width), np.float32)
     ones = np.ones(width, np.float32)
@@ -668,13 +668,13 @@ def along(picture, offset, right, down, out):
         for x in range(width):
             lines[0, x] = offset[y, x, 0] + right
             lines[1, x] = offset[y, x, 1] + down
-        _places(lines[0], lines[1], f4(1), y, picture.shape[0], picture.shape[1], ones, corner, weights)
+        _sampling(lines[0], lines[1], f4(1), y, picture.shape[0], picture.shape[1], ones, corner, weights)
         for x in range(width):
-            out[y, x] = _sample(flat, corner, weights, x, zero, one, stride)
+            out[y, x] = _sample_row(flat, corner, weights, x, zero, one, stride)
 
 
 @compiled
-def gradients(here, seen, out):
+def lucas_kanade_products(here, seen, out):
     """What a step of Lucas and Kanade takes means of, from two pictures [h,w]: products of the gradients of their mean
     (Sobel's, 1/8) and of their difference, xx, xy, yy, xd, yd, into out [5,h,w]."""
     height, width = here.shape
@@ -698,9 +698,9 @@ def gradients(here, seen, out):
 
 
 @compiled
-def step(offset, means, flat):
-    """Adds what follows from the means of `gradients`, a pixel at most, to an offset [h,w,2]; `flat` keeps places
-    without structure where they are."""
+def lucas_kanade_step(offset, means, flat):
+    """Adds what follows from the means of `lucas_kanade_products`, a pixel at most, to an offset [h,w,2]; `flat` keeps
+    places without structure where they are."""
     for y in range(offset.shape[0]):
         for x in range(offset.shape[1]):
             xx, xy, yy = means[0, y, x] + flat, means[1, y, x], means[2, y, x] + flat
