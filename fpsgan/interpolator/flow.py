@@ -42,11 +42,11 @@ class Stage(NamedTuple):
     refinements: int  # of variational refinement, which smooths over edges: drawings want none
 
 
-# Each stage but the first starts from the flow so far, at the finest scale alone.
+# Each stage but the first starts from the flow so far, at its own scale alone.
 STAGES = {"quick": (Stage(8, 4, 16, 3),), "base": (Stage(8, 4, 16, 0), Stage(4, 2, 8, 1))}
-FINER = (Stage(8, 3, 16, 1), Stage(4, 2, 8, 1))  # the stages at 1/2 that "best" has more than "base"
-COMPARED_OVER = 7  # px of the flow over which two flows are compared
-SURER = 0.3  # codes by which that of the later stage has to be better
+CANDIDATES = (Stage(8, 3, 16, 0), Stage(4, 2, 8, 0))  # at 1/2, from the coarsest scale on: "best" has these besides
+COMPARED_OVER = 7  # px of the flow over which flows are compared
+SURER = 0.3  # codes by which another than the first has to be better
 # Block matching: at 1/16 up to 8 cells (128 px) away, at 1/8, where thinner things still show, up to 6 (48 px)
 REACH = {2: 8, 1: 6}
 MUCH_BETTER = (0.75, 2.0)  # the error of a match, times the flow's, less so many codes, from which it replaces the flow
@@ -92,10 +92,8 @@ def flow_prior(
         flows = [_reduced(flow, stride // factor) for flow in _both_ways(smalls, effort, matched=False)]
     elif effort == "best" and min(smalls[0].shape) >= 2 * MIN_SIDE:
         small0, small1 = smalls
-        coarse = [_upsampled(flow, small0.shape) for flow in _both_ways([_halved(small) for small in smalls], effort)]
-        flows = in_threads(
-            [partial(_staged, small0, small1, FINER, coarse[0]), partial(_staged, small1, small0, FINER, coarse[1])]
-        )
+        coarse01, coarse10 = _both_ways([_halved(small) for small in smalls], effort)
+        flows = in_threads([partial(_best, small0, small1, coarse01), partial(_best, small1, small0, coarse10)])
     else:
         flows = _both_ways(smalls, effort)
     planes01, planes10 = (np.ascontiguousarray(flow.transpose(2, 0, 1) * stride) for flow in flows)
@@ -174,18 +172,22 @@ def _small_grey(frame: NDArray[np.uint8], stride: int, factor: int) -> NDArray[n
     return np.asarray(cv2.cvtColor(small, cv2.COLOR_RGB2GRAY) if small.ndim == 3 else small, np.uint8)
 
 
-def _staged(
-    small0: NDArray[np.uint8], small1: NDArray[np.uint8], stages: Sequence[Stage], flow: Array | None = None
-) -> Array:
-    """[h,w,2] in pixels of these pictures; from a flow of their size on, if any."""
-    for stage in stages:
-        flow = _stage(small0, small1, flow, stage)
-    assert flow is not None
+def _staged(small0: NDArray[np.uint8], small1: NDArray[np.uint8], stages: Sequence[Stage]) -> Array:
+    """[h,w,2] in pixels of these pictures."""
+    flow = _dis(small0, small1, stages[0])
+    for stage in stages[1:]:
+        flow = _chosen(small0, small1, [flow, _dis(small0, small1, stage, flow)])
     return flow
 
 
-def _stage(small0: NDArray[np.uint8], small1: NDArray[np.uint8], flow: Array | None, stage: Stage) -> Array:
-    """DIS once; of the flow so far, if any, what explains the frames better stays."""
+def _best(small0: NDArray[np.uint8], small1: NDArray[np.uint8], coarse: Array) -> Array:
+    """Of a flow at half of these pictures' size, enlarged, and CANDIDATES, per place the one that explains it best."""
+    others = [_dis(small0, small1, stage) for stage in CANDIDATES]
+    return _chosen(small0, small1, [_upsampled(coarse, small0.shape), *others])
+
+
+def _dis(small0: NDArray[np.uint8], small1: NDArray[np.uint8], stage: Stage, start: Array | None = None) -> Array:
+    """DIS once: from the coarsest scale on, or from a flow of this size at this scale alone."""
     # One object per call: DIS keeps buffers between calls and two threads must not share them.
     dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
     dis.setFinestScale(0)  # the image is small already
@@ -193,16 +195,26 @@ def _stage(small0: NDArray[np.uint8], small1: NDArray[np.uint8], flow: Array | N
     dis.setPatchStride(stage.stride)
     dis.setGradientDescentIterations(stage.descents)
     dis.setVariationalRefinementIterations(stage.refinements)
-    if flow is None:
+    if start is None:
         nothing: Any = None  # OpenCV's stubs miss that it may be
         return np.asarray(dis.calc(small0, small1, nothing), np.float32)
     dis.setCoarsestScale(0)
-    later = np.asarray(dis.calc(small0, small1, flow.copy()), np.float32)
+    return np.asarray(dis.calc(small0, small1, start.copy()), np.float32)
+
+
+def _chosen(small0: NDArray[np.uint8], small1: NDArray[np.uint8], flows: Sequence[Array]) -> Array:
+    """Per place the flow along which the frames differ least, single outliers taken out.
+
+    Patches of 4 px lose their way on flat drawings, those of 8 what is small: neither is right everywhere.
+    """
     here, there = small0.astype(np.float32), small1.astype(np.float32)
-    errors = [_error(here, _warped(there, each), COMPARED_OVER) for each in (flow, later)]
-    # patches of 4 px lose their way on flat drawings, those of 8 what is small: neither is right everywhere
-    better = cv2.medianBlur((errors[1] + SURER < errors[0]).astype(np.uint8), 5) > 0
-    return np.where(better[..., None], later, flow)
+    errors = np.stack([_error(here, _warped(there, flow), COMPARED_OVER) for flow in flows])
+    errors[1:] += SURER
+    choice = cv2.medianBlur(errors.argmin(0).astype(np.uint8), 5)
+    flow = flows[0]
+    for number, other in enumerate(flows[1:], 1):
+        flow = np.where((choice == number)[..., None], other, flow)
+    return flow
 
 
 def _reduced(flow: Array, factor: int) -> Array:
