@@ -1,9 +1,17 @@
-"""DeblurGAN-v2 as a library of its own: generators, judges, losses, blur synthesis and a blur measure.
+"""Deblurring as a library of its own: one call that sharpens a picture, and the networks behind it.
 
-Needs torch, numpy and cv2.
+`Deblurrer.sharpen` finds and undoes the shake of a camera, runs a DeblurGAN-v2 generator on the result, and shows as
+much of the change as can be trusted. Beside it: published configurations and checkpoints, discriminators and losses for
+training, blur synthesis, and a measure of blur. Needs torch, numpy and cv2.
 """
 
-from deblur.blur import BLURRED, blur_score, blur_strength, steady_score
+from deblur.blur import blur_score
+from deblur.deblurrer import Deblurrer, Sharpened
 from deblur.fpn import PUBLISHED, Deblur, DeblurConfig
+from deblur.gate import BLURRED, Settings
+from deblur.tiles import OutOfMemory, TileError
 
-__all__ = ["BLURRED", "PUBLISHED", "Deblur", "DeblurConfig", "blur_score", "blur_strength", "steady_score"]
+__all__ = [
+    "BLURRED", "PUBLISHED", "Deblur", "DeblurConfig", "Deblurrer", "OutOfMemory", "Settings", "Sharpened", "TileError",
+    "blur_score",
+]  # fmt: skip

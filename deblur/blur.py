@@ -85,7 +85,7 @@ def convolve(image: NDArray[Any], kernel: Image, gamma: float = 2.2) -> Image:
 def shake(image: NDArray[Any], path: Image, turns: Image, gamma: float = 2.2) -> Image:
     """Blur [H,W,3] by a path [N,2] in px together with turns [N] in radians about the image centre; float 0..1 out.
 
-    The mean of N moved copies in linear light: dear, but right where the blur differs from corner to centre.
+    The mean of N moved copies in linear light: costly, but right where the blur differs from corner to centre.
     """
     height, width = image.shape[:2]
     light = to_linear(image, gamma)
@@ -106,14 +106,14 @@ def sensor(image: Image, rng: Rng, *, noise: float = 0.0, jpeg: int | None = Non
     code = np.clip(np.rint(image * 255), 0, 255).astype(np.uint8)
     if jpeg is not None:
         packed = cv2.imencode(".jpg", cv2.cvtColor(code, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, jpeg])[1]
-        code = np.asarray(cv2.imdecode(packed, cv2.IMREAD_COLOR)[..., ::-1], np.uint8, order="C")  # type: ignore[index]
+        unpacked = cv2.imdecode(packed, cv2.IMREAD_COLOR)
+        assert unpacked is not None
+        code = np.asarray(cv2.cvtColor(unpacked, cv2.COLOR_BGR2RGB), np.uint8)
     return code
 
 
 TILE = 160  # px, of the pieces that `blur_score` looks at
 DIRECTIONS = ((1, 0), (0, 1), (1, 1), (1, -1))
-BLURRED = 1.4  # a `blur_score` from here up is worth deblurring: see docs/deblur.md for what it keeps and lets pass
-RAMP = 0.1
 
 
 def blur_score(frame: NDArray[Any]) -> float:
@@ -143,27 +143,6 @@ def blur_score(frame: NDArray[Any]) -> float:
         if best:
             exponents.append(best)
     return float(np.median(exponents)) if exponents else 0.0
-
-
-def blur_strength(score: float) -> float:
-    """How much of the deblurred picture a `blur_score` asks for: 0 (sharp) to 1 (blurred), ½ at BLURRED.
-
-    It rises smoothly over RAMP to either side, so that a small difference between frames makes a small one.
-    """
-    x = min(max((score - BLURRED + RAMP) / (2 * RAMP), 0.0), 1.0)
-    return x * x * (3 - 2 * x)
-
-
-def steady_score(before: float | None, score: float) -> float:
-    """The score to go by after that of the last frame of the scene, as this function gave it (None: there is none).
-
-    Noise moves the score of a scene by some 0.02 from frame to frame (0.08 at most, in six clips): a tenth of a small
-    difference is followed. A frame that really is as much as 0.2 more, or less, blurred gets its own score at once.
-    """
-    if before is None:
-        return score
-    apart = score - before
-    return before + apart * min(1.0, max(0.1, (apart / 0.2) ** 2))
 
 
 def _tiles(frame: NDArray[Any]) -> list[NDArray[Any]]:

@@ -11,8 +11,8 @@ Light adds up in the sensor, code values do not: only in the light that was blur
 lies between is not known, or there is none, as where software has blurred or averaged code values. So several are
 tried on the picture at half its size, and the one is taken whose kernel leaves the sparsest edges.
 
-The networks then start from the frame so sharpened, as the interpolator does from its flow prior. How much of the
-result is to be shown depends on the kernel: the less it looks like one that a hand makes, the less.
+The networks then start from the frame so sharpened, as the interpolator does from its flow prior. Whether a kernel is
+believed, and how much of the result is shown, deblur/gate.py decides.
 """
 
 from __future__ import annotations
@@ -29,14 +29,15 @@ from torch import Tensor
 from torch.fft import rfft2
 
 from deblur.blur import to_code, to_linear
+from deblur.gate import CLEARLY, SURE, KernelSigns, is_shake, shown_share
 
-__all__ = ["Undone", "deconvolve", "doubts", "find_kernel", "likeliest", "shown_share", "undo_shake"]
+__all__ = ["Undone", "deconvolve", "find_kernel", "gamma_costs", "gamma_of", "kernel_signs", "undo_shake"]
 
 Image = NDArray[np.float32]
 
 SIDE = 31  # of the kernel, px
 REGION = 480  # px: the piece of the frame that the kernel is read from
-GAMMAS = (1.0, 1.5, 2.2)  # of code values over the light that may have been blurred
+GAMMAS = (1.0, 1.5, 2.2)  # candidates: the blur was a mean of code values to this power
 LEAST = 128  # px a side, to read anything from
 ROUNDS = 4  # of sharpening and finding the kernel, at every size
 LAST_ROUNDS = 2  # more of them at the full size
@@ -49,18 +50,6 @@ FAINT = 1 / 255  # a region whose neighbouring pixels differ by less, apart from
 SMOOTH = 0.03  # weight of the gradients when the whole frame is sharpened: the less, the sharper and the noisier
 WHITE = 1e-4  # weight of the picture itself there: frequencies that the kernel takes away altogether stay away
 SMOOTH_TEST = 0.02  # the same where the kernel is put to the test: ringing shows more
-SHARP_PEAK = 0.27  # a kernel with so much of its weight in one pixel (up to 0.24 in shakes of 5 px) blurs nothing
-SHORTEST = 1.3  # px, standard deviation along its longer axis, of a shake: what is shorter is the look of a soft lens
-# The best share of what is changed by a faultless kernel, and how much less it is for each sign of a bad one
-# (`shown_share`): by least squares over 690 shaken photos (docs/deblur.md)
-FAULTLESS = 1.477
-FAULTS = (0.860, 1.278, 0.912, 0.140)
-LESS_SPARSE = 1.1  # edges that come out so much less sparse are ringing, not sharpness
-HARMFUL, HARMLESS = 0.3, 0.5  # of that share: from nothing to all of it is shown
-MOST = 1.15  # above 1, since short shakes are undone too timidly
-LONG = 5.0  # px, standard deviation: of longer kernels less is right
-SURE = 0.95  # a share from which no other kernel is looked for
-CLEARLY = 0.1  # by which the share of another one has to be larger
 COMMON = 0.6  # share of the area that the second region to look in may have in common with the first
 
 
@@ -76,55 +65,55 @@ def undo_shake(picture: NDArray[Any], gamma: float | None = None) -> Undone | No
 
     Args:
         picture: [H,W,3] RGB, uint8 or float 0..1 (what is beyond is clipped). Of less than 128 px a side: None.
-        gamma: of the light that was blurred, where it is known, from other frames for instance: it takes nearly half of
-            the time to find.
+        gamma: in which the blur was a mean, one of GAMMAS, where it is known, as from other frames: to find it takes
+            nearly half of the time.
 
     Nothing is shifted: the kernel's centre of gravity is at zero.
     """
     others: Sequence[float] = ()
     if gamma is None:
-        doubt = doubts(picture)
-        if doubt is None:
+        costs = gamma_costs(picture)
+        if costs is None:
             return None
-        gamma = likeliest([doubt])
-        others = [light for light in GAMMAS if light != gamma]
+        gamma = gamma_of([costs])
+        others = [other for other in GAMMAS if other != gamma]
     elif _plain(picture):
         return None
-    best = _found(_region(picture, gamma), gamma)
+    best = _estimate(_region(picture, gamma), gamma)
     if best is None:
         return None
     if best.share < SURE:
-        second = _found(_region(picture, gamma, other=True), gamma)
+        second = _estimate(_region(picture, gamma, other=True), gamma)
         if second is None:
             return None  # what only one place shows was not the camera
-        found = [second, *(_found(_region(picture, light), light) for light in others)]
-        clearly = [one for one in found if one is not None and one.share > best.share + CLEARLY]
+        rivals = [second, *(_estimate(_region(picture, other), other) for other in others)]
+        clearly = [one for one in rivals if one is not None and one.share > best.share + CLEARLY]
         best = max(clearly, key=lambda one: one.share, default=best)
     return Undone(deconvolve(picture, best.kernel, best.gamma), best.share) if best.share else None
 
 
-def doubts(picture: NDArray[Any]) -> Image | None:
-    """How unlikely each of GAMMAS is that of the light that was blurred, [3]; None for a picture that shows nothing.
+def gamma_costs(picture: NDArray[Any]) -> Image | None:
+    """How little each of GAMMAS explains a blurred picture, [3] float32; None for a picture that shows nothing.
 
     The picture is as for `undo_shake`.
     """
     if _plain(picture):
         return None
-    return np.array([_doubt(_region(picture, gamma)) for gamma in GAMMAS], np.float32)
+    return np.array([_gamma_cost(_region(picture, gamma)) for gamma in GAMMAS], np.float32)
 
 
-def likeliest(heard: Sequence[Image]) -> float:
-    """The gamma of the light that was blurred, by the `doubts` of one or more frames of a scene together."""
-    return GAMMAS[int(np.sum(heard, axis=0).argmin())]
+def gamma_of(costs: Sequence[Image]) -> float:
+    """The gamma in which a scene was blurred, by the `gamma_costs` of one or more of its frames together."""
+    return GAMMAS[int(np.sum(costs, axis=0).argmin())]
 
 
 def deconvolve(picture: NDArray[Any], kernel: Tensor, gamma: float = 2.2) -> Image:
-    """[H,W,3], uint8 or float 0..1, without the blur of a kernel [side,side], side odd, in the light of this gamma.
+    """[H,W,3], uint8 or float 0..1, without the blur of a kernel [side,side], side odd, that was a mean in this gamma.
 
     float32 0..1. Nothing is shifted, wherever the kernel's centre of gravity lies in it.
     """
-    light = to_linear(picture, gamma)
-    planes = [_sharpened(torch.from_numpy(plane), kernel).numpy() for plane in cv2.split(light)]
+    linear = to_linear(picture, gamma)
+    planes = [_deconvolved(torch.from_numpy(plane), kernel).numpy() for plane in cv2.split(linear)]
     return to_code(cv2.merge(planes), gamma)
 
 
@@ -143,27 +132,27 @@ def find_kernel(grey: Image, side: int = SIDE) -> Tensor | None:
     for size in reversed(sides):
         scale = size / side
         small = grey if size == side else cv2.resize(grey, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-        rows, columns = (_handy(length, -1) for length in small.shape)
-        blurred = _periodic(torch.from_numpy(np.ascontiguousarray(small[:rows, :columns], np.float32)), size // 2 + 1)
+        rows, columns = (_fft_length(length, -1) for length in small.shape)
+        blurred = _tapered(torch.from_numpy(np.ascontiguousarray(small[:rows, :columns], np.float32)), size // 2 + 1)
         spectrum = rfft2(blurred)
         along = _differences(blurred.shape)
         edges = spectrum * along[0], spectrum * along[1]
         kernel = _resized(kernel, size)
         flat, weakest = FLAT, None
         for _ in range(ROUNDS + (LAST_ROUNDS if size == side else 0)):
-            sharp = _flattened(spectrum, along, kernel, flat, blurred.shape)
+            sharp = _flatten(spectrum, along, kernel, flat, blurred.shape)
             step_x, step_y = torch.roll(sharp, -1, 1) - sharp, torch.roll(sharp, -1, 0) - sharp
             length = step_x.square() + step_y.square()
-            weakest = _weakest(step_x, step_y, length, size) if weakest is None else weakest / 1.1
+            weakest = _threshold(step_x, step_y, length, size) if weakest is None else weakest / 1.1
             step_x, step_y = (step.masked_fill(length < weakest, 0.0) for step in (step_x, step_y))
-            found = _fitted(edges, (step_x, step_y), kernel)
+            found = _fit_kernel(edges, (step_x, step_y), kernel)
             if found is None:
                 return None
             kernel, flat = found, flat / 1.1
     return kernel
 
 
-def _fitted(edges: tuple[Tensor, Tensor], steps: tuple[Tensor, Tensor], start: Tensor) -> Tensor | None:
+def _fit_kernel(edges: tuple[Tensor, Tensor], steps: tuple[Tensor, Tensor], start: Tensor) -> Tensor | None:
     """The kernel k ≥ 0 that minimises ½|k * steps − edges|² + SPARSE·|k|₁ + ½RIDGE·|k|² (energy of the steps = 1), by
     FISTA (Beck and Teboulle 2009) on the normal equations, which are as small as the kernel. edges: spectra, steps:
     pictures. None where there are no steps."""
@@ -174,8 +163,8 @@ def _fitted(edges: tuple[Tensor, Tensor], steps: tuple[Tensor, Tensor], start: T
     energy = float(likeness[0, 0])
     if energy <= 0:
         return None
-    around = side // 2
-    wanted = torch.roll(wanted, (around, around), (0, 1))[:side, :side] / energy
+    middle = side // 2
+    wanted = torch.roll(wanted, (middle, middle), (0, 1))[:side, :side] / energy
     size = 2 ** math.ceil(math.log2(2 * side - 1))
     padded = torch.zeros(size, size)
     reach = np.s_[: 2 * side - 1, : 2 * side - 1]
@@ -200,9 +189,7 @@ def _fitted(edges: tuple[Tensor, Tensor], steps: tuple[Tensor, Tensor], start: T
     return kernel / total if total > 0 else None
 
 
-def _flattened(
-    spectrum: Tensor, along: tuple[Tensor, Tensor], kernel: Tensor, flat: float, shape: torch.Size
-) -> Tensor:
+def _flatten(spectrum: Tensor, along: tuple[Tensor, Tensor], kernel: Tensor, flat: float, shape: torch.Size) -> Tensor:
     """The picture that blurs to `spectrum`, piecewise flat: few gradients, by half-quadratic splitting (Xu et al. 2013,
     section 3). along: `_differences` of its shape."""
     transfer = _transfer(kernel, shape)
@@ -220,7 +207,7 @@ def _flattened(
     return sharp
 
 
-def _weakest(x: Tensor, y: Tensor, length: Tensor, side: int) -> float:
+def _threshold(x: Tensor, y: Tensor, length: Tensor, side: int) -> float:
     """The squared length from which a gradient counts: enough remain in each of four directions to fix the kernel."""
     sector = (torch.atan2(y, x) % math.pi / (math.pi / 4)).clamp(max=3).int()
     least = []
@@ -232,13 +219,13 @@ def _weakest(x: Tensor, y: Tensor, length: Tensor, side: int) -> float:
     return min(least, default=0.0)
 
 
-def _sharpened(plane: Tensor, kernel: Tensor, smooth: float = SMOOTH) -> Tensor:
+def _deconvolved(plane: Tensor, kernel: Tensor, smooth: float = SMOOTH) -> Tensor:
     """[H,W] deconvolved: least squares with a penalty on gradients. The border is mirrored outwards."""
-    around = SIDE
+    margin = SIDE
     height, width = plane.shape
-    bottom, right = (_handy(length + 2 * around, 1) - length - around for length in (height, width))
-    padded = torch.nn.functional.pad(plane[None], (around, right, around, bottom), mode="reflect")[0]
-    wide = _periodic(padded, around // 2)
+    bottom, right = (_fft_length(length + 2 * margin, 1) - length - margin for length in (height, width))
+    padded = torch.nn.functional.pad(plane[None], (margin, right, margin, bottom), mode="reflect")[0]
+    wide = _tapered(padded, margin // 2)
     shape = wide.shape
     # centre of gravity at zero, to a fraction of a pixel: what is sharpened must not move
     (down, along), _ = _extent(kernel)
@@ -247,7 +234,7 @@ def _sharpened(plane: Tensor, kernel: Tensor, smooth: float = SMOOTH) -> Tensor:
     along_x, along_y = _differences(shape)
     roughness = along_x.abs().square() + along_y.abs().square()
     inverse = transfer.conj() / (transfer.abs().square() + smooth * roughness + WHITE)
-    return _picture(inverse * rfft2(wide), shape)[around : around + height, around : around + width]
+    return _picture(inverse * rfft2(wide), shape)[margin : margin + height, margin : margin + width]
 
 
 def _picture(spectrum: Tensor, shape: Sequence[int]) -> Tensor:
@@ -264,7 +251,7 @@ def _transfer(kernel: Tensor, shape: torch.Size) -> Tensor:
     return spectrum
 
 
-def _handy(length: int, step: int) -> int:
+def _fft_length(length: int, step: int) -> int:
     """The nearest length from here, up (1) or down (-1), whose Fourier transform is quick: even, of small factors."""
     while length % 2 or cv2.getOptimalDFTSize(length) != length:
         length += step
@@ -278,15 +265,15 @@ def _differences(shape: torch.Size) -> tuple[Tensor, Tensor]:
     return x, y
 
 
-def _periodic(plane: Tensor, around: int) -> Tensor:
+def _tapered(plane: Tensor, margin: int) -> Tensor:
     """[H,W] with its borders faded into a blur of both ends, so that its Fourier transform has no edge there."""
-    size = 2 * around + 1
+    size = 2 * margin + 1
     blur = _transfer(torch.full((size, size), 1.0 / size**2), plane.shape)
     blurred = _picture(rfft2(plane) * blur.square(), plane.shape)
     ramps = []
     for side in plane.shape:
         place = torch.arange(side, dtype=torch.float32)
-        ramps.append((torch.minimum(place, side - 1 - place) / (1.5 * around)).clamp(0, 1))
+        ramps.append((torch.minimum(place, side - 1 - place) / (1.5 * margin)).clamp(0, 1))
     weight = ramps[0][:, None] * ramps[1]
     return torch.lerp(blurred, plane, weight.square() * (3 - 2 * weight))
 
@@ -320,8 +307,8 @@ def _plain(picture: NDArray[Any]) -> bool:
 
 
 def _region(picture: NDArray[Any], gamma: float, *, other: bool = False) -> Image:
-    """The piece that the kernel is read from, grey, in this light: REGION×REGION, or as much as there is, with the most
-    edges. `other`: of those that share no more than COMMON of its area, or as little as they can."""
+    """The piece that the kernel is read from, grey, linear by this gamma: REGION×REGION, or as much as there is, with
+    the most edges. `other`: of those that share no more than COMMON of its area, or as little as they can."""
     grey = cv2.cvtColor(to_linear(picture, gamma), cv2.COLOR_RGB2GRAY)
     size = min(REGION, *grey.shape)
     edges = np.abs(cv2.Sobel(grey, -1, 1, 0)) + np.abs(cv2.Sobel(grey, -1, 0, 1))
@@ -338,8 +325,8 @@ def _region(picture: NDArray[Any], gamma: float, *, other: bool = False) -> Imag
     return np.ascontiguousarray(grey[y : y + size, x : x + size])
 
 
-def _doubt(region: Image) -> float:
-    """The less, the more likely is it that this is the light that was blurred, judged at half its size.
+def _gamma_cost(region: Image) -> float:
+    """The less, the more likely is it that the blur was a mean in this region's gamma, judged at half its size.
 
     There the kernel leaves edges sparse, and is no point: a picture can always be explained as one that is not blurred.
     """
@@ -351,46 +338,29 @@ def _doubt(region: Image) -> float:
 def _ringing(region: Image, kernel: Tensor) -> float:
     """How much less sparse the edges of a region are without this blur: above 1 they ring."""
     plane = torch.from_numpy(region)
-    return _spread(_sharpened(plane, kernel, SMOOTH_TEST)) / _spread(plane)
+    return _spread(_deconvolved(plane, kernel, SMOOTH_TEST)) / _spread(plane)
 
 
-class _Found(NamedTuple):
-    """A kernel found in this light, and the best share of what sharpening by it changes."""
+class _Estimate(NamedTuple):
+    """A kernel found in this gamma, and the best share of what sharpening by it changes."""
 
     share: float
     gamma: float
     kernel: Tensor
 
 
-def _found(region: Image, gamma: float) -> _Found | None:
-    """None where no blur is found."""
+def _estimate(region: Image, gamma: float) -> _Estimate | None:
+    """None where no shake is found."""
     kernel = find_kernel(region)
-    if kernel is None or kernel.max() > SHARP_PEAK or _extent(kernel)[1] < SHORTEST:
+    if kernel is None or not is_shake(float(kernel.max()), _extent(kernel)[1]):
         return None
-    return _Found(shown_share(region, kernel), gamma, kernel)
+    return _Estimate(shown_share(kernel_signs(region, kernel)), gamma, kernel)
 
 
-def shown_share(region: Image, kernel: Tensor) -> float:
-    """The best share of what sharpening by a kernel [side,side] changes, 0 (leave the picture alone) to 1.15.
-
-    region: [H,W] grey 0..1, what the kernel was found in.
-
-    A hand's path is short and thin, and its pixels weigh about the same. A kernel that is a broad haze, or leaves edges
-    less sparse than they were, is wrong.
-    """
-    _, length = _extent(kernel)
-    ringing = _ringing(region, kernel)
-    if ringing > LESS_SPARSE:
-        return 0.0
+def kernel_signs(region: Image, kernel: Tensor) -> KernelSigns:
+    """What tells whether a kernel [side,side] that was found in a region [H,W], grey 0..1, is a good one."""
     pixels = int(kernel.count_nonzero())
-    faults = (
-        math.log(max(1, length / LONG)),
-        max(0, ringing - 1),
-        math.log(pixels * float(kernel.square().sum())),  # haze; 0: all pixels alike
-        math.log(pixels / (1 + math.sqrt(12) * length)),  # thickness: a straight even path has a deviation of 1/√12
-    )
-    share = FAULTLESS - sum(weight * fault for weight, fault in zip(FAULTS, faults, strict=True))
-    return min(max(share, 0), MOST) * min(max((share - HARMFUL) / (HARMLESS - HARMFUL), 0), 1)
+    return KernelSigns(_extent(kernel)[1], _ringing(region, kernel), pixels, float(kernel.square().sum()))
 
 
 def _spread(plane: Tensor) -> float:

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fpsgan.errors import OutputError
-from fpsgan.pipeline import Options, Progress, Result, enhance
+from fpsgan.job import Progress, Result, enhance
+from fpsgan.options import Options
 from fpsgan.video.decode import decode
 from fpsgan.video.ffmpeg import ffmpeg_path
 from fpsgan.video.probe import probe

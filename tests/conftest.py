@@ -13,9 +13,12 @@ import numpy as np
 import pytest
 
 from fpsgan.interpolator import InterpolatorRunner
-from fpsgan.video.encode import EncodeOptions, Encoder, plan_output
+from fpsgan.video.codecs import EncodeOptions
+from fpsgan.video.encode import Encoder
 from fpsgan.video.ffmpeg import ffmpeg_path
-from fpsgan.video.files import claimed, publish
+from fpsgan.video.files import claimed, publish, remove
+from fpsgan.video.mux import mux
+from fpsgan.video.plan import plan_output
 from fpsgan.video.probe import VideoInfo
 
 MakeClip = Callable[..., Path]
@@ -25,9 +28,11 @@ MakeClip = Callable[..., Path]
 def written(info: VideoInfo, target: Path, options: EncodeOptions, **settings: Fraction | None) -> Iterator[Encoder]:
     """An encoder for ``target``, from the plan to the rename."""
     with claimed(target) as place:
-        with Encoder(plan_output(info, target, options, place, **settings), info, place) as encoder:
+        plan = plan_output(info, target, options, place, **settings)
+        with Encoder(plan, place / plan.segment_name("all")) as encoder:
             yield encoder
-        publish(encoder.part, target)
+        publish(mux(plan, [encoder.path], place).part, target)
+        remove(encoder.path)
 
 
 def ffmpeg(*arguments: str) -> None:

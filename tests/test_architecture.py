@@ -18,17 +18,20 @@ import fpsgan
 # From the bottom up; a module may import what stands in a lower row, never its own row or a higher one.
 LAYERS = (
     ("fpsgan.errors", "fpsgan.threads", "deblur", "fpsgan.interpolator.kernels", "fpsgan.interpolator.synthesis"),
-    ("fpsgan.timeline", "fpsgan.video", "fpsgan.runtime", "fpsgan.interpolator.flow"),
-    ("fpsgan.scene", "fpsgan.interpolator.network"),
+    ("fpsgan.video", "fpsgan.runtime", "fpsgan.interpolator.flow"),
+    ("fpsgan.interpolator.network", "fpsgan.interpolator.cpu_flow"),
     ("fpsgan.interpolator.cpu",),
     ("fpsgan.interpolator.runner",),
     ("fpsgan.interpolator",),
-    ("fpsgan.weights",),
-    ("fpsgan.pipeline", "fpsgan.training"),
-    ("fpsgan.demo", "fpsgan.photo", "fpsgan.stream"),
+    ("fpsgan.weights", "fpsgan.stages"),
+    ("fpsgan.options", "fpsgan.segments"),
+    ("fpsgan.job", "fpsgan.live", "fpsgan.training"),
+    ("fpsgan.demo", "fpsgan.photos"),
     ("fpsgan.cli",),
 )
-TORCH_FREE = tuple(f"fpsgan.{name}" for name in ("errors", "threads", "timeline", "scene", "video"))
+TORCH_FREE = tuple(
+    f"fpsgan.{name}" for name in ("errors", "threads", "options", "stages.scenes", "stages.timeline", "video")
+)
 MODULES = sorted(
     found.name
     for package in (fpsgan, deblur)

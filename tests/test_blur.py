@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from deblur.blur import (
-    BLURRED,
     blur_score,
     convolve,
     defocus_kernel,
@@ -18,6 +17,7 @@ from deblur.blur import (
     to_code,
     to_linear,
 )
+from deblur.gate import BLURRED
 
 
 @pytest.fixture(scope="module")

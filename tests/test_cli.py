@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -13,10 +14,14 @@ from fractions import Fraction
 from pathlib import Path
 
 import pytest
-from conftest import MakeClip, video_times
+import typer
+from conftest import MakeClip, ffmpeg, video_times
+from rich.console import Console
 
 from fpsgan import cli
+from fpsgan.cli import options, progress
 from fpsgan.errors import OptionError
+from fpsgan.options import Options
 
 
 def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *words: object) -> tuple[int, str, str]:
@@ -103,9 +108,7 @@ def test_every_mistake_is_one_clear_line(
     places["folder"].mkdir()
     clip = make_clip("clip.mp4", seconds=0.2)
     sound = tmp_path / "sound.m4a"
-    subprocess.run(
-        [cli.ffmpeg_path(), "-v", "error", "-i", str(clip), "-map", "0:a", "-c", "copy", str(sound)], check=True
-    )
+    ffmpeg("-i", str(clip), "-map", "0:a", "-c", "copy", str(sound))
     kept = {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
     names = {"clip": clip, "sound": sound, "dir": tmp_path, "there": places["there.mp4"],
              **{name: places[name] for name in ("text", "empty", "folder")}}  # fmt: skip
@@ -143,6 +146,74 @@ def test_probe_weights_and_doctor(
                             (["doctor"], "all is well"), (["--version"], "fpsgan 0.")):  # fmt: skip
         code, out, _ = run(capsys, monkeypatch, *words)
         assert code == 0 and expected in out
+
+
+def test_fpsgan_alone_says_what_it_is_for(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    code, out, err = run(capsys, monkeypatch)
+    assert code == 0 and not err and len(out.splitlines()) <= 24
+    for command in ("enhance", "interpolate", "deblur", "--help"):
+        assert f"fpsgan {command}" in out
+
+
+@pytest.mark.parametrize("words", [["--version"], ["--help"], ["enhance", "--help"], ["probe", "{clip}"]])
+def test_what_is_quick_loads_neither_torch_nor_numba(words: list[str], make_clip: MakeClip) -> None:
+    words = [word.format(clip=make_clip(seconds=0.2)) for word in words]
+    code = (
+        "import sys; from fpsgan.cli import main\n"
+        "try: main()\n"
+        "except SystemExit as end: assert not end.code, end.code\n"
+        "sys.exit(', '.join({'torch', 'numba'} & set(sys.modules)) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout, done.stderr
+
+
+def test_an_option_says_the_same_in_every_command() -> None:
+    said: dict[str, set[tuple[object, ...]]] = {}
+    commands = [typer.main.get_command(cli.app).commands[name] for name in ("enhance", "interpolate", "deblur")]
+    for command in commands:
+        for parameter in command.params:
+            said.setdefault(parameter.name, set()).add((*parameter.opts, parameter.help, parameter.default))
+    assert {"fps", "device", "codec", "deblur", "json"} <= said.keys()
+    assert {name for name, ways in said.items() if len(ways) > 1} == set()
+
+
+def test_defaults_are_those_of_the_library() -> None:
+    groups = options.Deblurring, options.RateOrSlowmo, options.Interpolation, options.Job
+    assert options.job_options(*(group() for group in groups)) == Options()
+
+
+def test_quiet_says_nothing_but_errors(
+    make_clip: MakeClip, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clip, target = make_clip(seconds=0.2), tmp_path / "o.mp4"
+    assert run(capsys, monkeypatch, "deblur", clip, "-o", target, "--quiet") == (0, "", "")
+    code, out, err = run(capsys, monkeypatch, "deblur", clip, "-o", target, "-q")
+    assert code == 1 and not out and "exists already" in err
+
+
+def test_meter_on_a_terminal_is_rewritten_in_place_and_leaves_no_trace(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = io.StringIO()
+    console = Console(file=terminal, force_terminal=True, width=100, markup=False, soft_wrap=True)
+    monkeypatch.setattr(progress, "CONSOLE", console)
+    with progress.Meter(lambda done: progress.Line(done / 4, f"{done}/4 frames"), title="clip.mp4") as meter:
+        for done in range(1, 5):
+            meter(done)
+        meter.say("a note")
+    shown = terminal.getvalue()
+    assert "clip.mp4" in shown and "4/4 frames" in shown and "100%" in shown
+    assert "a note\n" in shown and shown.endswith("\x1b[?25h\r\x1b[1A\x1b[2K")  # cursor shown, the bar's line cleared
+
+
+def test_meter_elsewhere_is_a_line_now_and_then(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter([0.0, 0.0, 4.0, 8.0, 12.0, 12.0, 13.0, 13.0])
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    with progress.Meter(lambda done: progress.Line(done / 5, f"{done}/5")) as meter:
+        for done in range(1, 6):
+            meter(done)
+    assert capsys.readouterr().err.split() == ["1/5", "4/5", "5/5"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)])

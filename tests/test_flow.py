@@ -14,8 +14,19 @@ from fpsgan.interpolator import (
     Interpolator,
     InterpolatorConfig,
     InterpolatorRunner,
+    cpu_flow,
     flow_prior,
+    kernels,
     with_acceleration,
+)
+from fpsgan.interpolator.flow import (
+    NEARER,
+    accelerations,
+    best_neighbour,
+    block_match,
+    find_flow,
+    lucas_kanade,
+    matching_error,
 )
 
 
@@ -37,6 +48,25 @@ def test_a_known_shift_comes_back_in_pixels_of_the_full_frame(size: tuple[int, i
     assert np.median(flow01[0]) == pytest.approx(3.0, abs=0.5)
     assert np.median(flow01[1]) == pytest.approx(2.0, abs=0.5)
     assert np.median(flow10[0]) == pytest.approx(-3.0, abs=0.5)
+
+
+def grey(image: np.ndarray) -> torch.Tensor:
+    """[1,1,H,W] as `find_flow` takes it."""
+    return torch.from_numpy(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) if image.ndim == 3 else image)[None, None]
+
+
+@pytest.mark.parametrize("effort", EFFORTS)
+@pytest.mark.parametrize("size", [(16, 16), (17, 70), (63, 127), (130, 131), (16, 300)])
+def test_in_torch_too(size: tuple[int, int], effort: str) -> None:
+    height, width = size
+    whole = texture(height + 8, width + 8)
+    frames = [grey(x) for x in (whole[4:-4, 4:-4], whole[2:-6, 1:-7])]
+    flow01, flow10 = find_flow(torch.cat(frames), torch.cat(frames[::-1]), effort)
+    stride = STRIDE[effort]
+    assert flow01.shape == (2, -(-height // stride), -(-width // stride)) and flow01.dtype == torch.float32
+    assert float(flow01[0].median()) == pytest.approx(3.0, abs=0.5)
+    assert float(flow01[1].median()) == pytest.approx(2.0, abs=0.5)
+    assert float(flow10[0].median()) == pytest.approx(-3.0, abs=0.5)
 
 
 def test_grey_frames_give_the_flow_of_their_colour_copies() -> None:
@@ -80,6 +110,84 @@ def test_what_is_small_and_fast_is_found_by_block_matching(effort: str) -> None:
     assert np.median(flow01[0, 29 * k : 35 * k, 25 * k : 31 * k]) == pytest.approx(72, abs=2)
     assert np.median(flow10[0, 29 * k : 35 * k, 43 * k : 49 * k]) == pytest.approx(-72, abs=2)
     assert np.abs(flow01[:, : 20 * k]).max() < 2  # what is far away stays as it was
+
+
+def test_pairs_of_a_batch_are_searched_apart() -> None:
+    """And what is small and fast is found in torch as with OpenCV."""
+    still = texture(256, 384) // 2
+    frame0, frame1 = still.copy(), still.copy()
+    ball = np.random.default_rng(7).integers(128, 256, (8, 8, 3), np.uint8)
+    ball = np.asarray(cv2.resize(ball, (32, 32), interpolation=cv2.INTER_CUBIC), np.uint8)
+    frame0[112:144, 96:128] = frame1[112:144, 168:200] = ball
+    firsts, seconds = (torch.cat([grey(x) for x in frames]) for frames in ((frame0, still), (frame1, still)))
+    both = find_flow(firsts, seconds)
+    assert float(both[0, 0, 29:35, 25:31].median()) == pytest.approx(72, abs=2)
+    assert float(both[0, :, :20].abs().max()) < 2
+    assert float((find_flow(firsts[:1], seconds[:1]) - both[:1]).abs().max()) < 1e-3
+    assert float(both[1].abs().max()) < 0.1
+
+
+@pytest.mark.parametrize("size", [(9, 12), (24, 20)])
+def test_block_match_is_that_of_the_compiled_kernel_and_of_a_plain_search(size: tuple[int, int]) -> None:
+    rng = np.random.default_rng(0)
+    here = rng.integers(0, 40, size, np.uint8)  # few codes: there are ties
+    there = np.roll(here, (1, -2), (0, 1))
+    reach, (height, width) = 3, size
+    least = [np.empty(size, np.uint32) for _ in range(2)]
+    kernels.block_match(here, there, reach, np.float32(9 * NEARER), *least)
+    high, wide = (np.pad(x.astype(int), m, mode="edge") for x, m in ((here, 1), (there, 4)))
+    best: dict[tuple[int, int, int], int] = {}
+    for y, x in np.ndindex(size):
+        for down, right in np.ndindex(7, 7):
+            ty, tx = y + down - reach, x + right - reach
+            if not (0 <= ty < height and 0 <= tx < width):
+                continue
+            difference = np.abs(high[y : y + 3, x : x + 3] - wide[y + down : y + down + 3, x + right : x + right + 3])
+            distance = np.float32(np.hypot(down - reach, right - reach))
+            code = (int(difference.sum()) + int(np.rint(np.float32(9 * NEARER) * distance))) * 65536 + down * 7 + right
+            for key in ((0, y, x), (1, ty, tx)):
+                best[key] = min(best.get(key, 2**32), code)
+    for side in (0, 1):
+        assert all(least[side][y, x] == best[side, y, x] for y, x in np.ndindex(size))
+    offset = block_match(*(torch.from_numpy(x)[None, None].float() for x in (here, there)), reach)[0].numpy()
+    number = (offset[1] + reach) * (2 * reach + 1) + offset[0] + reach
+    assert np.array_equal(number, least[0] % 65536)
+
+
+def test_steps_that_make_a_match_finer_are_those_of_the_compiled_kernels() -> None:
+    whole = texture(72, 88)[..., 0].astype(np.float32)
+    here, there = np.ascontiguousarray(whole[4:68, 4:84]), np.ascontiguousarray(whole[3:67, 2:82])
+    offset = np.random.default_rng(1).integers(-2, 3, (64, 80, 2)).astype(np.float32)
+    pictures = [torch.from_numpy(x)[None, None] for x in (here, there)]
+    planes = torch.from_numpy(offset).permute(2, 0, 1)[None]
+
+    def close(one: np.ndarray, other: torch.Tensor) -> bool:
+        """But for a place where two candidates are as good."""
+        return float((np.abs(one - other[0].permute(1, 2, 0).numpy()) < 1e-2).mean()) > 0.998
+
+    error = cpu_flow._error(here, cpu_flow._warped(there, offset), 7)
+    assert close(error[..., None], matching_error(*pictures, planes, 7))
+    better = cpu_flow._best_neighbour(here, there, offset)
+    assert not np.array_equal(better, offset) and close(better, best_neighbour(*pictures, planes))
+    refined = cpu_flow._refined(here, there, offset)
+    assert not np.array_equal(refined, offset) and close(refined, lucas_kanade(*pictures, planes))
+
+
+def test_acceleration_in_torch_is_that_of_the_compiled_kernels() -> None:
+    """Of three pairs in one batch: with both neighbours, with one, with none that is of use."""
+    noise = np.random.default_rng(0).normal(0, 30, (40, 60, 2)).astype(np.float32)
+    flow = np.ascontiguousarray(cv2.GaussianBlur(noise, (0, 0), 4).transpose(2, 0, 1))
+    flows, before, after = ([k * flow, -k * flow] for k in np.float32((1.0, 0.8, 1.3)))
+    cases = [((before, after), (1.0, 1.5)), ((None, after), (1.0, 1.0)), ((before, after), (3.0, 0.4))]
+    expected = [with_acceleration(flows, *sides, lengths)[2:] for sides, lengths in cases]
+    lengths = torch.tensor([[1.0, 1.5], [0.0, 1.0], [3.0, 0.4]])
+    batch = [tuple(torch.from_numpy(x).expand(3, -1, -1, -1) for x in each) for each in (flows, before, after)]
+    found = accelerations(*batch, lengths, 4)
+    for here in (0, 1):
+        for k in (0, 1):
+            assert np.abs(found[here][k].numpy() - expected[k][here]).max() < 1e-3
+        assert not found[here][2].any() and not expected[2]
+    assert float(found[0][0].abs().max()) > 0.5
 
 
 @pytest.mark.parametrize("early", [1.0, 0.5])

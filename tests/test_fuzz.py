@@ -31,7 +31,7 @@ def test_a_broken_promise_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyP
         fuzz_media.ffmpeg("-y", "-i", str(source), "-frames:v", "9", str(target))
         (folder / ".left").write_text("behind")
         (folder / "other.txt").write_text("overwritten")
-        return fuzz_media.Result(str(source), str(target), frames_in=9, frames_out=10)
+        return fuzz_media.Result(source=str(source), target=str(target), frames_in=9, frames_out=10)
 
     monkeypatch.setattr(fuzz_media, "enhance", careless)
     case = fuzz_media.examine(fuzz_media.Case(1, "mp4 h264+aac", "none"), content, folder)

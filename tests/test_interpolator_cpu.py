@@ -267,28 +267,6 @@ def test_flows_that_are_no_numbers_or_huge_break_nothing() -> None:
         assert frame.shape == pair[0].shape
 
 
-def test_matches_are_those_of_a_plain_search() -> None:
-    rng = np.random.default_rng(0)
-    here = rng.integers(0, 255, (9, 12), np.uint8)
-    there = np.roll(here, (1, -2), (0, 1))
-    least = [np.empty(here.shape, np.uint32) for _ in range(2)]
-    kernels.block_match(here, there, 3, np.float32(1.35), *least)
-    high, wide = (np.pad(x.astype(int), m, mode="edge") for x, m in ((here, 1), (there, 4)))
-    best: dict[tuple[int, int, int], int] = {}
-    for y, x in np.ndindex(here.shape):
-        for down, right in np.ndindex(7, 7):
-            ty, tx = y + down - 3, x + right - 3
-            if not (0 <= ty < 9 and 0 <= tx < 12):
-                continue
-            difference = np.abs(high[y : y + 3, x : x + 3] - wide[y + down : y + down + 3, x + right : x + right + 3])
-            cost = int(difference.sum()) + int(np.rint(np.float32(1.35) * np.float32(np.hypot(down - 3, right - 3))))
-            code = cost * 65536 + down * 7 + right
-            for key in ((0, y, x), (1, ty, tx)):
-                best[key] = min(best.get(key, 2**32), code)
-    for side in (0, 1):
-        assert all(least[side][y, x] == best[side, y, x] for y, x in np.ndindex(here.shape))
-
-
 def test_where_nothing_can_be_kept_it_compiles_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     real = kernels.njit
 

@@ -17,8 +17,9 @@ from conftest import audio_packets, ffmpeg, video_times
 from test_cli import run
 
 from fpsgan.errors import OutputError
-from fpsgan.pipeline import Options, Result, enhance
-from fpsgan.video.encode import EncodeOptions
+from fpsgan.job import Result, enhance
+from fpsgan.options import Options
+from fpsgan.video.codecs import EncodeOptions
 from fpsgan.video.files import claimed
 from fpsgan.video.probe import probe
 

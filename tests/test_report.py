@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from fractions import Fraction
 from html.parser import HTMLParser
 from pathlib import Path
@@ -15,7 +16,8 @@ from conftest import MakeClip
 from test_cli import run
 
 from fpsgan.errors import InputError, OutputError
-from fpsgan.training.report import OURS, Moment, _keep, report
+from fpsgan.training.page import Moment, curves, page_text, table_text
+from fpsgan.training.report import OURS, _keep, report
 
 
 class Page(HTMLParser):
@@ -43,11 +45,11 @@ def test_the_page_stands_alone(clip: Path, tmp_path: Path) -> None:
     result = report(clip, tmp_path / "page.html", device="cpu", half=False)
     page = Page(result.page)
     text = result.page.read_text(encoding="utf-8")
-    assert "http" not in text
+    assert not [script for script in page.all("script") if "src" in script]
     assert "<b>.mp4" not in text
     assert not page.all("link")
-    assert len(page.all("polyline")) == 4
-    assert len(page.all("circle")) == len(result.worst) == len({int(time) for time in result.worst})
+    assert len(result.worst) == len({int(time) for time in result.worst})
+    assert text.count('"name":"Line"') >= 4 * 3 and '"click_policy":"hide"' in text  # of each line bokeh has three
     assert len(page.all("input")) == len(result.worst) + 1
     images = page.all("img")
     assert {image["alt"] for image in images} == {"hold", "blend", "minterpolate", OURS, "truth", f"error of {OURS} ×4"}
@@ -55,6 +57,25 @@ def test_the_page_stands_alone(clip: Path, tmp_path: Path) -> None:
         kind, _, code = str(image["src"]).partition(",")
         assert kind == "data:image/jpeg;base64"
         assert cv2.imdecode(np.frombuffer(base64.b64decode(code), np.uint8), cv2.IMREAD_COLOR).shape == (64, 96, 3)
+
+
+def test_a_curve_for_each_method_with_its_worst_moments_on_it() -> None:
+    psnr = {"hold": [20.0, 30.0, 25.0], "<ours>": [31.0, 35.0, 33.0]}
+    plot = curves(psnr, [0.5, 1.0, 1.5], "time, s", marks=[Moment(0.5, {"<ours>": 31.0})], ours="<ours>", cuts=[0.75])
+    hold, ours, cuts, worst = plot.renderers
+    assert [line.data_source.data for line in (hold, ours)] == [
+        {"x": [0.5, 1.0, 1.5], "y": values} for values in psnr.values()
+    ]
+    assert hold.glyph.line_color != ours.glyph.line_color
+    assert cuts.data_source.data["x"] == [0.75]
+    assert (worst.data_source.data["x"], worst.data_source.data["y"]) == ([0.5], [31.0])
+    assert [item.label.value for item in plot.legend[0].items] == list(psnr)
+
+
+def test_names_are_text_and_no_tags() -> None:
+    page = page_text("<i>", [table_text([["", "<b>"], ["<u>", "1"]])])
+    assert not {"<i>", "<b>", "<u>"} & set(re.findall("<.*?>", page))
+    assert page.count("<th>") == 2 and page.count("<td>") == 2
 
 
 def test_figures_are_those_of_the_curve(clip: Path, tmp_path: Path) -> None:

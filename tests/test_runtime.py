@@ -6,23 +6,15 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
-from deblur.fpn import Deblur, DeblurConfig
-from deblur.shake import Undone
+from deblur import OutOfMemory
+from deblur.tiles import SMALLEST_TILE, STEP
 from fpsgan import weights
 from fpsgan.demo import render_scene
 from fpsgan.errors import OptionError, SetupError
 from fpsgan.interpolator import InterpolatorRunner, flow_prior
-from fpsgan.runtime import (
-    OVERLAP,
-    DeblurRunner,
-    at_once,
-    pick_device,
-    pick_dtype,
-    sharing_cores,
-    tile_spans,
-)
+from fpsgan.interpolator.synthesis import CELL
+from fpsgan.runtime import at_once, library_errors, pick_device, pick_dtype, sharing_cores
 from fpsgan.threads import in_order
 
 CPU = torch.device("cpu")
@@ -42,68 +34,12 @@ def between(run: InterpolatorRunner, times: list[float], width: int = 320, heigh
     return run.between(frame0, frame1, times, prior)
 
 
-@pytest.mark.parametrize(("size", "tile"), [(1000, 256), (193, 192), (1080, 512), (700, 0), (192, 192)])
-def test_tiles_cover_and_overlap(size: int, tile: int) -> None:
-    spans = tile_spans(size, tile)
-    assert spans[0][0] == 0 and spans[-1][1] == size
-    for (_, end), (begin, _) in itertools.pairwise(spans):
-        assert end - begin >= OVERLAP - 4 and begin % 4 == 0
-
-
 def test_tiles_leave_no_seam() -> None:
     (whole,), (tiled,) = between(runner(), [0.5], 400, 300), between(runner(tile=192), [0.5], 400, 300)
     difference = np.abs(whole - tiled)
     assert difference.mean() < 0.5 / 255
     steps = np.abs(np.diff(tiled - whole, axis=1)).mean(axis=(0, 2))
     assert steps.max() < 1 / 255, "a seam would show as a step along one column"
-
-
-def test_tiling_weights_add_up_to_one() -> None:
-    class Same(nn.Module):
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return x
-
-    frame = picture(0.3, 401, 299)
-    assert np.abs(DeblurRunner(Same(), CPU, torch.float32, tile=192).sharpen(frame) - frame).max() < 1e-5
-
-
-def test_where_no_shake_is_found_the_picture_itself_comes_back() -> None:
-    run = DeblurRunner(weights.load("deblur-mobilenet"), CPU, torch.float32)
-    for frame in (picture(0.3), np.zeros((100, 100, 3), np.float32)):
-        assert run.sharpen(frame, cautious=True) is frame
-
-
-def test_memory_running_out_means_smaller_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
-    run = DeblurRunner(weights.load("deblur-mobilenet"), CPU, torch.float32)
-    frame = picture(0.3, 400, 300)
-    expected = run.sharpen(frame)
-    forward = run.network.forward
-
-    def limited(x: torch.Tensor) -> torch.Tensor:
-        if x.shape[-1] * x.shape[-2] > 64_000:
-            raise torch.OutOfMemoryError("out of memory")
-        return forward(x)
-
-    monkeypatch.setattr(run.network, "forward", limited)
-    assert np.abs(run.sharpen(frame) - expected).mean() < 2 / 255 and run.tile == 224
-
-    def never(x: torch.Tensor) -> torch.Tensor:
-        raise torch.OutOfMemoryError("out of memory")
-
-    monkeypatch.setattr(run.network, "forward", never)
-    with pytest.raises(SetupError, match="do not fit in the memory"):
-        run.sharpen(frame)
-
-
-def test_a_real_error_is_not_taken_for_lack_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    run = DeblurRunner(weights.load("deblur-mobilenet"), CPU, torch.float32)
-
-    def broken(x: torch.Tensor) -> torch.Tensor:
-        raise RuntimeError("shapes do not match")
-
-    monkeypatch.setattr(run.network, "forward", broken)
-    with pytest.raises(RuntimeError, match="shapes"):
-        run.sharpen(picture(0.3))
 
 
 def test_frames_are_encoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -190,13 +126,6 @@ def test_any_size(size: tuple[int, int]) -> None:
     assert between(runner(), [0.3], *size)[0].shape == (size[1], size[0], 3)
 
 
-def test_strength_mixes() -> None:
-    run, frame = DeblurRunner(weights.load("deblur-mobilenet"), CPU, torch.float32), picture(0.3)
-    full, half = run.sharpen(frame, 1.0), run.sharpen(frame, 0.5)
-    assert np.abs(run.sharpen(frame, 0.0) - frame).max() < 1e-6
-    assert np.abs(half - (frame + full) / 2).max() < 1e-5
-
-
 def test_devices_that_are_not_there() -> None:
     with pytest.raises(OptionError, match="unknown"):
         pick_device("abacus")
@@ -207,13 +136,22 @@ def test_devices_that_are_not_there() -> None:
     assert pick_dtype(torch.device("cuda"), None) is torch.float16
 
 
-def test_shake_is_undone_for_weights_that_want_it_unless_time_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
-    network, frame = weights.load("deblur-mobilenet"), picture(0.3)
-    asked: list[tuple[int, ...]] = []
-    monkeypatch.setattr("fpsgan.runtime.undo_shake", lambda p, gamma: asked.append(p.shape) or Undone(p[::-1], 1.0))
-    turned = DeblurRunner(network, CPU, torch.float32).sharpen(frame)
-    assert asked == [frame.shape]
-    quick = DeblurRunner(network, CPU, torch.float32, quick=True).sharpen(frame)
-    assert len(asked) == 1 and np.abs(turned - quick).mean() > 0.01
-    DeblurRunner(Deblur(DeblurConfig(num_filters=8)).eval(), CPU, torch.float32).sharpen(frame)
-    assert len(asked) == 1
+def test_what_libraries_raise_becomes_an_error_for_people() -> None:
+    with (
+        pytest.raises(OptionError, match=rf"--tile 100: must be 0 \(whole frames\) or at least {SMALLEST_TILE}"),
+        library_errors(),
+    ):
+        runner(tile=100)
+    for error, message in (
+        (OutOfMemory("too large"), "too large; close other programs"),
+        (MemoryError(), "out of memory; close other programs"),
+        (torch.OutOfMemoryError("CUDA out of memory"), "CUDA out of memory; close"),
+    ):
+        with pytest.raises(SetupError, match=message), library_errors():
+            raise error
+    with pytest.raises(RuntimeError, match="shapes"), library_errors():
+        raise RuntimeError("shapes do not match")
+
+
+def test_tiles_begin_where_the_confidence_has_a_cell() -> None:
+    assert STEP % CELL == 0

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from deblur.blur import convolve, defocus_kernel, path_kernel, sensor, shake_path
-from deblur.shake import GAMMAS, MOST, SIDE, _Found, deconvolve, find_kernel, shown_share, undo_shake
+from deblur.gate import MOST, shown_share
+from deblur.shake import GAMMAS, SIDE, _Estimate, deconvolve, find_kernel, kernel_signs, undo_shake
 from fpsgan.demo import render_scene
 
 Image = np.ndarray
@@ -81,7 +82,7 @@ def test_the_less_a_kernel_looks_like_a_path_the_less_is_shown(scene: Image) -> 
     for specks in (0, 10, 300):
         kernel = found.clone()
         kernel.view(-1)[torch.randperm(SIDE**2, generator=torch.Generator().manual_seed(0))[:specks]] += 0.002
-        shares.append(shown_share(grey, kernel / kernel.sum()))
+        shares.append(shown_share(kernel_signs(grey, kernel / kernel.sum())))
     assert MOST >= shares[0] > 0.5
     assert shares[0] > shares[1] > shares[2] == 0
 
@@ -105,12 +106,12 @@ def test_a_doubtful_kernel_is_looked_for_elsewhere(
     point[1, 1] = 1
     asked: list[tuple[float, Image]] = []
 
-    def found(region: Image, light: float) -> _Found | None:
+    def found(region: Image, light: float) -> _Estimate | None:
         asked.append((light, region))
         share = shares[len(asked) - 1]
-        return None if share is None else _Found(share, light, point)
+        return None if share is None else _Estimate(share, light, point)
 
-    monkeypatch.setattr("deblur.shake._found", found)
+    monkeypatch.setattr("deblur.shake._estimate", found)
     undone = undo_shake(scene, gamma)
     assert (undone and undone.share) == shown
     assert len(asked) == len(shares)

@@ -12,23 +12,14 @@ import pytest
 import torch
 from torch import nn
 
-from deblur.blur import (
-    BLURRED,
-    RAMP,
-    blur_score,
-    blur_strength,
-    convolve,
-    path_kernel,
-    sensor,
-    shake_path,
-    steady_score,
-)
+from deblur import BLURRED, Deblurrer, Settings, Sharpened, blur_score
+from deblur.blur import convolve, path_kernel, sensor, shake_path
+from deblur.gate import RAMP, blur_strength, steady_score
 from fpsgan import weights
 from fpsgan.demo import render_scene
-from fpsgan.pipeline import Options, Result, _sharpen
-from fpsgan.runtime import DeblurRunner
-from fpsgan.scene import stillness
-from fpsgan.timeline import Relation
+from fpsgan.stages.deblurring import Counters, deblurred
+from fpsgan.stages.scenes import stillness
+from fpsgan.stages.timeline import Relation
 from fpsgan.video.frame import Color, Frame, PixelFormat
 
 CPU = torch.device("cpu")
@@ -50,13 +41,13 @@ def frame(image: np.ndarray, number: int = 0, depth: int = 8) -> Frame:
 
 
 def sharpen(
-    images: Iterable[np.ndarray], runner: DeblurRunner, cut: int = -1, **options: object
-) -> tuple[list[np.ndarray], Result]:
+    images: Iterable[np.ndarray], deblurrer: Deblurrer, cut: int = -1, mode: str = "auto"
+) -> tuple[list[np.ndarray], Counters]:
     """uint8 pictures in and out, as one scene or with a cut before one of them."""
-    result = Result("", "")
+    counters = Counters()
     frames = [(frame(image, k), Relation.CUT if k == cut else Relation.MOTION) for k, image in enumerate(images)]
-    found = [f.as_rgb() for f, _ in _sharpen(frames, runner, Options(**options), result)]
-    return [np.clip(np.rint(255 * picture), 0, 255).astype(np.uint8) for picture in found], result
+    found = [f.as_rgb() for f, _ in deblurred(frames, deblurrer, Settings(mode), counters)]
+    return [np.clip(np.rint(255 * picture), 0, 255).astype(np.uint8) for picture in found], counters
 
 
 def shaken(scene: np.ndarray, extent: float, noise: float, count: int) -> list[np.ndarray]:
@@ -70,26 +61,26 @@ def change(images: list[np.ndarray]) -> float:
     return float(np.mean([np.abs(a.astype(int) - b).mean() for a, b in itertools.pairwise(images)]))
 
 
-def test_a_scene_agrees_on_the_light_that_was_blurred() -> None:
-    """The first three frames are asked, together they decide, a cut asks anew; a plain frame has no say."""
+def test_a_scene_agrees_on_the_gamma_in_which_it_was_blurred() -> None:
+    """The first three frames vote, together they decide, a cut begins anew; a plain frame has no vote."""
 
-    class Runner:
+    class Voting:
         asked, told, undoes_shake = 0, [], True
 
-        def doubts(self, picture: np.ndarray) -> np.ndarray | None:
+        def gamma_costs(self, picture: np.ndarray) -> np.ndarray | None:
             self.asked += 1
             answers = [None, (0.5, 0.4, 0.6), (0.5, 0.9, 0.1), (0.1, 0.3, 0.9), (0.9, 0.8, 0.1)]
             answer = answers[self.asked - 1]
             return None if answer is None else np.array(answer, np.float32)
 
-        def sharpen(self, picture: np.ndarray, strength: float, *, cautious: bool, gamma: float | None) -> np.ndarray:
+        def sharpen(self, picture: np.ndarray, strength: float, *, cautious: bool, gamma: float | None) -> Sharpened:
             self.told.append(gamma)
-            return picture.copy()
+            return Sharpened(picture.copy(), strength)
 
-    runner = Runner()
+    voting = Voting()
     images = [np.full((32, 32, 3), k, np.uint8) for k in range(7)]
-    sharpen(images, runner, cut=6, deblur="on")  # type: ignore[arg-type]
-    assert runner.asked == 5 and runner.told == [None, 1.5, 2.2, 1.0, 1.0, 1.0, 2.2]
+    sharpen(images, voting, cut=6, mode="on")  # type: ignore[arg-type]
+    assert voting.asked == 5 and voting.told == [None, 1.5, 2.2, 1.0, 1.0, 1.0, 2.2]
 
 
 @pytest.mark.parametrize(
@@ -100,28 +91,29 @@ def test_a_scene_agrees_on_the_light_that_was_blurred() -> None:
 def test_a_shake_that_one_frame_alone_shows_is_a_mistake(shaken_ones: set[int], kept: set[int]) -> None:
     """All frames are soft. With a cut before the sixth, that has no neighbour on the one side."""
 
-    class Runner:
+    class Finding:
         undoes_shake = True
 
-        def doubts(self, picture: np.ndarray) -> None:
+        def gamma_costs(self, picture: np.ndarray) -> None:
             return None
 
-        def sharpen(self, picture: np.ndarray, strength: float, *, cautious: bool, gamma: float | None) -> np.ndarray:
-            return picture.copy() if round(255 * float(picture[0, 0, 0])) in shaken_ones else picture
+        def sharpen(self, picture: np.ndarray, strength: float, *, cautious: bool, gamma: float | None) -> Sharpened:
+            shaken = round(255 * float(picture[0, 0, 0])) in shaken_ones
+            return Sharpened(picture.copy(), strength) if shaken else Sharpened(picture, 0.0)
 
     soft = cv2.GaussianBlur(render_scene(0.2, 320, 224), (0, 0), 4)
     images = [soft.copy() for _ in range(8)]
     for number, image in enumerate(images):
         image[0, 0] = number
     frames = [(frame(image, k), Relation.CUT if k == 5 else Relation.MOTION) for k, image in enumerate(images)]
-    result = Result("", "")
-    found = [f.rgb is not None for f, _ in _sharpen(frames, Runner(), Options(), result)]  # type: ignore[arg-type]
+    counters = Counters()
+    found = [f.rgb is not None for f, _ in deblurred(frames, Finding(), Settings(), counters)]  # type: ignore[arg-type]
     assert {k for k, sharpened in enumerate(found) if sharpened} == kept
-    assert (result.deblurred, result.sharp_skipped) == (len(kept), 8 - len(kept))
+    assert (counters.deblurred, counters.sharp_skipped) == (len(kept), 8 - len(kept))
 
 
-def shipped() -> DeblurRunner:
-    return DeblurRunner(weights.load("deblur-mobilenet"), CPU, torch.float32)
+def shipped() -> Deblurrer:
+    return Deblurrer(weights.load("deblur-mobilenet"), CPU, torch.float32)
 
 
 @pytest.fixture(scope="module")
@@ -130,27 +122,27 @@ def scene() -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    ("runner", "extent"),
-    [(shipped(), 5), (shipped(), 8), (DeblurRunner(Sharper(), CPU, torch.float32), 4)],
+    ("deblurrer", "extent"),
+    [(shipped(), 5), (shipped(), 8), (Deblurrer(Sharper(), CPU, torch.float32), 4)],
     ids=["shipped", "shipped-long", "mask"],
 )
-def test_a_scene_that_stands_still_does_not_flicker(scene: np.ndarray, runner: DeblurRunner, extent: float) -> None:
-    """Noise and another shake in every frame: the result changes no more than the noise of the truth does."""
+def test_a_scene_that_stands_still_does_not_flicker(scene: np.ndarray, deblurrer: Deblurrer, extent: float) -> None:
+    """Noise and another shake in every frame: the counters changes no more than the noise of the truth does."""
     rng = np.random.default_rng(1)
     truth = [sensor(scene / np.float32(255), rng, noise=0.01) for _ in range(8)]
     for mode in ("on", "auto"):
-        found, result = sharpen(shaken(scene, extent, 0.01, 8), runner, deblur=mode)
-        assert result.deblurred >= 6
+        found, counters = sharpen(shaken(scene, extent, 0.01, 8), deblurrer, mode=mode)
+        assert counters.deblurred >= 6
         assert change(found) <= 1.1 * change(truth)
 
 
 def test_auto_leaves_alone_what_is_soft_but_not_shaken(scene: np.ndarray) -> None:
     """Weights that undo the shake are of no use there; when told to, they sharpen it all the same."""
     soft = [cv2.GaussianBlur(scene, (0, 0), 1.0)] * 2
-    found, result = sharpen(soft, shipped(), deblur="auto")
-    assert (result.deblurred, result.sharp_skipped) == (0, 2)
+    found, counters = sharpen(soft, shipped(), mode="auto")
+    assert (counters.deblurred, counters.sharp_skipped) == (0, 2)
     assert np.abs(found[0].astype(int) - soft[0]).max() <= 1  # as it came
-    assert sharpen(soft, shipped(), deblur="on")[1].deblurred == 2
+    assert sharpen(soft, shipped(), mode="on")[1].deblurred == 2
 
 
 def test_what_moves_is_not_smeared(scene: np.ndarray) -> None:
@@ -161,10 +153,10 @@ def test_what_moves_is_not_smeared(scene: np.ndarray) -> None:
     thing = [cv2.GaussianBlur(scene, (0, 0), 2) for _ in range(6)]
     for k, image in enumerate(thing):
         image[80:112, 40 + 8 * k : 72 + 8 * k] = (200, 40, 40)
-    runner = DeblurRunner(Sharper(), CPU, torch.float32)
+    deblurrer = Deblurrer(Sharper(), CPU, torch.float32)
     for images, where in ((pan, np.s_[:, :]), (thing, np.s_[64:128, 24:128])):
-        together, _ = sharpen(images, runner, deblur="on")
-        alone = [sharpen([image], runner, deblur="on")[0][0] for image in images]
+        together, _ = sharpen(images, deblurrer, mode="on")
+        alone = [sharpen([image], deblurrer, mode="on")[0][0] for image in images]
         error = np.abs(together[-1].astype(int) - alone[-1])[where]
         assert error.mean() < 0.5, "of 255"
 
@@ -179,22 +171,22 @@ def test_stillness(scene: np.ndarray) -> None:
 
 def test_a_cut_and_an_untouched_frame_forget_what_was_before(scene: np.ndarray) -> None:
     images = shaken(scene, 5, 0.01, 2)
-    runner = DeblurRunner(Sharper(), CPU, torch.float32)
-    alone = sharpen(images[1:], runner, deblur="on")[0][0]
-    assert np.array_equal(sharpen(images, runner, cut=1, deblur="on")[0][1], alone)
-    assert not np.array_equal(sharpen(images, runner, deblur="on")[0][1], alone)
+    deblurrer = Deblurrer(Sharper(), CPU, torch.float32)
+    alone = sharpen(images[1:], deblurrer, mode="on")[0][0]
+    assert np.array_equal(sharpen(images, deblurrer, cut=1, mode="on")[0][1], alone)
+    assert not np.array_equal(sharpen(images, deblurrer, mode="on")[0][1], alone)
 
 
-@pytest.mark.parametrize("runner", [shipped(), DeblurRunner(Sharper(), CPU, torch.float32)], ids=["shipped", "mask"])
-def test_colour_stays(scene: np.ndarray, runner: DeblurRunner) -> None:
+@pytest.mark.parametrize("deblurrer", [shipped(), Deblurrer(Sharper(), CPU, torch.float32)], ids=["shipped", "mask"])
+def test_colour_stays(scene: np.ndarray, deblurrer: Deblurrer) -> None:
     images = shaken(scene, 5, 0.005, 3)
-    found, _ = sharpen(images, runner, deblur="on")
+    found, _ = sharpen(images, deblurrer, mode="on")
     for before, after in zip(images, found, strict=True):
         assert np.abs(after.astype(float) - before).mean() > 0.01
         assert np.abs((after.astype(float) - before).mean((0, 1))).max() < 0.3
     black = np.zeros_like(images[0])
     black[60:160] = images[0][60:160]  # bars above and below stay black
-    assert sharpen([black], runner, deblur="on")[0][0][:50].max() == 0
+    assert sharpen([black], deblurrer, mode="on")[0][0][:50].max() == 0
 
 
 def test_the_border_is_as_good_as_the_inside() -> None:
@@ -204,8 +196,8 @@ def test_the_border_is_as_good_as_the_inside() -> None:
     seen = np.s_[64:-64, 64:-64]  # blurred by what lies outside, not by a mirror image
     truth = (255 * texture[seen]).round()
     blurred = sensor(convolve(texture, path_kernel(shake_path(6, rng))), rng)[seen]
-    for runner in (shipped(), DeblurRunner(Sharper(), CPU, torch.float32)):
-        error = np.abs(sharpen([np.ascontiguousarray(blurred)], runner, deblur="on")[0][0] - truth).mean(2)
+    for deblurrer in (shipped(), Deblurrer(Sharper(), CPU, torch.float32)):
+        error = np.abs(sharpen([np.ascontiguousarray(blurred)], deblurrer, mode="on")[0][0] - truth).mean(2)
         inner = error[12:-12, 12:-12].mean()
         border = (error.sum() - error[12:-12, 12:-12].sum()) / (error.size - error[12:-12, 12:-12].size)
         assert border <= 1.2 * inner
@@ -213,8 +205,8 @@ def test_the_border_is_as_good_as_the_inside() -> None:
 
 def test_sharp_pictures_come_back() -> None:
     scene = render_scene(0.2, 640, 384)
-    (found,), result = sharpen([scene], shipped())
-    assert np.array_equal(found, scene) and (result.deblurred, result.sharp_skipped) == (0, 1)
+    (found,), counters = sharpen([scene], shipped())
+    assert np.array_equal(found, scene) and (counters.deblurred, counters.sharp_skipped) == (0, 1)
     for extent in (1.5, 2.0):  # hardly blurred: about the threshold
         image = convolve(scene, path_kernel(shake_path(extent, np.random.default_rng(0))))
         before = sensor(image, np.random.default_rng(0))
@@ -243,18 +235,18 @@ def test_the_score_follows_blur_and_not_noise() -> None:
 def test_a_blurred_frame_among_sharp_ones_is_found_and_a_cut_starts_anew(scene: np.ndarray) -> None:
     blurred = shaken(scene, 9, 0.0, 1)[0]
     assert blur_score(blurred) > BLURRED + RAMP
-    runner = DeblurRunner(Sharper(), CPU, torch.float32)
-    _, result = sharpen([scene, scene, blurred, scene, scene], runner)
-    assert (result.deblurred, result.sharp_skipped) == (1, 4)
-    assert sharpen([scene, blurred], runner, cut=1)[1].deblurred == 1
+    deblurrer = Deblurrer(Sharper(), CPU, torch.float32)
+    _, counters = sharpen([scene, scene, blurred, scene, scene], deblurrer)
+    assert (counters.deblurred, counters.sharp_skipped) == (1, 4)
+    assert sharpen([scene, blurred], deblurrer, cut=1)[1].deblurred == 1
 
 
 def test_ten_bits_stay_ten_bits(scene: np.ndarray) -> None:
     """A network in bf16, whose own numbers have 8 bits, leaves a ten-bit ramp smooth."""
     ramp = np.tile(np.arange(256, 768, dtype=np.uint16)[None, :, None], (64, 1, 3))
-    runner = DeblurRunner(weights.load("deblur-mobilenet"), CPU, torch.bfloat16)
+    deblurrer = Deblurrer(weights.load("deblur-mobilenet"), CPU, torch.bfloat16)
     deep = frame(ramp, depth=10)
-    ((found, _),) = _sharpen([(deep, Relation.MOTION)], runner, Options(deblur="on"), Result("", ""))
+    ((found, _),) = deblurred([(deep, Relation.MOTION)], deblurrer, Settings("on"), Counters())
     assert found.rgb is not None
     planes = found.as_planes(deep.format, deep.color)
     assert planes[0].dtype == np.uint16
@@ -265,14 +257,60 @@ def test_ten_bits_stay_ten_bits(scene: np.ndarray) -> None:
 
 def test_tiles_leave_no_seam(scene: np.ndarray) -> None:
     image = (np.asarray(shaken(render_scene(0.2, 480, 320), 5, 0.0, 1)[0]) / 255).astype(np.float32)
-    whole = shipped().sharpen(image)
-    tiled = DeblurRunner(weights.load("deblur-mobilenet"), CPU, torch.float32, tile=192).sharpen(image)
+    whole = shipped().sharpen(image).picture
+    tiled = Deblurrer(weights.load("deblur-mobilenet"), CPU, torch.float32, tile=192).sharpen(image).picture
     steps = np.abs(np.diff(tiled - whole, axis=1)).mean(axis=(0, 2))
     assert np.abs(tiled - whole).mean() < 0.5 / 255 and steps.max() < 0.5 / 255
 
 
 def test_frames_that_come_too_late_pass_as_they_are(scene: np.ndarray) -> None:
     frames = [(frame(image, k), Relation.MOTION) for k, image in enumerate(shaken(scene, 5, 0.0, 4))]
-    runner = DeblurRunner(Sharper(), CPU, torch.float32)
-    found = _sharpen(frames, runner, Options(deblur="on"), Result("", ""), late=lambda f: f.pts * 30 in (1, 2))
+    deblurrer = Deblurrer(Sharper(), CPU, torch.float32)
+    found = deblurred(frames, deblurrer, Settings("on"), Counters(), late=lambda f: f.pts * 30 in (1, 2))
     assert [f.rgb is None for f, _ in found] == [False, True, True, False]
+
+
+def frames_of(images: Iterable[np.ndarray], cut: int) -> list[tuple[Frame, Relation]]:
+    return [(frame(image, k), Relation.CUT if k == cut else Relation.MOTION) for k, image in enumerate(images)]
+
+
+def as_bytes(frames: Iterable[tuple[Frame, Relation]], mode: str, workers: int = 1) -> list[bytes | None]:
+    """What the stage makes of frames; None of those that it leaves alone."""
+    done = deblurred(frames, shipped(), Settings(mode), Counters(), workers=workers)
+    return [None if f.rgb is None else f.rgb.tobytes() for f, _ in done]
+
+
+@pytest.mark.parametrize("mode", ["auto", "on"])
+def test_begun_anew_at_a_cut_it_gives_the_same_to_the_bit(scene: np.ndarray, mode: str) -> None:
+    """Before the cut a scene that stands, after it one that moves: every kind of state is there."""
+    rng = np.random.default_rng(3)
+    wide = render_scene(0.2, 480, 224)
+    kernels = [path_kernel(shake_path(6, rng)) for _ in range(4)]
+    moving = [sensor(convolve(wide[:, 9 * k : 9 * k + 320], kernel), rng) for k, kernel in enumerate(kernels)]
+    frames = frames_of([*shaken(scene, 5, 0.01, 4), *moving], cut=4)
+    whole = as_bytes(frames, mode, workers=2)
+    assert sum(picture is not None for picture in whole) >= 6
+    assert as_bytes(frames[:4], mode) + as_bytes(frames[4:], mode) == whole
+    first, *rest = frames[4:]
+    assert as_bytes([(first[0], Relation.MOTION), *rest], mode) == whole[4:], "whoever begins there knows of no cut"
+
+
+def test_begun_anew_within_a_shot_it_comes_close_after_a_run_up(scene: np.ndarray) -> None:
+    """Not to the bit: the average of what stands still never quite forgets. Below a code in 256 after 20 frames."""
+    deblurrer = Deblurrer(Sharper(), CPU, torch.float32)
+    frames = frames_of(shaken(scene, 5, 0.01, 24), cut=-1)
+    whole, late = (
+        [f.as_rgb() for f, _ in deblurred(some, deblurrer, Settings("on"), Counters())] for some in (frames, frames[2:])
+    )
+    errors = [float(np.abs(one - other).max()) * 255 for one, other in zip(whole[2:], late, strict=True)]
+    assert errors[0] > 1 and errors[20] < 1
+
+
+def test_settings_are_checked() -> None:
+    with pytest.raises(ValueError, match="mode"):
+        Settings("always")
+    with pytest.raises(ValueError, match="strength"):
+        Settings("on", 1.5)
+    assert Settings("off").strength_for(2.0) == 0 and Settings("on", 0.4).strength_for(0.0) == 0.4
+    assert Settings("auto", 0.5).strength_for(2.0) == 0.5 and Settings("auto").strength_for(1.0) == 0
+    assert Settings("on", 0.01).strength_for(2.0) == 0, "what nobody would see"

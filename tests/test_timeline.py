@@ -7,7 +7,7 @@ from typing import NamedTuple
 import pytest
 
 from fpsgan.errors import OptionError
-from fpsgan.timeline import Relation, Span, schedule, target_rate
+from fpsgan.stages.timeline import Relation, Span, schedule, target_rate
 
 MOTION, HELD, CUT = Relation.MOTION, Relation.HELD, Relation.CUT
 GAP = Fraction(1, 2)

@@ -110,6 +110,13 @@ def same(one: Path, other: Path) -> bool:
         ({"network": "deblur", "animations": ["a.json"], "model": {}}, "animations: only the interpolator"),
         ({"holds": "yes"}, "holds: true or false is needed"),
         ({"freeze": 0.5}, "freeze: only the deblurring network"),
+        ({"lr": 0}, "lr: must be above 0, not 0"),
+        ({"ema": -0.1}, "ema: must be 0 or more, not -0.1"),
+        ({"losses": {"flow": -1}}, "losses: flow: must be 0 or more, not -1"),
+        ({"losses": {"flow": "much"}}, "losses: flow: a number is needed, not 'much'"),
+        ({"model": "small"}, "model: a table is needed, not 'small'"),
+        ({"photos": "here"}, "photos: a list of paths is needed, not 'here'"),
+        ({"device": 1}, "device: a text is needed, not 1"),
     ],
 )
 def test_what_cannot_be_meant_is_said_in_one_line(tmp_path: Path, flags: dict[str, Any], said: str) -> None:
@@ -122,6 +129,8 @@ def test_what_cannot_be_meant_is_said_in_one_line(tmp_path: Path, flags: dict[st
 def test_there_must_be_data() -> None:
     with pytest.raises(OptionError, match="nothing to train on"):
         load_config(None, {"network": "interpolator", "steps": 1})
+    with pytest.raises(OptionError, match="network is missing: interpolator or deblur"):
+        load_config(None, {"steps": 1})
 
 
 def test_a_file_is_overruled_by_flags_and_brings_its_own_paths(tmp_path: Path) -> None:
@@ -134,7 +143,7 @@ def test_a_file_is_overruled_by_flags_and_brings_its_own_paths(tmp_path: Path) -
     for text, said in [
         ("steps = ", "not TOML"),
         ("stepz = 3", "there is no option 'stepz'; steps is meant"),
-        ("steps = 3\nphotos = 'pictures'\nmax_gap = 1", "max_gap: a frame between two others needs 2 or more, not 1"),
+        ("steps = 3\nphotos = 'pictures'\nmax_gap = 1", "max_gap: must be 2 or more, not 1"),
     ]:
         file.write_text(text)
         with pytest.raises(OptionError, match=said):

@@ -16,12 +16,15 @@ import pytest
 from conftest import MakeClip, ffmpeg, raw_planes, video_times, written
 
 from fpsgan.errors import InputError, OptionError, OutputError, SetupError
-from fpsgan.video import encode as encode_module
+from fpsgan.video import plan as plan_module
+from fpsgan.video.codecs import CONTAINERS, EncodeOptions
 from fpsgan.video.decode import decode
-from fpsgan.video.encode import CONTAINERS, EncodeOptions, Encoder, plan_output
+from fpsgan.video.encode import Encoder
 from fpsgan.video.ffmpeg import ffmpeg_path
 from fpsgan.video.files import check_target
 from fpsgan.video.frame import MATRICES, PRIMARIES, TRANSFERS, Color, from_rgb
+from fpsgan.video.mux import mux
+from fpsgan.video.plan import plan_output
 from fpsgan.video.probe import probe
 
 LOSSLESS = ("-c:v", "ffv1")
@@ -265,7 +268,7 @@ def test_an_encoder_this_build_lacks_is_named(
     make_clip: MakeClip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     info = probe(make_clip(seconds=0.25))
-    monkeypatch.setattr(encode_module, "encoders", lambda: frozenset({"ffv1"}))
+    monkeypatch.setattr(plan_module, "encoders", lambda: frozenset({"ffv1"}))
     with pytest.raises(SetupError, match=r"has no libx264; choose another --codec"):
         plan_output(info, tmp_path / "o.mp4", EncodeOptions(), tmp_path, rate=info.frame_rate)
 
@@ -273,8 +276,9 @@ def test_an_encoder_this_build_lacks_is_named(
 def test_a_full_disk_leaves_nothing_behind(make_clip: MakeClip, tmp_path: Path) -> None:
     info = probe(make_clip(seconds=0.25, video="testsrc2=s=320x240"))
     plan = plan_output(info, tmp_path / "o.mkv", EncodeOptions("ffv1"), tmp_path, rate=info.frame_rate)
-    encoder = Encoder(plan, info, tmp_path)
-    encoder._command[-2] = "/dev/full" if encoder._command[-1] == "-y" else encoder._command[-2]
+    encoder = Encoder(plan, tmp_path / "all.nut")
+    command = encoder._pipe._command
+    command[-2 if command[-1] == "-y" else -1] = "/dev/full"
     if not Path("/dev/full").exists():
         pytest.skip("this system has no /dev/full")  # only Linux can pretend
     with pytest.raises(OutputError, match=r"disk is full|could not write"), encoder:
@@ -311,10 +315,10 @@ def test_ffmpeg_dying_midway_is_an_error(make_clip: MakeClip, tmp_path: Path) ->
     info = probe(make_clip(seconds=0.5, video="testsrc2=s=640x480"))
     plan = plan_output(info, tmp_path / "o.mp4", EncodeOptions(), tmp_path, rate=info.frame_rate)
     frames = list(decode(info))
-    with pytest.raises(OutputError, match="ffmpeg could not write"), Encoder(plan, info, tmp_path) as encoder:
+    with pytest.raises(OutputError, match="ffmpeg could not write"), Encoder(plan, tmp_path / "all.nut") as encoder:
         encoder.write(frames[0])
-        encoder._process.kill()
-        encoder._process.wait()
+        encoder._pipe._process.kill()
+        encoder._pipe._process.wait()
         for k in range(40):
             encoder.write(dataclasses.replace(frames[0], pts=Fraction(k + 1, 24)))
     assert not plan.target.exists()
@@ -335,7 +339,7 @@ def test_no_picture_at_all(tmp_path: Path, make_clip: MakeClip) -> None:
     clip = make_clip(seconds=0.25)
     info = probe(clip)
     plan = plan_output(info, tmp_path / "o.mp4", EncodeOptions(), tmp_path, rate=info.frame_rate)
-    with pytest.raises(OutputError, match="gave no frame"), Encoder(plan, info, tmp_path):
+    with pytest.raises(OutputError, match="gave no frame"), Encoder(plan, tmp_path / "all.nut"):
         pass
     assert list(tmp_path.glob(".*partial")) == []
 
@@ -443,14 +447,16 @@ def test_every_code_point_comes_out_as_it_went_in(make_clip: MakeClip, tmp_path:
     points = zip_longest(matrices, PRIMARIES, TRANSFERS, fillvalue=2)
     for number, (matrix, primaries, transfer) in enumerate(points):
         color = Color(MATRICES[matrix], PRIMARIES[primaries], TRANSFERS[transfer], full_range=number % 2 == 1)
-        with Encoder(dataclasses.replace(plan, color=color), info, tmp_path) as encoder:
+        colored = dataclasses.replace(plan, color=color)
+        with Encoder(colored, tmp_path / "all.nut") as encoder:
             for frame in frames:
                 encoder.write(dataclasses.replace(frame, color=color))
-        with av.open(str(encoder.part)) as container:
+        part = mux(colored, [encoder.path], tmp_path).part
+        with av.open(str(part)) as container:
             found = next(container.decode(video=0))
         written = (found.colorspace, found.color_primaries, found.color_trc, found.color_range)
         assert tuple(map(int, written)) == (matrix, primaries, transfer, 1 + number % 2)
-        assert probe(encoder.part).color == color
+        assert probe(part).color == color
 
 
 def test_the_tables_have_every_code_point_that_ffmpeg_names() -> None:

@@ -3,7 +3,7 @@
     python tools/benchmark.py [--rife-from DIR] [--clip FILE] [--frames 24] [--fps 60] [--repeats 3] [--json FILE]
     python tools/benchmark.py --memory [--memory-seconds 10,100] [--clip FILE] [--fps 10] [--json FILE]
 
-Speed: ``fpsgan.pipeline.enhance`` without deblurring. For RIFE the very same function runs, decoder, schedule, colour
+Speed: ``fpsgan.job.enhance`` without deblurring. For RIFE the very same function runs, decoder, schedule, colour
 conversion, threads and encoder included; only the network is exchanged, and the flow prior left out. Every run is a
 process of its own that first does a few frames unmeasured; contestants take turns, and medians are reported. Where the
 CPU makes half precision our default, both networks are also measured in the other precision.
@@ -45,10 +45,11 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import nn
 
-from fpsgan import pipeline
+from fpsgan import job
 from fpsgan.cli import parse_rate
 from fpsgan.demo import render_scene, write_clip
-from fpsgan.pipeline import Options, Result, enhance
+from fpsgan.job import Result, enhance
+from fpsgan.options import Options
 from fpsgan.runtime import pick_device, pick_dtype
 from fpsgan.video.ffmpeg import ffmpeg_path, ffmpeg_version
 from fpsgan.video.probe import probe
@@ -139,7 +140,7 @@ def measure(contestant: Contestant, clip: Path, rate: Fraction, frames: int) -> 
         target = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "out.mp4"
         if contestant.rife is not None:
             runner = RifeRunner(contestant.rife, pick_device(), contestant.half)
-            stack.enter_context(patch.object(pipeline, "InterpolatorRunner", lambda *_: runner))
+            stack.enter_context(patch.object(job, "InterpolatorRunner", lambda *_: runner))
         source_rate = probe(clip).frame_rate
         enhance(clip, target, options=dataclasses.replace(options, end=WARM_UP / source_rate))
         result: Result = enhance(clip, target, options=dataclasses.replace(options, end=frames / source_rate))

@@ -35,8 +35,8 @@ import torch
 from numpy.typing import NDArray
 
 from fpsgan.errors import InputError
-from fpsgan.scene import SceneDetector
-from fpsgan.timeline import Relation
+from fpsgan.stages.scenes import SceneDetector
+from fpsgan.stages.timeline import Relation
 from fpsgan.training.build import VIDEOS
 from fpsgan.training.data import PICTURES, Photos, read_photo
 from fpsgan.training.lottie import Animation

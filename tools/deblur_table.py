@@ -7,7 +7,7 @@ GMAC are billions of multiply-accumulates for one 720p frame, padded to 736×128
 it twice, and their counter walks over the modules. "Backbone twice" counts that way. Parameters are those in use.
 
 Times are of one frame, medians, with untrained weights (which changes nothing), the contestants taking turns: the
-network as it is written ("eager"), in fp32; the same rearranged (deblur/fast.py), in fp32 and, where the CPU has AMX,
+network as it is written ("eager"), in fp32; the same rearranged (deblur/folded.py), in fp32 and, where the CPU has AMX,
 in bf16. The last column is the median over the turns of: time of the eager fp32 MobileNet, divided by this one's.
 """
 
@@ -21,7 +21,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from deblur.fast import FastDeblur
+from deblur.folded import FoldedDeblur
 from deblur.fpn import PUBLISHED, Deblur
 
 # GMAC and seconds a frame (on their GPU) as printed there
@@ -46,9 +46,9 @@ def contestants() -> dict[tuple[str, str], nn.Module]:
         torch.manual_seed(0)
         plain = Deblur(config).eval().requires_grad_(False)
         found[name, "eager fp32"] = plain
-        found[name, "fast fp32"] = FastDeblur(plain).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        found[name, "fast fp32"] = FoldedDeblur(plain).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if torch.cpu._is_amx_tile_supported():
-            found[name, "fast bf16"] = FastDeblur(plain).to(dtype=torch.bfloat16, memory_format=torch.channels_last)  # type: ignore[call-overload]
+            found[name, "fast bf16"] = FoldedDeblur(plain).to(dtype=torch.bfloat16, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return found
 
 

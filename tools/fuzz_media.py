@@ -40,7 +40,8 @@ import numpy as np
 
 from fpsgan.errors import FpsganError
 from fpsgan.interpolator import InterpolatorRunner
-from fpsgan.pipeline import Options, Result, enhance
+from fpsgan.job import Result, enhance
+from fpsgan.options import Options
 from fpsgan.video.ffmpeg import ffmpeg_path
 from fpsgan.video.probe import probe
 

@@ -4,7 +4,8 @@
 the loops in `kernels`. `flow` finds the motion that they start from. `InterpolatorRunner` picks and feeds one of them.
 """
 
-from fpsgan.interpolator.flow import EFFORTS, STRIDE, flow_prior, with_acceleration
+from fpsgan.interpolator.cpu_flow import flow_prior, with_acceleration
+from fpsgan.interpolator.flow import EFFORTS, STRIDE
 from fpsgan.interpolator.network import Interpolator, InterpolatorConfig, Synthesis
 from fpsgan.interpolator.runner import InterpolatorRunner
 

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from deblur.fast import onednn_rectifies
+from deblur.folded import onednn_rectifies
 from fpsgan.interpolator import kernels, synthesis
 from fpsgan.interpolator.network import LEAK, MATCHED, Interpolator, Level, MirrorConv, check_sizes
 from fpsgan.interpolator.synthesis import FINEST, believe, distrust_leaving, explained_over, fall_back, varied

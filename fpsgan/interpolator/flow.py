@@ -1,36 +1,30 @@
-"""Optical flow between two frames, from which the interpolator starts, and acceleration.
+"""Optical flow in plain torch, on any device: dense inverse search, block matching, acceleration. All of it batched.
 
-Kroeger et al. 2016, "Fast Optical Flow using Dense Inverse Search" (DIS), as OpenCV implements it. DIS goes from coarse
-to fine and loses what is smaller than its own motion: a ball, a hand. Those are looked for by plain block matching on
-frames of 1/16 and 1/8, and where what it finds explains the frames much better it takes the place of the flow.
+Kroeger et al. 2016, "Fast Optical Flow using Dense Inverse Search" (DIS): patches on a grid descend by Gauss–Newton
+steps from coarse to fine, and a variational refinement (Brox et al. 2004) smooths what they find. The propagation from
+patch to patch, sequential in the paper, is a parallel look at four neighbours, and successive over-relaxation is
+red-black. What is small and faster than itself is found by block matching.
 
-The flows of the pairs before and behind also tell how what is seen speeds up or turns: most motion is no straight line
-at even speed, and a hand that holds a camera least of all.
-
-No learning and no torch: OpenCV releases the GIL, so a job computes the flow of the next pair in a thread while the
-network works on this one.
+`fpsgan.interpolator.cpu_flow` finds the flow on a CPU, with OpenCV's DIS and compiled kernels, an order of magnitude
+faster there; what follows DIS is the same function by function. Nothing here waits for the device.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import partial
-from typing import Any, NamedTuple
+import math
+from typing import NamedTuple
 
-import cv2
-import numpy as np
-from numpy.typing import NDArray
+import torch
+import torch.nn.functional as F
+from torch import Tensor
 
-from fpsgan.errors import InputError
-from fpsgan.interpolator import kernels
-from fpsgan.threads import in_threads
+from fpsgan.interpolator.synthesis import downsample, pad, upsample, warp
 
-__all__ = ["EFFORTS", "STRIDE", "flow_prior", "with_acceleration"]
-
-Array = NDArray[np.float32]
+__all__ = ["EFFORTS", "STRIDE", "accelerations", "find_flow"]
 
 STRIDE = {"quick": 4, "base": 4, "best": 2}  # pixels of the frame per pixel of the flow
 EFFORTS = tuple(STRIDE)
+MIN_SIDE = 16  # DIS compares patches of 8×8 over a pyramid: smaller images give it nothing to work on
 
 
 class Stage(NamedTuple):
@@ -44,9 +38,9 @@ class Stage(NamedTuple):
 
 # Each stage but the first starts from the flow so far, at its own scale alone.
 STAGES = {"quick": (Stage(8, 4, 16, 3),), "base": (Stage(8, 4, 16, 0), Stage(4, 2, 8, 1))}
-CANDIDATES = (Stage(8, 3, 16, 0), Stage(4, 2, 8, 0))  # at 1/2, from the coarsest scale on: "best" has these besides
-COMPARED_OVER = 7  # px of the flow over which flows are compared
-SURER = 0.3  # codes by which another than the first has to be better
+CANDIDATES = (Stage(8, 3, 16, 0), Stage(4, 2, 8, 0))  # at 1/2, each from the coarsest scale on: what "best" has besides
+COMPARED_OVER = 7  # px of the flow over which two flows are compared
+SURER = 0.3  # codes by which the later one has to be better
 # Block matching: at 1/16 up to 8 cells (128 px) away, at 1/8, where thinner things still show, up to 6 (48 px)
 REACH = {2: 8, 1: 6}
 MUCH_BETTER = (0.75, 2.0)  # the error of a match, times the flow's, less so many codes, from which it replaces the flow
@@ -54,291 +48,388 @@ NEARER = 0.15  # codes, for each of 3×3 pixels, by which a match is worse for e
 MARGIN = 2  # cells: margin of the rectangle in which matches are made finer
 UNEVEN = 2.0  # how many times as long as a pair its neighbour may last, or the reverse, to say how motion goes on
 DOUBT = 0.3  # per pixel by which two flows miss one another
-MIN_SIDE = 16  # DIS compares patches of 8×8 over a pyramid: smaller images give it nothing to work on
+
+# Variational refinement, as OpenCV's: weights of smoothness, of brightness and of gradient constancy; relaxation
+SMOOTHNESS, BRIGHTNESS, GRADIENT, OMEGA, SWEEPS = 20.0, 5.0, 10.0, 1.6, 5
+ROUNDS = 2  # of propagation, between which the descents are shared out
 
 
-def flow_prior(
-    frame0: NDArray[np.uint8], frame1: NDArray[np.uint8], *, effort: str = "base"
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Optical flow from frame0 to frame1 and back.
+def find_flow(grey0: Tensor, grey1: Tensor, effort: str = "base") -> Tensor:
+    """Optical flow from grey0 to grey1.
 
     Args:
-        frame0, frame1: uint8 [H,W,3] (RGB) or [H,W] (grey) of one size, H and W at least 16.
-        effort: one of EFFORTS. "quick": coarser patches and no block matching, half of the time, 0.3 dB less on real
-            clips. "best": twice as fine, several times the time.
+        grey0, grey1: [B,1,H,W], 0..255 of any dtype, H and W at least 16. For both directions of a pair concatenate
+            (frame0, frame1) and (frame1, frame0).
+        effort: one of EFFORTS, as for `fpsgan.interpolator.cpu_flow.flow_prior`.
 
     Returns:
-        (flow01, flow10), each float32 [2, ceil(H/n), ceil(W/n)], n = STRIDE[effort]: (x, y) in pixels of the full
-        frame. Pixel (i, j) of a flow stands for the n×n block of the frame that starts at (n·i, n·j).
-
-    Raises:
-        InputError: another dtype, different sizes or a side below 16 px.
-        ValueError: another effort.
+        float32 [B, 2, ceil(H/n), ceil(W/n)], n = STRIDE[effort]: (x, y) in pixels of the full frame. Pixel (i, j) of a
+        flow stands for the n×n block of the frame that starts at (n·i, n·j).
     """
-    if frame0.dtype != np.uint8 or frame1.dtype != np.uint8:
-        raise InputError(f"optical flow takes uint8 frames, not {frame0.dtype} and {frame1.dtype}")
-    if frame0.shape != frame1.shape or min(frame0.shape[:2]) < MIN_SIDE:
-        raise InputError(
-            f"optical flow takes two frames of one size, at least {MIN_SIDE}×{MIN_SIDE} px, "
-            f"not {frame0.shape} and {frame1.shape}"
-        )
-    if effort not in EFFORTS:
-        raise ValueError(f"effort {effort!r}: allowed are {', '.join(EFFORTS)}")
     stride = factor = STRIDE[effort]
-    while factor > 1 and min(frame0.shape[:2]) < MIN_SIDE * factor:
+    while factor > 1 and min(grey0.shape[-2:]) < MIN_SIDE * factor:
         factor //= 2
-    smalls = in_threads([partial(_small_grey, frame, stride, factor) for frame in (frame0, frame1)])
+    small0, small1 = (F.avg_pool2d(pad(grey.float(), stride), factor) for grey in (grey0, grey1))
     if factor < stride:
-        flows = [_reduced(flow, stride // factor) for flow in _both_ways(smalls, effort, matched=False)]
-    elif effort == "best" and min(smalls[0].shape) >= 2 * MIN_SIDE:
-        small0, small1 = smalls
-        coarse01, coarse10 = _both_ways([_halved(small) for small in smalls], effort)
-        flows = in_threads([partial(_best, small0, small1, coarse01), partial(_best, small1, small0, coarse10)])
+        flow = F.avg_pool2d(_searched(small0, small1, effort), stride // factor) / (stride // factor)
+    elif effort == "best" and min(small0.shape[-2:]) >= 2 * MIN_SIDE:
+        height, width = small0.shape[-2:]
+        half0, half1 = downsample(small0), downsample(small1)
+        coarse = _matched(_searched(half0, half1, effort), half0, half1)
+        flow = 2 * upsample(coarse)[..., :height, :width]
+        for stage in CANDIDATES:
+            flow = better(small0, small1, flow, dense_inverse_search(small0, small1, stage))
     else:
-        flows = _both_ways(smalls, effort)
-    planes01, planes10 = (np.ascontiguousarray(flow.transpose(2, 0, 1) * stride) for flow in flows)
-    return planes01, planes10
+        flow = _searched(small0, small1, effort)
+        if effort != "quick" and min(small0.shape[-2:]) >= 2 * MIN_SIDE:
+            flow = _matched(flow, small0, small1)
+    return flow * stride
 
 
-def with_acceleration(
-    flows: Sequence[Array],
-    before: Sequence[Array] | None,
-    after: Sequence[Array] | None,
-    lengths: tuple[float, float] = (1.0, 1.0),
-    *,
-    stride: int = 4,
-) -> tuple[Array, ...]:
-    """The flows of a pair, and how what is seen in either frame speeds up or turns, from the pairs around it.
-
-    What moves by d01 from frame0 to frame1 and by d0b from frame0 back to the frame before has, at even intervals, the
-    acceleration d01 + d0b ("Quadratic Video Interpolation", Xu et al. 2019, section 3.1). Here that of frame0 and that
-    of frame1, followed along the flow, are averaged, by how well the flows that they come from agree with those that
-    lead back: at the middle that is the cubic through all four positions.
-
-    Args:
-        flows: (flow01, flow10) of the pair, as `flow_prior` returns them.
-        before: `flow_prior` of the frame before frame0 and frame0; None where there is none of the same scene.
-        after: likewise of frame1 and the frame behind it.
-        lengths: how long those pairs last, in lengths of this one; one that lasts more than twice or less than
-            half as long is passed over.
-        stride: pixels of the frame per pixel of the flows, as of their effort.
-
-    Returns:
-        (flow01, flow10, acceleration0, acceleration1), the last two like the flows, in pixels per squared length of the
-        pair; the flows alone where no neighbour is of use.
-    """
-    scale = np.float32(1 / stride)
-    usable = [1 / UNEVEN <= length <= UNEVEN for length in lengths]
-    # of each frame the flow to the frame on its far side, and the one that leads back
-    sides = [
-        (before[1], before[0]) if before and usable[0] else None,
-        (after[0], after[1]) if after and usable[1] else None,
-    ]
-    if sides == [None, None]:
-        return tuple(flows)
-    found = []
-    for here, side, length in zip((0, 1), sides, lengths, strict=True):
-        flow, back = flows[here], flows[1 - here]
-        if side is None:
-            found.append(np.zeros((3, *flow.shape[1:]), np.float32))
-            continue
-        away, returning = side
-        acceleration = (flow + away / np.float32(length)) * np.float32(2 / (1 + length))
-        sure = _agreement(flow, back, scale) * _agreement(away, returning, scale)
-        found.append(np.concatenate((acceleration * sure, sure[None])))
-    accelerations = [np.empty_like(flow) for flow in flows]
-    for here in (0, 1):
-        kernels.merge_accelerations(found[here], found[1 - here], flows[here], scale, accelerations[here])
-    return *flows, *accelerations
-
-
-def _agreement(flow: Array, back: Array, scale: np.float32) -> Array:
-    """How well a flow and the one that leads back agree: [h,w], 0 to 1. Both [2,h,w] in pixels of the full frame.
-
-    The measure of `check_consistency`, less strict: what accelerates agrees less well.
-    """
-    nothing, agreement = np.zeros(flow.shape[1:], np.float32), np.empty(flow.shape[1:], np.float32)
-    kernels.consistency(flow, back, nothing, np.float32(DOUBT), scale, agreement, (0, len(nothing)))
-    return agreement
-
-
-def _small_grey(frame: NDArray[np.uint8], stride: int, factor: int) -> NDArray[np.uint8]:
-    bottom, right = (-size % stride for size in frame.shape[:2])
-    if bottom or right:
-        padding = ((0, bottom), (0, right), (0, 0))[: frame.ndim]
-        frame = np.pad(frame, padding, mode="edge")
-    size = (frame.shape[1] // factor, frame.shape[0] // factor)
-    small = cv2.resize(frame, size, interpolation=cv2.INTER_AREA)
-    return np.asarray(cv2.cvtColor(small, cv2.COLOR_RGB2GRAY) if small.ndim == 3 else small, np.uint8)
-
-
-def _staged(small0: NDArray[np.uint8], small1: NDArray[np.uint8], stages: Sequence[Stage]) -> Array:
-    """[h,w,2] in pixels of these pictures."""
-    flow = _dis(small0, small1, stages[0])
-    for stage in stages[1:]:
-        flow = _chosen(small0, small1, [flow, _dis(small0, small1, stage, flow)])
+def _searched(small0: Tensor, small1: Tensor, effort: str) -> Tensor:
+    flow: Tensor | None = None
+    for stage in STAGES.get(effort, STAGES["base"]):
+        flow = run_stage(small0, small1, flow, stage)
+    assert flow is not None
     return flow
 
 
-def _best(small0: NDArray[np.uint8], small1: NDArray[np.uint8], coarse: Array) -> Array:
-    """Of a flow at half of these pictures' size, enlarged, and CANDIDATES, per place the one that explains it best."""
-    others = [_dis(small0, small1, stage) for stage in CANDIDATES]
-    return _chosen(small0, small1, [_upsampled(coarse, small0.shape), *others])
+def run_stage(small0: Tensor, small1: Tensor, flow: Tensor | None, stage: Stage) -> Tensor:
+    """DIS once, [B,1,h,w] to [B,2,h,w]; of the flow so far, if any, what explains the frames better stays."""
+    if flow is None:
+        return dense_inverse_search(small0, small1, stage)
+    return better(small0, small1, flow, _one_scale(small0, small1, flow, stage))
 
 
-def _dis(small0: NDArray[np.uint8], small1: NDArray[np.uint8], stage: Stage, start: Array | None = None) -> Array:
-    """DIS once: from the coarsest scale on, or from a flow of this size at this scale alone."""
-    # One object per call: DIS keeps buffers between calls and two threads must not share them.
-    dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
-    dis.setFinestScale(0)  # the image is small already
-    dis.setPatchSize(stage.patch)
-    dis.setPatchStride(stage.stride)
-    dis.setGradientDescentIterations(stage.descents)
-    dis.setVariationalRefinementIterations(stage.refinements)
-    if start is None:
-        nothing: Any = None  # OpenCV's stubs miss that it may be
-        return np.asarray(dis.calc(small0, small1, nothing), np.float32)
-    dis.setCoarsestScale(0)
-    return np.asarray(dis.calc(small0, small1, start.copy()), np.float32)
-
-
-def _chosen(small0: NDArray[np.uint8], small1: NDArray[np.uint8], flows: Sequence[Array]) -> Array:
-    """Per place the flow along which the frames differ least, single outliers taken out.
+def better(small0: Tensor, small1: Tensor, flow: Tensor, other: Tensor) -> Tensor:
+    """Of two flows [B,2,h,w], the first unless the frames [B,1,h,w] differ less along the other, place by place.
 
     Patches of 4 px lose their way on flat drawings, those of 8 what is small: neither is right everywhere.
     """
-    here, there = small0.astype(np.float32), small1.astype(np.float32)
-    errors = np.stack([_error(here, _warped(there, flow), COMPARED_OVER) for flow in flows])
-    errors[1:] += SURER
-    choice = cv2.medianBlur(errors.argmin(0).astype(np.uint8), 5)
-    flow = flows[0]
-    for number, other in enumerate(flows[1:], 1):
-        flow = np.where((choice == number)[..., None], other, flow)
+    error, other_error = (matching_error(small0, small1, each, COMPARED_OVER) for each in (flow, other))
+    return torch.where(binary_median(other_error + SURER < error, 5), other, flow)
+
+
+def dense_inverse_search(grey0: Tensor, grey1: Tensor, stage: Stage) -> Tensor:
+    """[B,1,h,w] 0..255 twice to [B,2,h,w], from coarse to fine."""
+    height, width = grey0.shape[-2:]
+    coarsest = min(
+        int(math.log2(max(height, width) / (4 * stage.patch)) + 0.5), int(math.log2(min(height, width) / stage.patch))
+    )
+    pyramid = [(grey0, grey1)]
+    for _ in range(coarsest):
+        pyramid.append((downsample(pyramid[-1][0]), downsample(pyramid[-1][1])))
+    flow = grey0.new_zeros(len(grey0), 2, *pyramid[-1][0].shape[-2:])
+    for here, there in reversed(pyramid):
+        rows, columns = here.shape[-2:]
+        if flow.shape[-2:] != here.shape[-2:]:
+            flow = 2 * upsample(flow)[..., :rows, :columns]
+        flow = _one_scale(here, there, flow, stage)
     return flow
 
 
-def _reduced(flow: Array, factor: int) -> Array:
-    """A flow at so many times smaller a size, in pixels of that."""
-    size = (flow.shape[1] // factor, flow.shape[0] // factor)
-    return np.asarray(cv2.resize(flow, size, interpolation=cv2.INTER_AREA), np.float32) / np.float32(factor)
+def _one_scale(here: Tensor, there: Tensor, flow: Tensor, stage: Stage) -> Tensor:
+    flow = _patch_search(here, there, flow, stage)
+    return refine_variationally(here, there, flow, stage.refinements) if stage.refinements else flow
 
 
-def _halved(small: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    size = (small.shape[1] // 2, small.shape[0] // 2)
-    return np.asarray(cv2.resize(small, size, interpolation=cv2.INTER_AREA), np.uint8)
+def _patch_search(here: Tensor, there: Tensor, flow: Tensor, stage: Stage) -> Tensor:
+    """Inverse search with normalised patches (section 2.1 of the paper), and densification (2.2)."""
+    height, width = here.shape[-2:]
+    size, step = stage.patch, stage.stride
+    bottom, right = (-max(side - size, 0) % step + max(size - side, 0) for side in (height, width))
+    here, there, flow = (F.pad(x, (0, right, 0, bottom), mode="replicate") for x in (here, there, flow))
+    high, wide = here.shape[-2:]
+    rows, columns = (high - size) // step + 1, (wide - size) // step + 1
+    across, down = (F.unfold(each, size, stride=step) for each in _gradients(here))
+    patch = F.unfold(here, size, stride=step)  # [B,P·P,N]
+    template = patch - patch.mean(1, keepdim=True)
+    across, down = across - across.mean(1, keepdim=True), down - down.mean(1, keepdim=True)
+    xx, yy, xy = (across * across).sum(1), (down * down).sum(1), (across * down).sum(1)
+    determinant = xx * yy - xy * xy
+    inverse = torch.where(determinant > 1e-2, 1 / determinant.clamp(min=1e-2), 0.0)
+    device = here.device
+    inner = torch.arange(size, device=device)
+    y = (torch.arange(rows, device=device) * step)[:, None] + inner.repeat_interleave(size)[:, None, None]
+    x = (torch.arange(columns, device=device) * step) + inner.repeat(size)[:, None, None]
+    x, y = (each.expand(-1, rows, columns).reshape(1, size * size, -1).float() for each in (x, y))
+
+    def moved(vector: Tensor) -> Tensor:
+        """The other picture under every patch, [B,P·P,N], moved by [B,2,N]."""
+        grid_x = (2 * (x + vector[:, :1]) + 1) / wide - 1
+        grid_y = (2 * (y + vector[:, 1:]) + 1) / high - 1
+        grid = torch.stack((grid_x, grid_y), -1)
+        return F.grid_sample(there, grid, padding_mode="border", align_corners=False)[:, 0]
+
+    def compared(vector: Tensor) -> tuple[Tensor, Tensor]:
+        """Difference of the patches less its mean, and the sum of its squares."""
+        difference = moved(vector)
+        difference = difference - difference.mean(1, keepdim=True) - template
+        return difference, difference.square().sum(1)
+
+    def descended(start: Tensor, steps: int) -> Tensor:
+        vector = best = start
+        difference, least = compared(vector)
+        going = torch.ones_like(least, dtype=torch.bool)
+        for _ in range(steps):
+            by_x, by_y = (across * difference).sum(1), (down * difference).sum(1)
+            change = torch.stack((yy * by_x - xy * by_y, xx * by_y - xy * by_x), 1) * inverse[:, None]
+            vector = torch.where(going[:, None], vector - change, vector)
+            difference, cost = compared(vector)
+            going = going & (cost < least)
+            best, least = torch.where(going[:, None], vector, best), torch.where(going, cost, least)
+        far = (best - start).square().sum(1, keepdim=True) > size * size
+        return torch.where(far, start, best)
+
+    start = size // 2  # the flow at the middle of each patch, [B,2,N]
+    vectors = flow[..., start::step, start::step][..., :rows, :columns].flatten(2)
+    steps = stage.descents // (2 * (ROUNDS + 1))  # full Gauss–Newton steps: OpenCV's are an eighth as long
+    vectors = descended(vectors, steps)
+    for _ in range(ROUNDS):
+        least = compared(vectors)[1]
+        around = F.pad(vectors.view(-1, 2, rows, columns), (1, 1, 1, 1), mode="replicate")
+        for top, left in ((0, 1), (1, 0), (1, 2), (2, 1)):
+            candidate = around[..., top : top + rows, left : left + columns].flatten(2)
+            cost = compared(candidate)[1]
+            better = cost < least
+            vectors, least = torch.where(better[:, None], candidate, vectors), torch.where(better, cost, least)
+        vectors = descended(vectors, steps)
+    weights = 1 / (moved(vectors) - patch).abs().clamp(min=1)
+    votes = torch.cat((weights * vectors[:, :1], weights * vectors[:, 1:], weights), 1)
+    total = F.fold(votes, (high, wide), size, stride=step)
+    return (total[:, :2] / total[:, 2:].clamp(min=1e-6))[..., :height, :width]
 
 
-def _upsampled(flow: Array, shape: tuple[int, ...]) -> Array:
-    """A flow at twice the size, [h,w], in pixels of that."""
-    return np.asarray(cv2.resize(flow, shape[1::-1], interpolation=cv2.INTER_LINEAR), np.float32) * np.float32(2)
-
-
-def _both_ways(smalls: Sequence[NDArray[np.uint8]], effort: str, *, matched: bool = True) -> list[Array]:
-    """The flows there and back, and where block matching explains the frames much better, its own."""
-    small0, small1 = smalls
-    stages = STAGES["quick" if effort == "quick" else "base"]
-    finding: list[Callable[[], Any]] = [
-        partial(_staged, small0, small1, stages),
-        partial(_staged, small1, small0, stages),
-    ]
-    if effort == "quick" or not matched or min(small0.shape) < 2 * MIN_SIDE:
-        return in_threads(finding)
-    pyramid0, pyramid1 = _pyramid(small0), _pyramid(small1)
-    matching: list[Callable[[], Any]] = [
-        partial(_block_match, pyramid0[level], pyramid1[level], reach) for level, reach in REACH.items()
-    ]
-    flow01, flow10, *matches = in_threads([*finding, *matching])
-    matches01, matches10 = (dict(zip(REACH, each, strict=True)) for each in zip(*matches, strict=True))
-    return in_threads(
-        [
-            partial(_corrected, flow01, matches01, pyramid0, pyramid1),
-            partial(_corrected, flow10, matches10, pyramid1, pyramid0),
-        ]
+def _gradients(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Central differences over five pixels, across and down: [B,1,h,w] twice."""
+    kernel = x.new_tensor((1, -8, 0, 8, -1)) / 12
+    padded = F.pad(x, (2, 2, 2, 2), mode="replicate")
+    return (
+        F.conv2d(padded[..., 2:-2, :], kernel.view(1, 1, 1, 5)),
+        F.conv2d(padded[..., 2:-2], kernel.view(1, 1, 5, 1)),
     )
 
 
-def _pyramid(small: NDArray[np.uint8]) -> list[Array]:
-    """Grey at 1/4, 1/8 and 1/16, sides of 1/4 cut to multiples of 4."""
-    grey = small[: small.shape[0] // 4 * 4, : small.shape[1] // 4 * 4].astype(np.float32)
-    half = cv2.resize(grey, (grey.shape[1] // 2, grey.shape[0] // 2), interpolation=cv2.INTER_AREA)
-    quarter = cv2.resize(half, (half.shape[1] // 2, half.shape[0] // 2), interpolation=cv2.INTER_AREA)
-    return [grey, np.asarray(half, np.float32), np.asarray(quarter, np.float32)]
+def refine_variationally(here: Tensor, there: Tensor, flow: Tensor, iterations: int) -> Tensor:
+    """Variational refinement (Brox et al. 2004) of a flow [B,2,h,w] between [B,1,h,w] 0..255, robust in all terms."""
+    height, width = here.shape[-2:]
+    warped = warp(there, flow)
+    ix, iy = _gradients(0.5 * (here + warped))
+    iz = warped - here
+    (ixx, ixy), (_, iyy), (ixz, iyz) = _gradients(ix), _gradients(iy), _gradients(iz)
+    row, column = torch.arange(height, device=here.device)[:, None], torch.arange(width, device=here.device)
+    red = (row + column) % 2 == 0
+    change = torch.zeros_like(flow)
+    zeta, epsilon = 0.1**2, 1e-3**2
+    for _ in range(iterations):
+        u = flow + change
+        across, down = F.pad(u.diff(dim=3), (0, 1)), F.pad(u.diff(dim=2), (0, 0, 0, 1))
+        slope = across.square().sum(1, keepdim=True) + down.square().sum(1, keepdim=True)
+        smooth = SMOOTHNESS / 2 * torch.rsqrt(slope + epsilon)
+        right = F.pad(0.5 * (smooth[..., 1:] + smooth[..., :-1]), (0, 1))
+        below = F.pad(0.5 * (smooth[..., 1:, :] + smooth[..., :-1, :]), (0, 0, 0, 1))
+        left, above = F.pad(right[..., :-1], (1, 0)), F.pad(below[..., :-1, :], (0, 0, 1, 0))
+        du, dv = change[:, :1], change[:, 1:]
+        norm = ix * ix + iy * iy + zeta
+        weight = BRIGHTNESS / 2 * torch.rsqrt((iz + ix * du + iy * dv).square() / norm + epsilon) / norm
+        a11, a12, a22 = weight * ix * ix, weight * ix * iy, weight * iy * iy
+        b1, b2 = -weight * ix * iz, -weight * iy * iz
+        norm_x, norm_y = ixx * ixx + ixy * ixy + zeta, iyy * iyy + ixy * ixy + zeta
+        change_x, change_y = ixz + ixx * du + ixy * dv, iyz + ixy * du + iyy * dv
+        weight = GRADIENT / 2 * torch.rsqrt(change_x.square() / norm_x + change_y.square() / norm_y + epsilon)
+        by_x, by_y = weight / norm_x, weight / norm_y
+        a11 = a11 + by_x * ixx * ixx + by_y * ixy * ixy
+        a12 = a12 + by_x * ixx * ixy + by_y * ixy * iyy
+        a22 = a22 + by_x * ixy * ixy + by_y * iyy * iyy
+        b1 = b1 - by_x * ixx * ixz - by_y * ixy * iyz
+        b2 = b2 - by_x * ixy * ixz - by_y * iyy * iyz
+        weights = (right, left, below, above)
+        own = right + left + below + above
+        fixed = torch.cat((b1, b2), 1) + _from_neighbours(flow, weights) - own * flow
+        d11, d22 = a11 + own, a22 + own
+        determinant = (d11 * d22 - a12 * a12).clamp(min=1e-9)
+        for _ in range(SWEEPS):
+            for colour in (red, ~red):
+                r1, r2 = (fixed + _from_neighbours(change, weights)).chunk(2, 1)
+                solved = torch.cat((d22 * r1 - a12 * r2, d11 * r2 - a12 * r1), 1) / determinant
+                change = torch.where(colour, torch.lerp(change, solved, OMEGA), change)
+    return flow + change
 
 
-def _block_match(grey0: Array, grey1: Array, reach: int) -> tuple[Array, Array]:
-    """For every pixel of one picture the offset [h,w,2] to the best match of its 3×3 pixels in the other; both ways.
-
-    Up to `reach` (at most 13) pixels away, nearer ones preferred a little, single outliers taken out.
-    """
-    least = [np.empty(grey0.shape, np.uint32) for _ in range(2)]
-    codes = [np.rint(grey).astype(np.uint8) for grey in (grey0, grey1)]
-    kernels.block_match(*codes, reach, np.float32(9 * NEARER), *least)
-    offsets = []
-    for best, sign in zip(least, (1, -1), strict=True):
-        y, x = (sign * (number.astype(np.float32) - reach) for number in np.divmod(best % 2**16, 2 * reach + 1))
-        offsets.append(np.asarray(cv2.merge([cv2.medianBlur(x, 3), cv2.medianBlur(y, 3)]), np.float32))
-    return offsets[0], offsets[1]
+def _from_neighbours(x: Tensor, weights: tuple[Tensor, Tensor, Tensor, Tensor]) -> Tensor:
+    """The weighted sum of the neighbours to the right, to the left, below and above; 0 outside."""
+    right, left, below, above = weights
+    padded = F.pad(x, (1, 1, 1, 1))
+    beside = right * padded[..., 1:-1, 2:] + left * padded[..., 1:-1, :-2]
+    return beside + below * padded[..., 2:, 1:-1] + above * padded[..., :-2, 1:-1]
 
 
-def _corrected(flow: Array, matches: dict[int, Array], here: list[Array], there: list[Array]) -> Array:
-    """The flow [h,w,2] in pixels of 1/4, replaced where a match, made finer step by step, is much better.
+def matching_error(here: Tensor, there: Tensor, flow: Tensor, window: int) -> Tensor:
+    """Mean absolute difference along a flow over window × window pixels: [B,1,h,w]."""
+    return _blur((here - warp(there, flow)).abs(), window)
 
-    Only the rectangle is looked at around the places where it is so before it is made finer.
-    """
-    share, less = MUCH_BETTER
-    for start, match in matches.items():
-        rows, columns = match.shape[:2]
-        coarse = flow[: rows << start, : columns << start] / 2**start
-        coarse = np.asarray(cv2.resize(coarse, (columns, rows), interpolation=cv2.INTER_AREA), np.float32)
-        ours, flows = (_error(here[start], _warped(there[start], offset), 3) for offset in (match, coarse))
-        # a place alone would not survive the last median
-        hopeful = cv2.medianBlur((ours < share * flows - less).astype(np.uint8), 3)
-        left, top, width, height = cv2.boundingRect(hopeful)
-        if not width:
-            continue
-        right, bottom = min(left + width + MARGIN, columns), min(top + height + MARGIN, rows)
-        left, top = max(0, left - MARGIN), max(0, top - MARGIN)
-        match = match[top:bottom, left:right] + np.array((left, top), np.float32)  # counted from the rectangle's corner
-        for level in range(start - 1, -1, -1):
-            match = np.asarray(cv2.resize(match, None, fx=2, fy=2, interpolation=cv2.INTER_NEAREST), np.float32) * 2
-            scale = start - level
-            box = np.s_[top << scale : bottom << scale, left << scale : right << scale]
-            match = _best_neighbour(here[level][box], there[level], match)
+
+def _blur(x: Tensor, side: int) -> Tensor:
+    """The mean over side × side pixels (odd), mirrored at the border."""
+    half = side // 2
+    mode = "reflect" if min(x.shape[-2:]) > half else "replicate"
+    return F.avg_pool2d(F.pad(x, (half, half, half, half), mode=mode), side, 1)
+
+
+def binary_median(x: Tensor, side: int) -> Tensor:
+    """The median over side × side pixels of a picture of yes and no, its border pixels going on: [B,1,h,w]."""
+    half = side // 2
+    return F.avg_pool2d(F.pad(x.float(), (half, half, half, half), mode="replicate"), side, 1) > 0.5
+
+
+def _median3(x: Tensor) -> Tensor:
+    """The median over 3×3 pixels: [B,C,h,w]."""
+    around = F.unfold(F.pad(x, (1, 1, 1, 1), mode="replicate"), 3)
+    return around.view(*x.shape[:2], 9, -1).median(2).values.view(x.shape)
+
+
+def _matched(flow: Tensor, small0: Tensor, small1: Tensor) -> Tensor:
+    """The flow [B,2,h,w] in pixels of 1/4, replaced where a block match, made finer step by step, is much better."""
+    height, width = (side // 4 * 4 for side in flow.shape[-2:])
+    here, there = ([small[..., :height, :width]] for small in (small0, small1))
+    for pyramid in (here, there):
         for _ in range(2):
-            match = _refined(here[0][box], there[0], match)
-        corner = np.array((left << start, top << start), np.float32)
-        limit = share * _error(here[0][box], _warped(there[0], flow[box] + corner), 7) - less
-        ours = _error(here[0][box], _warped(there[0], match), 7)
-        better = cv2.medianBlur((ours < limit).astype(np.uint8), 5) > 0
-        flow[box][better] = match[better] - corner
-    return flow
+            pyramid.append(F.avg_pool2d(pyramid[-1], 2))
+    found = flow[..., :height, :width]
+    for start, reach in REACH.items():
+        match = _median3(block_match(here[start], there[start], reach))
+        found = _corrected(found, match, start, here, there)
+    below, right = flow.shape[-2] - height, flow.shape[-1] - width
+    if below or right:
+        found = torch.cat((torch.cat((found, flow[..., :height, width:]), 3), flow[..., height:, :]), 2)
+    return found
 
 
-def _warped(there: Array, offset: Array, right: float = 0.0, down: float = 0.0) -> Array:
-    """A picture at each place of a rectangle [h,w] moved by its offset [h,w,2] and (right, down) more."""
-    warped = np.empty(offset.shape[:2], np.float32)
-    kernels.warp_grey(there, offset, np.float32(right), np.float32(down), warped)
-    return warped
+def block_match(grey0: Tensor, grey1: Tensor, reach: int) -> Tensor:
+    """For every pixel of grey0 [B,1,h,w], 0..255, the offset [B,2,h,w] to the best match of its 3×3 pixels in grey1.
+
+    Up to `reach` pixels away and inside the picture, nearer ones preferred a little. Of equals the first, row by row.
+    """
+    height, width = grey0.shape[-2:]
+    here = F.pad(grey0, (1, 1, 1, 1), mode="replicate").round()
+    there = F.pad(grey1, (reach + 1,) * 4, mode="replicate").round()
+    side = 2 * reach + 1
+    right = torch.arange(side, device=grey0.device) - reach
+    row, column = torch.arange(height, device=grey0.device)[:, None], torch.arange(width, device=grey0.device)
+    outside = (column + right[:, None] < 0) | (column + right[:, None] >= width)  # [side,w]
+    best = torch.full((len(grey0), height, width), 2**31 - 1, dtype=torch.int32, device=grey0.device)
+    for k in range(side):
+        down = k - reach
+        strip = there[..., k : k + height + 2, :].unfold(3, width + 2, 1)[:, 0].transpose(1, 2)  # [B,side,h+2,w+2]
+        difference = (strip - here).abs()
+        difference = difference[..., :-2] + difference[..., 1:-1] + difference[..., 2:]
+        total = difference[..., :-2, :] + difference[..., 1:-1, :] + difference[..., 2:, :]
+        farther = (9 * NEARER * torch.sqrt((down * down + right * right).float())).round()
+        number = (k * side + right + reach).to(torch.int32)
+        code = (total + farther[:, None, None]).to(torch.int32) * 65536 + number[:, None, None]
+        missing = outside[:, None] | (row + down < 0) | (row + down >= height)
+        best = torch.minimum(best, code.masked_fill(missing, 2**31 - 1).amin(1))
+    number = best % 65536
+    return torch.stack((number % side - reach, number // side - reach), 1).float()
 
 
-def _error(here: Array, warped: Array, window: int) -> Array:
-    """Mean absolute difference over a window: [h,w]."""
-    return np.asarray(cv2.blur(cv2.absdiff(here, warped), (window, window)), np.float32)
+def _corrected(flow: Tensor, match: Tensor, start: int, here: list[Tensor], there: list[Tensor]) -> Tensor:
+    """Only inside of the rectangle around the places where the match is much better before it is made finer."""
+    share, less = MUCH_BETTER
+    coarse = F.avg_pool2d(flow, 2**start) / 2**start
+    ours, flows = (matching_error(here[start], there[start], each, 3) for each in (match, coarse))
+    hopeful = binary_median(ours < share * flows - less, 3)  # a place alone would not survive the last median
+    inside = _spanned(hopeful.any(3, keepdim=True), 2) & _spanned(hopeful.any(2, keepdim=True), 3)
+    for level in range(start - 1, -1, -1):
+        match = best_neighbour(here[level], there[level], 2 * F.interpolate(match, scale_factor=2.0))
+    for _ in range(2):
+        match = lucas_kanade(here[0], there[0], match)
+    ours, flows = (matching_error(here[0], there[0], each, COMPARED_OVER) for each in (match, flow))
+    better = binary_median(ours < share * flows - less, 5) & (
+        F.interpolate(inside.float(), scale_factor=2.0**start) > 0
+    )
+    return torch.where(better, match, flow)
 
 
-def _best_neighbour(here: Array, there: Array, offset: Array) -> Array:
-    """The best of each offset and its eight neighbours."""
-    steps = np.array([(x, y) for y in (-1, 0, 1) for x in (-1, 0, 1)], np.float32)
-    steps = steps[np.abs(steps).sum(1).argsort(kind="stable")]  # where all are alike it stays
-    errors = np.stack([_error(here, _warped(there, offset, *step), 5) for step in steps])
-    return np.asarray(offset + steps[errors.argmin(0)], np.float32)
+def _spanned(any_: Tensor, dim: int) -> Tensor:
+    """Yes between the first and the last yes along a dimension of [B,1,…], and MARGIN more."""
+    x = any_.float()
+    between = torch.minimum(x.cummax(dim).values, x.flip(dim).cummax(dim).values.flip(dim))
+    margin = [0, 0]
+    margin[dim - 2] = MARGIN
+    return F.max_pool2d(between, [2 * each + 1 for each in margin], 1, margin) > 0
 
 
-def _refined(here: Array, there: Array, offset: Array) -> Array:
+def best_neighbour(here: Tensor, there: Tensor, offset: Tensor) -> Tensor:
+    """The best of each offset [B,2,h,w] and its eight neighbours; where all are alike it stays."""
+    steps = offset.new_tensor([(x, y) for y in (-1, 0, 1) for x in (-1, 0, 1)])
+    steps = steps[steps.abs().sum(1).argsort(stable=True)]
+    batch, _, height, width = offset.shape
+    tried = (offset[:, None] + steps.view(1, 9, 2, 1, 1)).flatten(0, 1)
+    here, there = (each.repeat_interleave(9, 0) for each in (here, there))
+    errors = matching_error(here, there, tried, 5).view(batch, 9, height, width)
+    return offset + steps[errors.argmin(1)].permute(0, 3, 1, 2)
+
+
+def lucas_kanade(here: Tensor, there: Tensor, offset: Tensor) -> Tensor:
     """One step of Lucas and Kanade (1981) over 7×7 pixels, a pixel at most; the 20 keeps flat places where they are."""
-    products = np.empty((5, *here.shape), np.float32)
-    kernels.lucas_kanade_products(np.ascontiguousarray(here), _warped(there, offset), products)
-    means = np.stack([cv2.blur(product, (7, 7)) for product in products])
-    finer = offset.copy()
-    kernels.lucas_kanade_step(finer, means, np.float32(20))
-    return finer
+    seen = warp(there, offset)
+    mean, change = 0.5 * (here + seen), seen - here
+    padded = F.pad(mean, (1, 1, 1, 1), mode="reflect")
+    smooth = padded.new_tensor((1, 2, 1)) / 8
+    across = F.conv2d((padded[..., 2:] - padded[..., :-2]), smooth.view(1, 1, 3, 1))
+    down = F.conv2d((padded[..., 2:, :] - padded[..., :-2, :]), smooth.view(1, 1, 1, 3))
+    products = torch.cat((across * across, across * down, down * down, across * change, down * change), 1)
+    xx, xy, yy, xd, yd = _blur(products, 7).chunk(5, 1)
+    xx, yy = xx + 20, yy + 20
+    determinant = xx * yy - xy * xy
+    step = torch.cat((xy * yd - yy * xd, xy * xd - xx * yd), 1) / determinant
+    return offset + step.clamp(-1.0, 1.0)
+
+
+def accelerations(
+    flows: tuple[Tensor, Tensor],
+    before: tuple[Tensor, Tensor],
+    after: tuple[Tensor, Tensor],
+    lengths: Tensor,
+    stride: int,
+) -> tuple[Tensor, Tensor]:
+    """How what is seen in frame0 and in frame1 speeds up or turns, from the pairs around theirs.
+
+    "Quadratic Video Interpolation", Xu et al. 2019, section 3.1; see `fpsgan.interpolator.cpu_flow.with_acceleration`.
+
+    Args:
+        flows: (flow01, flow10), [B,2,h,w] in pixels of the frame.
+        before: (flow from the frame before frame0 to it, and back); anything finite where there is none.
+        after: likewise of frame1 and the frame behind it.
+        lengths: [B,2], how long those pairs last, in lengths of this one; 0 where there is none. One that lasts more
+            than twice or less than half as long is passed over.
+        stride: pixels of the frame per pixel of the flows.
+
+    Returns:
+        [B,2,h,w] twice, in pixels per squared length of the pair; 0 where nothing is known.
+    """
+    found = []
+    for here, (away, returning) in ((0, before[::-1]), (1, after)):
+        length = lengths[:, here].view(-1, 1, 1, 1)
+        known = (length >= 1 / UNEVEN) & (length <= UNEVEN)
+        length = torch.where(known, length, 1.0)
+        acceleration = (flows[here] + away / length) * (2 / (1 + length))
+        sure = agreement(flows[here], flows[1 - here], stride) * agreement(away, returning, stride) * known
+        found.append(torch.cat((acceleration * sure, sure), 1))
+    merged = []
+    for here in (0, 1):
+        own, other = found[here], warp(found[1 - here], flows[here] / stride)
+        share = torch.maximum(own[:, 2:], other[:, 2:]) / (own[:, 2:] + other[:, 2:] + 1e-3)
+        merged.append((own[:, :2] + other[:, :2]) * share)
+    return merged[0], merged[1]
+
+
+def agreement(flow: Tensor, back: Tensor, stride: int) -> Tensor:
+    """How well a flow and the one that leads back agree: [B,1,h,w], 0 to 1. Both [B,2,h,w] in pixels of the frame.
+
+    The measure of `check_consistency`, less strict: what accelerates agrees less well.
+    """
+    returned = warp(back, flow / stride)
+    lengths = flow.norm(dim=1, keepdim=True) + returned.norm(dim=1, keepdim=True)
+    return torch.exp(-DOUBT * (flow + returned).norm(dim=1, keepdim=True) / (1 + 0.1 * lengths))

@@ -17,11 +17,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from deblur.tiles import Runner, blend_tiles, picture_of
 from fpsgan.interpolator.cpu import CpuInterpolator
-from fpsgan.interpolator.flow import flow_prior
+from fpsgan.interpolator.cpu_flow import flow_prior
 from fpsgan.interpolator.network import Interpolator
 from fpsgan.interpolator.synthesis import enlarge
-from fpsgan.runtime import _picture, _Runner, blend_tiles
 
 __all__ = ["InterpolatorRunner"]
 
@@ -31,7 +31,7 @@ Encoded = tuple[Tensor, Any]  # a picture on the device, and what the network ma
 BATCH = 4  # moments of one pair that a GPU computes together
 
 
-class InterpolatorRunner(_Runner):
+class InterpolatorRunner(Runner):
     """Pictures between two pictures. What was computed for frame1 alone is kept: it is the next pair's frame0.
 
     So many threads as there are ``workers`` may ask at once, for pairs that follow one another.
@@ -91,12 +91,12 @@ class InterpolatorRunner(_Runner):
             size = 1 if isinstance(self.model, CpuInterpolator) else BATCH
             for t in torch.split(torch.tensor([float(time) for time in times], device=self.device), size):
                 done = blend_tiles(height, width, self.tile, (len(t), channels), partial(tile, t=t))
-                results += [_picture(picture) for picture in done]
+                results += [picture_of(picture) for picture in done]
             if sure is not None:
                 sure[:] = [picture[..., 3:] for picture in results]
             return [picture[..., :3] for picture in results]
 
-        return self._within_memory(run, height, width)
+        return self.within_memory(run, height, width)
 
     def _encoded(self, frame: Picture, whole: bool) -> Encoded:
         with self._lock:
@@ -106,7 +106,7 @@ class InterpolatorRunner(_Runner):
                 self._kept = [*self._kept, (frame, whole, found)][-self.workers :]
         if known is None:
             try:
-                tensor = self._tensor(frame)
+                tensor = self.tensor(frame)
                 found.set_result((tensor, self.model.encode(tensor) if whole else None))
             except BaseException as error:  # noqa: BLE001 (raised below)
                 with self._lock:

@@ -15,8 +15,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import html
 import json
-import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -25,21 +25,21 @@ from fractions import Fraction
 from functools import partial
 from itertools import chain, islice, repeat
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from deblur import Deblurrer
 from deblur.blur import convolve, path_kernel, sensor, shake_path
 from fpsgan import __version__
 from fpsgan import weights as weights_store
 from fpsgan.errors import InputError, OptionError, OutputError, SetupError
 from fpsgan.interpolator import Interpolator
-from fpsgan.runtime import DeblurRunner, pick_device, pick_dtype
-from fpsgan.scene import SceneDetector
-from fpsgan.timeline import Relation
+from fpsgan.runtime import library_errors, pick_device, pick_dtype
+from fpsgan.stages.scenes import SceneDetector
+from fpsgan.stages.timeline import Relation
 from fpsgan.training.build import VIDEOS
 from fpsgan.training.data import PICTURES, files_below, read_photo
 from fpsgan.training.deblur_data import expose
@@ -50,6 +50,9 @@ from fpsgan.training.peers import PEERS, Between, Window, blend, by_network, hol
 from fpsgan.video.decode import decode
 from fpsgan.video.fields import treated
 from fpsgan.video.probe import VideoInfo, probe
+
+if TYPE_CHECKING:
+    from fpsgan.training.page import Moment
 
 __all__ = [
     "USUAL_PEERS", "Evaluation", "Progress", "Score", "Take", "evaluate", "fillers", "rebuilt", "table", "video",
@@ -64,6 +67,7 @@ UNEVEN = 0.05  # of the time between the frames that stay
 SIDE = 512  # px, the short side of animations
 METRICS = {"psnr": "PSNR, dB", "ssim": "SSIM", "vmaf": "VMAF", "flicker": "flicker"}
 LISTED = 40  # clips of a set that the table names one by one
+SHOWN = 10  # clips on the page
 
 EXTENTS = (5, 8, 11, 14, 17, 21)  # px, of the paths of a shaken camera,
 WANDER = (0.0, 0.3, 0.8, 0.0, 0.3, 0.8)  # and how crooked they are: 0 is straight
@@ -128,6 +132,7 @@ class Progress:
     eta: float
 
 
+@library_errors()
 def evaluate(
     places: Sequence[str | Path],
     *,
@@ -150,9 +155,9 @@ def evaluate(
     test where there is one, else val. peers: of interpolators, see `PEERS`; None is all that are quick and always
     there. every: how many frames apart the frames are that stay, 2 for half the rate, 8 for X-TEST. limit: images
     of a clip and set at most, from its start, but whole gaps between frames that stay; 0 is all. vmaf: None is
-    where an ffmpeg here has libvmaf. output: a folder that gets table.md, results.json and, of every clip and set,
-    the image that the first network did worst on, as a picture: input and truth above, result and 4 times its error
-    below. half: see `runtime.pick_dtype`.
+    where an ffmpeg here has libvmaf. output: a folder that gets table.md, results.json and page.html: the
+    tables and, of the ten clips with the worst moments of the first network, curves and the pictures of that moment.
+    half: see `runtime.pick_dtype`.
 
     Memory does not grow with the length of a video, but for about a kilobyte an image of figures. Raises OptionError
     for values that make no sense, InputError for what cannot be read or has nothing to score, SetupError for a peer
@@ -205,12 +210,38 @@ def evaluate(
     if folder is not None:
         _write(folder / "results.json", json.dumps(dataclasses.asdict(result), indent=1))
         _write(folder / "table.md", table(result) + "\n")
+        _write(folder / "page.html", _page(result, run.moments, names[0]))
     return result
+
+
+def _page(result: Evaluation, worst: Sequence[tuple[float, str, str, Moment]], first: str) -> str:
+    """The tables, and of the clips with the worst moments of `first` the curves and that moment."""
+    from fpsgan.training.page import curves, moment_text, page_text, table_text
+
+    parts: list[Any] = ["<h1>Evaluation</h1>", *map(table_text, _tables(result))]
+    for _, name, clip, moment in worst:
+        scores = [score for score in result.images if (score.set, score.clip) == (name, clip)]
+        psnr: dict[str, list[float]] = {}
+        for score in scores:
+            psnr.setdefault(score.method, []).append(score.psnr)
+        at = [score.frame for score in scores if score.method == first]
+        title = f"{name}: {clip}"
+        parts += [f"<h2>{html.escape(title)}</h2>", curves(psnr, at, "frame", marks=[moment], ours=first)]
+        parts.append(moment_text(moment, f"frame {moment.at:g}, the worst", first, "truth"))
+    return page_text("fpsGAN: evaluation", parts)
 
 
 def table(result: Evaluation) -> str:
     """The means as Markdown: each set by method, then the PSNR of each clip, where a set has several, up to 40."""
-    blocks = []
+    blocks = [_markdown(rows) for rows in _tables(result)]
+    if result.still:
+        blocks.append(f"{result.still} images were passed over: nothing changes around them.")
+    if result.uneven:
+        blocks.append(f"{result.uneven} images were passed over: frames are repeated among them now and then.")
+    return "\n\n".join(blocks)
+
+
+def _tables(result: Evaluation) -> Iterator[list[list[str]]]:
     for name, methods in result.sets.items():
         clips = result.clips[name]
         shown = [metric for metric in METRICS if any(metric in figures for figures in methods.values())]
@@ -220,16 +251,11 @@ def table(result: Evaluation) -> str:
             [method, *(f"{figures[metric]:.{4 if metric == 'ssim' else 2}f}" for metric in shown)]
             for method, figures in methods.items()
         ]
-        blocks.append(_markdown(rows))
+        yield rows
         if 1 < len(clips) <= LISTED:
             rows = [["PSNR, dB", *methods]]
             rows += [[clip, *(f"{found[method]['psnr']:.2f}" for method in methods)] for clip, found in clips.items()]
-            blocks.append(_markdown(rows))
-    if result.still:
-        blocks.append(f"{result.still} images were passed over: nothing changes around them.")
-    if result.uneven:
-        blocks.append(f"{result.uneven} images were passed over: frames are repeated among them now and then.")
-    return "\n\n".join(blocks)
+            yield rows
 
 
 def _markdown(rows: Sequence[Sequence[str]]) -> str:
@@ -467,11 +493,11 @@ def _exposed(clip: Clip) -> Iterator[tuple[int, Image, Image]]:
 
 
 def _sharpener(name: str, device: torch.device, dtype: torch.dtype) -> Callable[[Image], Image]:
-    runner = DeblurRunner(weights_store.load(name, expect="deblur"), device, dtype)
+    deblurrer = Deblurrer(weights_store.load(name, expect="deblur"), device, dtype)
 
     def sharpen(image: Image) -> Image:
-        made = runner.sharpen(image.astype(np.float32) / np.float32(255), cautious=True)  # as by default
-        return np.asarray(np.clip(np.rint(made * np.float32(255)), 0, 255), np.uint8)
+        done = deblurrer.sharpen(image.astype(np.float32) / np.float32(255), cautious=True)  # as by default
+        return np.asarray(np.clip(np.rint(done.picture * np.float32(255)), 0, 255), np.uint8)
 
     return sharpen
 
@@ -510,7 +536,10 @@ class _Run:
         self.scores: list[Score] = []
         self.still = self.uneven = self.done = self.total = 0
         self.began = time.monotonic()
-        self.worst: tuple[float, list[Image]] = (np.inf, [])  # of the clip in hand: PSNR; input, truth, result
+        self.worst: tuple[Mapping[str, Score], Mapping[str, Image], Image] | None = None  # of the clip in hand
+        self.moments: list[tuple[float, str, str, Moment]] = []  # PSNR, set, clip; the worst first
+        if folder is not None:
+            import fpsgan.training.page  # noqa: F401 (says now, not after hours, if bokeh is missing)
 
     def expected(self, take: Take, every: int) -> int:
         whole = max(0, take.count - 1) // every * (every - 1)
@@ -536,7 +565,6 @@ class _Run:
                     shot = window.run
                 truths = (window.frame0, *window.hidden, window.frame1)
                 steady = {m: flicker((window.frame0, *images, window.frame1), truths) for m, images in made.items()}
-                mixed = blend(window) if made else []
                 for k, truth in enumerate(window.hidden if made else ()):
                     now = {method: images[k] for method, images in made.items()}
                     at = name, take.name, window.number + 1 + k
@@ -544,11 +572,11 @@ class _Run:
                         method: self._score(*at, method, image, truth, steady[method]) for method, image in now.items()
                     }
                     judges.add(now, truth, new)
-                    self._keep_worst(new[first].psnr, mixed[k], truth, now[first])
+                    self._keep_worst(new, now, truth, first)
                 if made:
                     judges.add(dict.fromkeys(methods, window.frame1), window.frame1, {})
                 self._tell(len(window.hidden))
-        self._picture(f"{name} {take.name}")
+        self._show(name, take.name, first)
 
     def deblur(self, case: _Case, runners: Mapping[str, Callable[[Image], Image]], first: str) -> None:
         """All pictures of a case."""
@@ -564,10 +592,10 @@ class _Run:
                         steady = flicker((before[method], image), (truth_before, sharp))
                     new[method] = self._score(case.group, case.name, number, method, image, sharp, steady)
                 judges.add(made, sharp, new)
-                self._keep_worst(new[first].psnr, blurred, sharp, made[first])
+                self._keep_worst(new, made, sharp, first)
                 before, truth_before = made, sharp
                 self._tell(1)
-        self._picture(f"{case.group} {case.name}")
+        self._show(case.group, case.name, first)
 
     def _score(
         self, group: str, clip: str, frame: int, method: str, image: Image, truth: Image, steady: float | None
@@ -581,20 +609,22 @@ class _Run:
         rate = self.done / max(time.monotonic() - self.began, 1e-9)
         self.on_progress(Progress(self.done, self.total, rate, max(0, self.total - self.done) / rate))
 
-    def _keep_worst(self, score: float, given: Image, truth: Image, result: Image) -> None:
-        if self.folder is not None and score < self.worst[0]:
-            self.worst = (score, [given, truth, result])
+    def _keep_worst(self, scores: Mapping[str, Score], images: Mapping[str, Image], truth: Image, first: str) -> None:
+        if self.folder is not None and (self.worst is None or scores[first].psnr < self.worst[0][first].psnr):
+            self.worst = scores, images, truth
 
-    def _picture(self, name: str) -> None:
-        _, images = self.worst
-        self.worst = (np.inf, [])
-        if self.folder is None or not images:
+    def _show(self, name: str, clip: str, first: str) -> None:
+        """The worst moment of the clip in hand goes on the page, if it is one of the worst of all."""
+        if self.worst is None:
             return
-        given, truth, result = images
-        error = np.asarray(cv2.convertScaleAbs(cv2.absdiff(result, truth), alpha=4), np.uint8)
-        sheet = np.vstack([np.hstack([given, truth]), np.hstack([result, error])])
-        code = cv2.imencode(".png", sheet[..., ::-1])[1]
-        _write(self.folder / (re.sub(r"[^\w.×-]+", "-", name) + ".png"), code.tobytes())
+        from fpsgan.training.page import Moment, pictures
+
+        (scores, images, truth), self.worst = self.worst, None
+        least = scores[first].psnr
+        if len(self.moments) < SHOWN or least < self.moments[-1][0]:
+            psnr = {method: score.psnr for method, score in scores.items()}
+            moment = Moment(scores[first].frame, psnr, pictures(images, truth, first))
+            self.moments = sorted([*self.moments, (least, name, clip, moment)], key=lambda one: one[0])[:SHOWN]
 
 
 class _Vmafs:

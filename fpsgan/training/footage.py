@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 
 from fpsgan.errors import InputError
 from fpsgan.interpolator import flow_prior
-from fpsgan.scene import SceneDetector
-from fpsgan.timeline import Relation
+from fpsgan.stages.scenes import SceneDetector
+from fpsgan.stages.timeline import Relation
 from fpsgan.video.decode import decode
 from fpsgan.video.frame import MATRICES, Frame, code_point
 from fpsgan.video.probe import VideoInfo, open_container

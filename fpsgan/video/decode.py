@@ -35,7 +35,7 @@ def decode(
     end: Fraction | None = None,
     conceal: bool = False,
     report: Report = print,
-) -> Iterator[Frame]:
+) -> Generator[Frame, None, None]:
     """Yield the frames of ``info`` in the order shown, pts strictly increasing, in seconds from ``info.origin``.
 
     ``start`` and ``end`` keep frames with start ≤ pts < end. Constant-rate files give exact multiples of 1/rate, also

@@ -1,13 +1,15 @@
 """Where results go: what may be written, and how it appears under its name whole or not at all.
 
-A job writes into a folder of its own beside the target, `.NAME.fpsgan`, which is locked, and gone when the job ends.
-The finished result is renamed from there. Nothing is ever removed that a job of this program did not make.
+A job writes into a folder of its own beside the target, `.NAME.fpsgan`, which is locked, and gone when it is done. The
+finished result is renamed from there; finished segments of a job that did not come to its end wait in it. Nothing is
+ever removed that a job of this program did not make.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import struct
 import zlib
 from collections.abc import Iterator
@@ -18,11 +20,13 @@ from filelock import FileLock, Timeout
 
 from fpsgan.errors import OutputError
 
-__all__ = ["check_target", "claimed", "publish", "whole"]
+__all__ = ["check_target", "claimed", "discard", "is_claimed", "publish", "remove", "whole", "write_whole"]
 
 LONGEST_NAME = 255  # bytes, on all usual file systems
 PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
-PART = "part"  # the name, but for its suffix, of what a job is writing
+PART = "part"  # how the names begin of what a job is writing
+TARGET = "target.json"  # names the output that segments are of
+SEGMENTS = "segments"  # how the names begin of folders with finished segments
 
 
 def check_target(source: Path, target: Path, *, overwrite: bool, suffixes: tuple[str, ...]) -> Path:
@@ -97,6 +101,8 @@ def _is_signed(picture: Path) -> bool:
 
 
 def _sign(picture: Path) -> None:
+    if _is_signed(picture):
+        return
     with picture.open("rb+") as file:
         file.seek(-len(PNG_END), os.SEEK_END)
         if file.read() == PNG_END:
@@ -106,7 +112,7 @@ def _sign(picture: Path) -> None:
 
 @contextmanager
 def claimed(target: Path) -> Iterator[Path]:
-    """A job's own folder beside ``target``, for what it writes on the way; removed at the end, with what is in it.
+    """A job's own folder beside ``target``, for what it writes on the way; in the end only finished segments stay.
 
     Raises OutputError if another job has claimed the same target, or if the folder cannot be made.
     """
@@ -127,7 +133,7 @@ def claimed(target: Path) -> Iterator[Path]:
         with suppress(OSError):  # on Windows a file that is open cannot be removed
             (place / "lock").unlink()
         lock.release()
-        with suppress(OSError):  # something is in it that is not ours: it stays
+        with suppress(OSError):  # segments are in it, or something that is not ours: it stays
             (place / "lock").unlink(missing_ok=True)
             place.rmdir()
 
@@ -192,11 +198,45 @@ def _remove_pictures(folder: Path) -> None:
 
 
 def _clear(place: Path) -> None:
-    """Remove what a job makes in its own folder, and nothing else."""
+    """Remove what a job was writing in its own folder, and nothing else."""
     for path in place.iterdir():
-        if path.stem == PART and path.is_dir():
-            for file in path.iterdir():
-                file.unlink()
-            path.rmdir()
-        elif path.stem == PART:
-            path.unlink()
+        if path.name.startswith(PART):
+            remove(path)
+
+
+def discard(place: Path) -> None:
+    """Remove the segments that a job keeps in its own folder, and the folder if nothing else is in it."""
+    for path in place.iterdir():
+        if path.name.startswith(SEGMENTS) or path.name == TARGET:
+            remove(path)
+    with suppress(OSError):  # a job runs, or something is in it that is not ours
+        place.rmdir()
+
+
+def remove(path: Path) -> None:
+    """A file, or a folder of files that this program wrote."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+
+
+def is_claimed(place: Path) -> bool:
+    """Whether a job is using its folder just now."""
+    try:
+        with FileLock(place / "lock", timeout=0):
+            pass
+    except Timeout:
+        return True
+    (place / "lock").unlink(missing_ok=True)
+    return False
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file of a job's own folder so that a crash leaves all of it, or what was there before."""
+    part = path.with_name(f"{PART}-{path.name}")
+    with part.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)

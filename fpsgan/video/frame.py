@@ -9,6 +9,7 @@ and generated frames alternate without flicker.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Sequence
 from fractions import Fraction
@@ -19,11 +20,14 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["MATRICES", "PRIMARIES", "TRANSFERS", "Color", "Frame", "Orientation", "PixelFormat",
+from fpsgan.errors import InputError
+
+__all__ = ["MATRICES", "PRIMARIES", "TRANSFERS", "Color", "Frame", "Orientation", "PixelFormat", "check_size",
            "code_point", "from_rgb", "to_rgb"]  # fmt: skip
 
 Array = NDArray[np.generic]
 Picture = NDArray[np.float32]  # [H, W, 3] RGB, or one float plane
+SMALLEST_SIDE = 16
 
 # The code points of ITU-T H.273 (07/2024), tables 4, 3 and 2, by ffmpeg's names; reserved ones are not here.
 MATRICES = {
@@ -149,13 +153,19 @@ class Color:
         return self.transfer in ("smpte2084", "arib-std-b67")
 
 
+def check_size(width: int, height: int, name: object) -> None:
+    """Raise InputError for a picture that is too small to work on."""
+    if min(width, height) < SMALLEST_SIDE:
+        raise InputError(f"{name}: {width}×{height} is too small, {SMALLEST_SIDE} px a side is the least")
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Frame:
     """One picture.
 
-    ``planes``: arrays [rows, columns], uint8 or uint16, in ``format``; ``pts`` and ``duration`` in seconds; ``rgb``:
-    set once a network has changed the picture, [H, W, 3] float32 around 0..1, and then it is what counts (``planes``
-    keep the alpha and the size).
+    ``planes``: arrays [rows, columns], uint8 or uint16, in ``format``, as they came; ``pts`` and ``duration`` in
+    seconds; ``rgb``: set once a stage has changed the picture, [H, W, 3] float32, about 0..1, and from then on it alone
+    is the picture (of ``planes`` the size and the alpha are still true).
     """
 
     planes: tuple[Array, ...]
@@ -173,11 +183,19 @@ class Frame:
     def height(self) -> int:
         return int(self.planes[0].shape[0])
 
-    @property
+    @functools.cached_property
     def luma(self) -> NDArray[np.uint8]:
-        """[H, W] uint8, a grey picture to look for cuts, repeats, blur and motion in (green stands in for RGB)."""
-        plane = self.planes[0]
-        return plane if plane.dtype == np.uint8 else (plane >> (self.format.depth - 8)).astype(np.uint8)  # type: ignore[operator,return-value]
+        """[H, W] uint8, the grey picture in which cuts, repeats, blur and motion are looked for."""
+        if self.rgb is not None:
+            return np.asarray(from_rgb(self.rgb, PixelFormat.of("gray"), self.color)[0], np.uint8)
+        first, *others = (
+            np.asarray(plane.astype(np.uint16) >> (self.format.depth - 8) if self.format.depth > 8 else plane, np.uint8)
+            for plane in self.planes[: 3 if self.format.family == "rgb" else 1]
+        )
+        if not others:
+            return first
+        kr, kb = _luma_weights(self.color, self.height)
+        return np.asarray(cv2.transform(cv2.merge([first, *others]), np.array([[1 - kr - kb, kb, kr]])), np.uint8)
 
     def as_rgb(self) -> Picture:
         """[H, W, 3] float32, about 0..1 and not clipped."""

@@ -11,7 +11,7 @@ import dataclasses
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, overload
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -24,7 +24,7 @@ from fpsgan.errors import InputError, OptionError, OutputError, WeightsError
 from fpsgan.interpolator import Interpolator, InterpolatorConfig
 from fpsgan.video.files import whole
 
-__all__ = ["bundled", "convert", "load", "metadata", "save", "verify"]
+__all__ = ["bundled", "convert", "digest", "load", "metadata", "save", "verify"]
 
 FOLDER = Path(__file__).parent
 ARCHITECTURES: dict[str, tuple[type[Any], type[Any]]] = {
@@ -60,14 +60,32 @@ def metadata(name_or_path: str | Path) -> dict[str, Any]:
     }
 
 
+def digest(name_or_path: str | Path) -> str:
+    """The sha256 of a weights file. Raises WeightsError if there is no such file."""
+    return hashlib.sha256(_resolve(name_or_path).read_bytes()).hexdigest()
+
+
 def verify(name: str) -> str:
     """Check a shipped file against SHA256SUMS and return its sha256. Raises WeightsError where they differ."""
-    path = _resolve(name)
+    path, found = _resolve(name), digest(name)
     sums = {file: sha for sha, file in map(str.split, (FOLDER / "SHA256SUMS").read_text().splitlines())}
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    if sums.get(path.name) != digest:
+    if sums.get(path.name) != found:
         raise WeightsError(f"{path}: damaged (its sha256 is not the one in SHA256SUMS); install fpsgan again")
-    return digest
+    return found
+
+
+@overload
+def load(
+    name_or_path: str | Path, device: str | torch.device = "cpu", *, expect: Literal["interpolator"]
+) -> Interpolator: ...
+
+
+@overload
+def load(name_or_path: str | Path, device: str | torch.device = "cpu", *, expect: Literal["deblur"]) -> Deblur: ...
+
+
+@overload
+def load(name_or_path: str | Path, device: str | torch.device = "cpu", *, expect: None = None) -> nn.Module: ...
 
 
 def load(name_or_path: str | Path, device: str | torch.device = "cpu", *, expect: str | None = None) -> nn.Module:
@@ -135,8 +153,8 @@ def convert(checkpoint: str | Path, target: str | Path, *, norm: str = "instance
         network = load_published(checkpoint, norm=norm)
     except ValueError as error:
         raise WeightsError(str(error)) from error
-    digest = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
-    return save(target, network, {"converted from": checkpoint.name, "its sha256": digest})
+    found = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
+    return save(target, network, {"converted from": checkpoint.name, "its sha256": found})
 
 
 def _resolve(name_or_path: str | Path) -> Path:

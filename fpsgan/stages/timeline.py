@@ -1,7 +1,7 @@
 """Which output frame stands at which time, and from which two source frames it comes. Pure and exact.
 
 Nothing here looks at a picture: frames need only ``pts`` and ``duration`` (Fractions, seconds), and each comes with
-its relation to the frame before it, as ``scene.py`` sees it.
+its relation to the frame before it, as ``scenes.py`` sees it.
 """
 
 from __future__ import annotations
@@ -9,13 +9,14 @@ from __future__ import annotations
 import enum
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
-from typing import NamedTuple, Protocol, TypeVar
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from fpsgan.errors import OptionError
 
-__all__ = ["Relation", "Span", "schedule", "target_rate"]
+__all__ = ["Relation", "Span", "longest_gap", "schedule", "target_rate"]
 
 HIGHEST_RATE = 1000
+FREEZE = 4  # a step of this many usual frame intervals, and over a quarter second, is a gap: nothing moves across it
 
 # A drawing repeated for no longer than this is animation "on twos, threes or fours" (⅛ s is the last of four repeats
 # at 24 fps): its motion is spread over the real interval. One that stays longer is a still: it holds, then moves.
@@ -40,16 +41,17 @@ class Timed(Protocol):
 F = TypeVar("F", bound=Timed)
 
 
-class Span(NamedTuple):
+class Span(NamedTuple, Generic[F]):
     """Output frames between two source frames: one for each of ``times``, 0 ≤ t < 1 on the way from frame0 to frame1.
 
     t = 0 is frame0 itself, untouched. ``frame1`` is None where nothing may be mixed (a cut, a gap, a still, the end):
-    then all times are 0.
+    then all times are 0. ``number`` is that of the first of them, counted from 0 at the start of the job.
     """
 
-    frame0: Timed
-    frame1: Timed | None
+    frame0: F
+    frame1: F | None
     times: tuple[Fraction, ...]
+    number: int = 0
 
 
 def target_rate(
@@ -77,20 +79,27 @@ def target_rate(
     return rate, step
 
 
-def schedule(frames: Iterable[tuple[F, Relation]], step: Fraction, *, longest_gap: Fraction) -> Iterator[Span]:
-    """Plan the output: one frame every ``step`` source seconds, from the first pts to the end of the last frame.
+def longest_gap(rate: Fraction) -> Fraction:
+    """Seconds between two frames of a video of this rate up to which motion is taken to go on from one to the other."""
+    return max(Fraction(1, 4), FREEZE / rate)
+
+
+def schedule(
+    frames: Iterable[tuple[F, Relation]], step: Fraction, *, longest_gap: Fraction, start: Fraction | None = None
+) -> Iterator[Span[F]]:
+    """The stage: one output frame every ``step`` source seconds, from the first pts to the end of the last frame.
 
     ``frames``: (frame, relation to the one before it) with increasing pts. The output lasts as long as the input to
     within half a step. A frame whose time is an output time is passed on as t = 0. Nothing is mixed across a cut, or
-    across a gap longer than ``longest_gap`` seconds (the recording stood still or lost frames there).
+    across a gap longer than ``longest_gap`` seconds (the recording stood still or lost frames there). With ``start``,
+    the time of output 0, the frames may begin later: the outputs are those of the whole, from the first frame's time.
     Streams: holds no more than the repeats of one drawing.
     """
-    held_back: Span | None = None
+    held_back: Span[F] | None = None
     end = Fraction(0)
-    start: Fraction | None = None
     index = 0
 
-    def span(frame0: F, frame1: F | None, until: Fraction) -> Span:
+    def span(frame0: F, frame1: F | None, until: Fraction) -> Span[F]:
         nonlocal index
         assert start is not None
         first = index
@@ -98,15 +107,16 @@ def schedule(frames: Iterable[tuple[F, Relation]], step: Fraction, *, longest_ga
         outputs = [start + k * step for k in range(first, index)]
         length = frame1.pts - frame0.pts if frame1 is not None else None
         times = tuple((out - frame0.pts) / length if length else Fraction(0) for out in outputs)
-        return Span(frame0, frame1 if any(times) else None, times)
+        return Span(frame0, frame1 if any(times) else None, times, first)
 
-    def spans() -> Iterator[Span]:
-        nonlocal start, end
+    def spans() -> Iterator[Span[F]]:
+        nonlocal start, end, index
         drawing: list[F] = []  # a frame and its repeats so far
         still = False
         for frame, relation in frames:
             if not drawing:
-                start = frame.pts
+                start = frame.pts if start is None else start
+                index = -((start - frame.pts) // step)
             elif relation is Relation.CUT or frame.pts - drawing[-1].pts > longest_gap:
                 yield from holds(drawing, frame.pts)
                 drawing, still = [], False
@@ -122,7 +132,7 @@ def schedule(frames: Iterable[tuple[F, Relation]], step: Fraction, *, longest_ga
         if drawing:
             yield from holds(drawing, end)
 
-    def holds(drawing: list[F], until: Fraction) -> Iterator[Span]:
+    def holds(drawing: list[F], until: Fraction) -> Iterator[Span[F]]:
         for frame, following in zip(drawing, [*(f.pts for f in drawing[1:]), until], strict=True):
             yield span(frame, None, following)
 

@@ -17,12 +17,12 @@ import numpy as np
 import pytest
 from conftest import MakeClip, raw_planes, video_times
 
-from fpsgan import stream as module
+from fpsgan import live as module
 from fpsgan.errors import InputError, OptionError, OutputError
 from fpsgan.interpolator import InterpolatorRunner
-from fpsgan.pipeline import Options
-from fpsgan.stream import StreamReport, _Clock, _pictures, stream
-from fpsgan.timeline import Span
+from fpsgan.live import StreamReport, _Clock, _pictures, stream
+from fpsgan.options import Options
+from fpsgan.stages.timeline import Span
 from fpsgan.video.frame import Color, Frame, PixelFormat
 
 OFF = Options(deblur="off", half=False)

@@ -8,8 +8,10 @@ import pytest
 
 from fpsgan.demo import render_scene
 from fpsgan.errors import OptionError
-from fpsgan.scene import Light, OverlayFinder, SceneDetector, light_change
-from fpsgan.timeline import Relation
+from fpsgan.stages.exposure import Exposure, exposure_change
+from fpsgan.stages.overlays import OverlayFinder
+from fpsgan.stages.scenes import SceneDetector, SceneSettings
+from fpsgan.stages.timeline import Relation
 
 
 def texture(seed: int) -> np.ndarray:
@@ -19,7 +21,7 @@ def texture(seed: int) -> np.ndarray:
 
 
 def relations(frames: list[np.ndarray], **options: object) -> list[Relation]:
-    detector = SceneDetector(**options)
+    detector = SceneDetector(SceneSettings(**options))
     return [detector.relate(frame) for frame in frames]
 
 
@@ -180,7 +182,7 @@ def test_repeats_are_seen_through_compression() -> None:
 @pytest.mark.parametrize("options", [{"threshold": -0.1}, {"threshold": 1.5}, {"dedup": "sometimes"}])
 def test_senseless_settings_are_refused(options: dict) -> None:
     with pytest.raises(OptionError):
-        SceneDetector(**options)
+        SceneDetector(SceneSettings(**options))
 
 
 def labelled(frame: np.ndarray, opacity: float = 1.0) -> np.ndarray:
@@ -231,18 +233,18 @@ def test_an_overlay_is_not_carried_into_another_scene() -> None:
 @pytest.mark.parametrize(("gain", "offset"), [(0.8, 0.0), (1.25, 0.0), (0.5, 127.5)])
 def test_a_fade_is_told_from_motion(gain: float, offset: float) -> None:
     frame0, moved = (np.clip(texture(1)[:, x : x + 320] * 0.7, 0, 255).astype(np.uint8) for x in (0, 6))
-    light = light_change(frame0, np.rint(moved * gain + offset).astype(np.uint8))
-    assert light is not None
-    assert light == pytest.approx((gain, offset / 255), abs=0.05)
-    assert light_change(frame0, moved) is None
-    assert light_change(frame0, texture(2)[:, :320]) is None
-    assert light_change(frame0, np.zeros_like(frame0)) is None
+    exposure = exposure_change(frame0, np.rint(moved * gain + offset).astype(np.uint8))
+    assert exposure is not None
+    assert exposure == pytest.approx((gain, offset / 255), abs=0.05)
+    assert exposure_change(frame0, moved) is None
+    assert exposure_change(frame0, texture(2)[:, :320]) is None
+    assert exposure_change(frame0, np.zeros_like(frame0)) is None
 
 
 def test_light_moves_linearly_with_time() -> None:
-    light = Light(0.5, 0.25)
+    exposure = Exposure(0.5, 0.25)
     picture = np.linspace(0, 1, 12, dtype=np.float32).reshape(2, 2, 3)
-    assert light.best == 0
-    assert np.allclose(light.move(picture, 0, 1), 0.5 * picture + 0.25)
-    assert np.allclose(light.move(picture, 0, 0.5), 0.75 * picture + 0.125)
-    assert np.allclose(light.move(light.move(picture, 0, 1), 1, 0.5), 0.75 * picture + 0.125, atol=1e-6)
+    assert exposure.best == 0
+    assert np.allclose(exposure.move(picture, 0, 1), 0.5 * picture + 0.25)
+    assert np.allclose(exposure.move(picture, 0, 0.5), 0.75 * picture + 0.125)
+    assert np.allclose(exposure.move(exposure.move(picture, 0, 1), 1, 0.5), 0.75 * picture + 0.125, atol=1e-6)

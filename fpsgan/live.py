@@ -1,9 +1,9 @@
 """Near live: frames from a camera, a pipe or the network, sharper and smoother, out again after a bounded delay.
 
-The stages of ``pipeline`` run in threads of their own, here too. What they cannot do in time is left out, the dearest
-first: a frame that is late is not deblurred, one that is later is shown again instead of an interpolated one, and only
-what is later than the bound is dropped. Time itself never is: every output frame has its moment, at a constant rate,
-and where that is up with nothing ready, the last picture is shown again.
+The stages run in threads of their own, as in a job. What they cannot do in time is left out, the costliest first: a
+frame that is late is not deblurred, one that is later is shown again instead of an interpolated one, and only what is
+later than the bound is dropped. Time itself never is: every output frame has its moment, at a constant rate, and
+where that is up with nothing ready, the last picture is shown again.
 """
 
 from __future__ import annotations
@@ -27,25 +27,19 @@ import av.error
 import numpy as np
 import torch
 
+from deblur import Deblurrer
 from fpsgan import weights
 from fpsgan.errors import InputError, OptionError, OutputError
 from fpsgan.interpolator import InterpolatorRunner, with_acceleration
-from fpsgan.pipeline import (
-    FREEZE,
-    SMALLEST_SIDE,
-    Options,
-    Result,
-    _interpolate,
-    _prepare,
-    _relate,
-    _sharpen,
-)
-from fpsgan.runtime import DeblurRunner, pick_device, pick_dtype, sharing_cores
-from fpsgan.scene import SceneDetector
+from fpsgan.options import Options
+from fpsgan.runtime import library_errors, pick_device, pick_dtype, sharing_cores
+from fpsgan.stages.deblurring import Counters, deblurred
+from fpsgan.stages.interpolation import InterpolationSettings, Output, Spent, interpolated
+from fpsgan.stages.scenes import related
+from fpsgan.stages.timeline import Span, longest_gap, schedule, target_rate
 from fpsgan.threads import prefetch
-from fpsgan.timeline import Span, schedule, target_rate
 from fpsgan.video.ffmpeg import ffmpeg_path
-from fpsgan.video.frame import Frame, PixelFormat
+from fpsgan.video.frame import SMALLEST_SIDE, Frame, PixelFormat, check_size
 from fpsgan.video.probe import color_of
 
 __all__ = ["StreamReport", "stream"]
@@ -54,6 +48,9 @@ WAITING = 2  # seconds of frames that may lie between the reader and the first s
 FIRST_PAUSE, LONGEST_PAUSE = 2.0, 64.0  # seconds that a stage rests after it was too slow; doubled each time
 TICK = 0.01  # seconds after which the writer looks whether a moment's time is up
 KEPT = 20_000  # latencies, for the percentile
+# The options that mean something here
+HEEDED = {"deblur", "deblur_strength", "fps", "multi", "scene_threshold", "dedup", "weights", "deblur_weights",
+          "device", "half", "tile"}  # fmt: skip
 # How a target that is no file is spoken to, by its scheme.
 MUXERS = {"udp": "mpegts", "tcp": "mpegts", "srt": "mpegts", "rtsp": "rtsp", "rtmp": "flv"}
 
@@ -138,17 +135,18 @@ class _Clock:
         self.report.not_deblurred += resting
         return resting
 
-    def hold_late(self, spans: Iterable[Span]) -> Iterator[Span]:
+    def hold_late(self, spans: Iterable[Span[Frame]]) -> Iterator[Span[Frame]]:
         """From half of the delay on, nothing is generated; from all of it on (one pair is too slow), for a while."""
         for span in spans:
             if span.frame1 is not None:
                 lag = self.lag(span.frame1.pts)
                 if self.generating.needed(lag > self.max_delay) or lag > self.max_delay / 2:
                     self.report.held += sum(bool(t) for t in span.times)
-                    span = Span(span.frame0, None, (Fraction(0),) * len(span.times))
+                    span = span._replace(frame1=None, times=(Fraction(0),) * len(span.times))
             yield span
 
 
+@library_errors()
 def stream(
     source: str,
     target: str,
@@ -162,14 +160,17 @@ def stream(
     ``source``: "-" (standard input), a device (/dev/video0), an address (rtsp://…) or a file, which is played at its
     own speed. ``target``: "-" (standard output, as YUV4MPEG, which players and ffmpeg read) or an address or file, as
     H.264 for low delay. Pictures are 8-bit 4:2:0; there is no sound. Of ``options``, those about the two stages and
-    the machine count; without a rate, it is doubled. ``max_delay`` in seconds, see the module. ``on_report`` is called
-    about once a second, and at the end, with the figures so far, the same object that is returned.
+    the machine may be set; without a rate, it is doubled. ``max_delay`` in seconds, see the module. ``on_report`` is
+    called about once a second, and at the end, with the figures so far, the same object that is returned.
 
     Ends with the source, with Ctrl-C, or when whoever reads the target goes away. Raises InputError or OutputError
     where one cannot be opened, OptionError for values that make no sense.
     """
     options = options or Options()
     options.check()
+    for field in dataclasses.fields(Options):
+        if field.name not in HEEDED and getattr(options, field.name) != getattr(Options(), field.name):
+            raise OptionError(f"{field.name}: a live stream knows nothing of it; leave it out")
     if max_delay < 0.1:
         raise OptionError(
             f"--max-delay {max_delay}: at least 0.1 s; interpolation itself has to wait for the next frame"
@@ -180,10 +181,10 @@ def stream(
     dtype = pick_dtype(device, options.half)
     if device.type == "cpu" and options.deblur != "off":
         torch.set_num_threads(max(1, (os.cpu_count() or 2) // 2))  # the two stages share the cores
-    sharpener = None
+    deblurrer = None
     if options.deblur != "off":
         generator = weights.load(options.deblur_weights, expect="deblur")
-        sharpener = DeblurRunner(generator, device, dtype, options.tile, quick=True)
+        deblurrer = Deblurrer(generator, device, dtype, options.tile, quick=True)
     network = weights.load(options.weights, expect="interpolator")
     interpolator = InterpolatorRunner(network, device, dtype, options.tile)  # type: ignore[arg-type]
     container = _opened(source)
@@ -194,27 +195,28 @@ def stream(
     rate, step = target_rate(incoming, fps=options.fps, multi=options.multi if asked else Fraction(2))
     report.fps = float(rate)
     sar = Fraction(video.sample_aspect_ratio or 1)
-    _warm_up(sharpener, interpolator, video.height, video.width)
+    _warm_up(deblurrer, interpolator, video.height, video.width)
     frames = _frames(source, container, clock)
     first = next(frames, None)
     if first is None:
         raise InputError(f"{source}: holds no picture")
     report.width, report.height = first.width, first.height
 
-    result = Result(source, target)
+    counters = Counters()
     read = prefetch(_all(first, frames), round(WAITING * incoming))
-    related = _relate(clock.in_time(read), SceneDetector(options.scene_threshold, options.dedup), result)
-    sharpened = prefetch(_sharpen(related, sharpener, options, result, clock.too_late_to_deblur), 1)
-    gap = max(Fraction(1, 4), FREEZE / incoming)
-    spans = clock.hold_late(schedule(sharpened, step, longest_gap=gap))
-    outputs = _interpolate(
-        prefetch(_prepare(spans, interpolator, ahead=False), 1), interpolator, rate, Fraction(1), Fraction(0), result
+    scenes = related(clock.in_time(read), options.scenes)
+    if deblurrer is not None:
+        late = clock.too_late_to_deblur
+        scenes = prefetch(deblurred(scenes, deblurrer, options.deblurring, counters, late=late), 1)
+    spans = clock.hold_late(schedule(scenes, step, longest_gap=longest_gap(incoming)))
+    settings = InterpolationSettings(rate, first.pts, look_ahead=False)
+    stage: Generator[Output | None, None, None] = prefetch(
+        interpolated(spans, interpolator, settings, Spent()), 1, TICK
     )
-    stage: Generator[Frame | None, None, None] = prefetch(outputs, 1, TICK)
     try:
         # flow in one thread, the network in another: either gets half of the cores
         with sharing_cores(2), _Writer(target, first, rate, sar) as writer:
-            _write(stage, writer, clock, rate, result, on_report)
+            _write(stage, writer, clock, rate, counters, on_report)
         report.ended = "the source ended"
     except BrokenPipeError:
         report.ended = "the reader of the output went away"
@@ -225,14 +227,14 @@ def stream(
     return report
 
 
-def _warm_up(sharpener: DeblurRunner | None, interpolator: InterpolatorRunner, height: int, width: int) -> None:
+def _warm_up(deblurrer: Deblurrer | None, interpolator: InterpolatorRunner, height: int, width: int) -> None:
     """The first pictures take seconds: before the stream begins. Noise, so that every step has something to do."""
     if min(height, width) < SMALLEST_SIDE:
         return  # not known yet, or an error to come
     noise = np.random.default_rng(0).integers(0, 256, (2, height, width, 3), np.uint8)
     picture0, picture1 = (np.divide(frame, 255, dtype=np.float32) for frame in noise)
-    if sharpener is not None:
-        sharpener.sharpen(picture0)
+    if deblurrer is not None:
+        deblurrer.sharpen(picture0)
     prior = interpolator.prior(noise[0], noise[1])
     interpolator.between(
         picture0,
@@ -243,11 +245,11 @@ def _warm_up(sharpener: DeblurRunner | None, interpolator: InterpolatorRunner, h
 
 
 def _write(
-    stage: Iterable[Frame | None],
+    stage: Iterable[Output | None],
     writer: _Writer,
     clock: _Clock,
     rate: Fraction,
-    result: Result,
+    counters: Counters,
     on_report: Callable[[StreamReport], None] | None,
 ) -> None:
     """Every output at its moment's turn; where a moment's time is up and its frame is not here, the last one again."""
@@ -257,26 +259,29 @@ def _write(
     first: Fraction | None = None
     shown: Frame | None = None  # at the moment before
     came: Frame | None = None  # of the stage, last
-    for frame in stage:
-        if frame is not None:
+    for output in stage:
+        new = output is not None
+        if output is not None:
+            frame = output.frame
+            report.generated += output.generated
             first = frame.pts if first is None else first
             again = came is not None and frame.planes is came.planes and frame.rgb is came.rgb
             came = frame
-            if (frame.pts - first) * rate < report.frames_out:  # its moment is over, and was counted as held
+            if output.number < report.frames_out:  # its moment is over, and was counted as held
                 report.held -= again
                 continue
             shown = frame
         if shown is None or first is None:
             continue
-        while frame is not None or clock.lag(first + report.frames_out / rate) > clock.max_delay:
+        while new or clock.lag(first + report.frames_out / rate) > clock.max_delay:
             writer.write(shown)
             latencies.append(clock.lag(first + report.frames_out / rate))
             clock.forget(first + report.frames_out / rate - 1)
-            report.held += frame is None
+            report.held += not new
             report.frames_out += 1
             report.latency_max = max(report.latency_max, latencies[-1])
-            frame = None
-        report.generated, report.deblurred = result.generated, result.deblurred
+            new = False
+        report.deblurred = counters.deblurred
         now = time.monotonic()
         report.seconds = now - began
         if now - told >= 1:
@@ -331,8 +336,7 @@ def _frames(source: str, container: Any, clock: _Clock) -> Iterator[Frame]:
             size = size or (picture.width, picture.height)
             if (picture.width, picture.height) != size:
                 raise InputError(f"{source}: the picture changes size to {picture.width}×{picture.height}")
-            if min(size) < SMALLEST_SIDE:
-                raise InputError(f"{source}: {size[0]}×{size[1]} is too small, {SMALLEST_SIDE} px a side is the least")
+            check_size(*size, source)
             early = began + float(pts - start) - time.monotonic()
             if last is None or early > WAITING:  # the first one, or the source's clock has jumped
                 began, start = time.monotonic(), pts

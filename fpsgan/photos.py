@@ -14,13 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from deblur.blur import blur_score, blur_strength
+from deblur import Deblurrer, Settings, blur_score
 from fpsgan import weights
 from fpsgan.errors import FpsganError, InputError, OutputError
-from fpsgan.pipeline import FAINTEST, SMALLEST_SIDE, Options
-from fpsgan.runtime import DeblurRunner, at_once, pick_device, pick_dtype, sharing_cores
+from fpsgan.options import Options
+from fpsgan.runtime import at_once, library_errors, pick_device, pick_dtype, sharing_cores
 from fpsgan.threads import in_order
 from fpsgan.video.files import check_target, whole
+from fpsgan.video.frame import check_size
 from fpsgan.video.photo import KINDS, Photo, Pixels, read, size_of, write
 
 __all__ = ["PhotoResult", "compare", "deblur_photos"]
@@ -42,6 +43,7 @@ class PhotoResult:
     seconds: float
 
 
+@library_errors()
 def deblur_photos(
     sources: Sequence[Path],
     targets: Sequence[Path],
@@ -68,12 +70,13 @@ def deblur_photos(
             on_failure(error)
         except OSError as error:
             on_failure(OutputError(f"{target.parent}: cannot be made ({error.strerror})"))
-    runner = _runner(options, options.deblur_weights)
-    workers = min(at_once(runner.device, max(map(_pixels, sources), default=1)), max(1, len(pairs)))
+    deblurrer = _deblurrer(options, options.deblur_weights)
+    settings = Settings(options.deblur, options.deblur_strength)
+    workers = min(at_once(deblurrer.device, max(map(_pixels, sources), default=1)), max(1, len(pairs)))
 
     def work(pair: tuple[Path, Path]) -> PhotoResult | FpsganError:
         try:
-            return _deblur(*pair, runner, options)
+            return _deblur(*pair, deblurrer, settings)
         except FpsganError as error:
             return error
 
@@ -100,24 +103,22 @@ def _pixels(path: Path) -> int:
     return width * height
 
 
-def _runner(options: Options, name: str | Path) -> DeblurRunner:
+def _deblurrer(options: Options, name: str | Path) -> Deblurrer:
     device = pick_device(options.device)
-    return DeblurRunner(weights.load(name, expect="deblur"), device, pick_dtype(device, options.half), options.tile)
+    return Deblurrer(weights.load(name, expect="deblur"), device, pick_dtype(device, options.half), options.tile)
 
 
-def _deblur(source: Path, target: Path, runner: DeblurRunner, options: Options) -> PhotoResult:
+@library_errors()
+def _deblur(source: Path, target: Path, deblurrer: Deblurrer, settings: Settings) -> PhotoResult:
     began = time.perf_counter()
     photo = _open(source)
     picture = photo.rgb
     score = blur_score(_eight_bits(picture))
-    strength = options.deblur_strength * {"on": 1.0, "off": 0.0, "auto": blur_strength(score)}[options.deblur]
-    if strength < FAINTEST:
-        strength = 0.0
-    else:
-        sharp = _sharpened(picture, runner, strength, cautious=options.deblur == "auto")
-        if sharp is picture:
-            strength = 0.0  # no blur was found that these weights could take away
-        picture = sharp
+    strength = settings.strength_for(score)
+    sharp = _sharpened(picture, deblurrer, strength, cautious=settings.cautious)
+    if sharp is picture:
+        strength = 0.0  # no blur was found that these weights could take away
+    picture = sharp
     try:
         with whole(target) as part:
             if not strength and photo.format == KINDS[target.suffix.lower()][0]:
@@ -133,23 +134,25 @@ def _deblur(source: Path, target: Path, runner: DeblurRunner, options: Options) 
 def _open(path: Path) -> Photo:
     photo = read(path)
     height, width = photo.pixels.shape[:2]
-    if min(height, width) < SMALLEST_SIDE:
-        raise InputError(f"{path}: {width}×{height} is too small, {SMALLEST_SIDE} px a side is the least")
+    check_size(width, height, path)
     return photo
 
 
-def _sharpened(picture: Pixels, runner: DeblurRunner, strength: float, *, cautious: bool = False) -> Pixels:
-    """The picture itself where the runner finds nothing to do."""
+def _sharpened(picture: Pixels, deblurrer: Deblurrer, strength: float, *, cautious: bool = False) -> Pixels:
+    """The picture itself where there is nothing to do."""
     top = np.iinfo(picture.dtype).max
-    given = picture.astype(np.float32) / np.float32(top)
-    found = runner.sharpen(given, strength, cautious=cautious)
-    return picture if found is given else np.clip(np.rint(top * found), 0, top).astype(picture.dtype)  # type: ignore[return-value]
+    done = deblurrer.sharpen(picture.astype(np.float32) / np.float32(top), strength, cautious=cautious)
+    if not done.touched:
+        return picture
+    codes = np.clip(np.rint(top * done.picture), 0, top)
+    return codes.astype(np.uint8) if picture.dtype == np.uint8 else codes.astype(np.uint16)
 
 
 def _eight_bits(picture: Pixels) -> NDArray[np.uint8]:
-    return picture if picture.dtype == np.uint8 else np.rint(picture / 257).astype(np.uint8)  # type: ignore[return-value]
+    return picture.astype(np.uint8) if picture.dtype == np.uint8 else np.rint(picture / 257).astype(np.uint8)
 
 
+@library_errors()
 def compare(
     sources: Sequence[Path], folder: Path, names: Sequence[str], options: Options, truth: Path | None = None
 ) -> list[dict[str, Any]]:
@@ -161,13 +164,14 @@ def compare(
     """
     from fpsgan.training.metrics import psnr, ssim
 
-    runners = {name: _runner(options, name) for name in names}
+    deblurrers = {name: _deblurrer(options, name) for name in names}
+    settings = Settings("auto" if options.deblur == "auto" else "on", options.deblur_strength)
     records = []
     for source in sources:
         picture = _eight_bits(_open(source).rgb)
-        strength = options.deblur_strength * (blur_strength(blur_score(picture)) if options.deblur == "auto" else 1.0)
+        strength = settings.strength_for(blur_score(picture))
         columns = {"input": picture}
-        columns |= {name: _eight_bits(_sharpened(picture, runner, strength)) for name, runner in runners.items()}
+        columns |= {name: _eight_bits(_sharpened(picture, by, strength)) for name, by in deblurrers.items()}
         sharp = None
         if truth is not None:
             found = [path for path in sorted(truth.glob(f"{source.stem}.*")) if path.suffix.lower() in KINDS]

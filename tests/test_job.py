@@ -18,10 +18,12 @@ from conftest import MakeClip, audio_packets, audio_start, ffmpeg, raw_planes, v
 
 from fpsgan.errors import InputError, OptionError, OutputError
 from fpsgan.interpolator import InterpolatorRunner
-from fpsgan.pipeline import Options, Progress, Result, _prepare, enhance, estimate
-from fpsgan.timeline import Relation, Span, schedule
+from fpsgan.job import Progress, Result, enhance, estimate
+from fpsgan.options import Options
+from fpsgan.stages.interpolation import InterpolationSettings, Spent, interpolated
+from fpsgan.stages.timeline import Relation, Span, schedule
+from fpsgan.video.codecs import EncodeOptions
 from fpsgan.video.decode import decode
-from fpsgan.video.encode import EncodeOptions
 from fpsgan.video.frame import Color, Frame, PixelFormat
 from fpsgan.video.probe import probe
 
@@ -380,7 +382,10 @@ def test_every_pair_knows_how_motion_was_before_and_is_behind_but_not_across_a_c
         def prior(self, frame0: np.ndarray, frame1: np.ndarray) -> tuple[str]:
             return (f"{frame0[0, 0]}-{frame1[0, 0]}",)
 
-    monkeypatch.setattr("fpsgan.pipeline.with_acceleration", with_acceleration)
+        def between(self, frame0: np.ndarray, frame1: np.ndarray, times: list[float], *_: object) -> list[np.ndarray]:
+            return [frame0 for _ in times]
+
+    monkeypatch.setattr("fpsgan.stages.interpolation.with_acceleration", with_acceleration)
     form, color = PixelFormat.of("gray"), Color(full_range=True)
     pts = [Fraction(k, 10) for k in (0, 1, 2, 4, 5, 6, 20)]
     relations = [Relation.MOTION] * 4 + [Relation.CUT] + [Relation.MOTION] * 2
@@ -390,8 +395,9 @@ def test_every_pair_knows_how_motion_was_before_and_is_behind_but_not_across_a_c
     def spans() -> Iterator[Span]:
         return schedule(zip(frames, relations, strict=True), Fraction(1, 20), longest_gap=Fraction(1, 2))
 
-    jobs = list(_prepare(spans(), Runner()))
-    assert [job.span for job in jobs] == list(spans())
+    settings = InterpolationSettings(Fraction(20))
+    outputs = list(interpolated(spans(), Runner(), settings, Spent()))  # type: ignore[arg-type]
+    assert [output.number for output in outputs] == list(range(len(outputs)))
     assert told == [
         (None, ("1-2",), (1.0, 1.0)),
         (("0-1",), ("2-3",), (1.0, 2.0)),
@@ -399,5 +405,6 @@ def test_every_pair_knows_how_motion_was_before_and_is_behind_but_not_across_a_c
         (None, None, (1.0, 1.0)),
     ]
     told.clear()
-    assert [job.span for job in _prepare(spans(), Runner(), ahead=False)] == list(spans())
+    settings = InterpolationSettings(Fraction(20), look_ahead=False)
+    assert len(list(interpolated(spans(), Runner(), settings, Spent()))) == len(outputs)  # type: ignore[arg-type]
     assert [after for _, after, _ in told] == [None] * 4 and told[1][0] == ("0-1",)

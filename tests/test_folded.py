@@ -7,8 +7,8 @@ from unittest.mock import patch
 import pytest
 import torch
 
-from deblur import fast
-from deblur.fast import FastDeblur
+from deblur import folded
+from deblur.folded import FoldedDeblur
 from deblur.fpn import PUBLISHED, Deblur, DeblurConfig
 
 CONFIGS = [
@@ -35,9 +35,9 @@ def test_it_computes_the_same(config: DeblurConfig) -> None:
     network, image = trained(config), torch.rand(2, 3, 97, 150)
     expected = network(image)
     assert (expected - image).abs().mean() > 2 / 255
-    quick = FastDeblur(network)
+    quick = FoldedDeblur(network)
     assert (quick(image) - expected).abs().max() < 0.1 / 255
-    with patch.object(fast, "onednn_rectifies", lambda: False):
+    with patch.object(folded, "onednn_rectifies", lambda: False):
         assert (quick(image) - expected).abs().max() < 0.1 / 255
     assert torch.equal(network(image), expected), "the network it was made from has changed"
     half = quick.to(dtype=torch.bfloat16, memory_format=torch.channels_last)(image)
@@ -47,15 +47,15 @@ def test_it_computes_the_same(config: DeblurConfig) -> None:
 
 def test_untrained_it_returns_its_input_to_the_bit_also_in_half_precision() -> None:
     image = torch.rand(1, 3, 40, 50)
-    assert torch.equal(FastDeblur(Deblur(DeblurConfig(num_filters=8))).bfloat16()(image), image)
+    assert torch.equal(FoldedDeblur(Deblur(DeblurConfig(num_filters=8))).bfloat16()(image), image)
 
 
 def test_instance_statistics_cannot_be_folded() -> None:
     with pytest.raises(ValueError, match="cannot be folded"):
-        FastDeblur(Deblur(DeblurConfig(num_filters=8, norm="instance")))
+        FoldedDeblur(Deblur(DeblurConfig(num_filters=8, norm="instance")))
 
 
 @pytest.mark.parametrize("image", [torch.rand(1, 1, 32, 32), torch.zeros(1, 3, 32, 32, dtype=torch.uint8)])
 def test_it_refuses_what_the_network_refuses(image: torch.Tensor) -> None:
     with pytest.raises(ValueError, match="need"):
-        FastDeblur(Deblur(DeblurConfig(num_filters=8)))(image)
+        FoldedDeblur(Deblur(DeblurConfig(num_filters=8)))(image)

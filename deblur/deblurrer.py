@@ -1,0 +1,117 @@
+"""Deblurring behind one call: picture in, sharper picture out, and what was done.
+
+deblurrer = Deblurrer(network, torch.device("cpu"), torch.float32)
+settings = Settings("auto")
+done = deblurrer.sharpen(picture, settings.strength_for(blur_score(picture)), cautious=settings.cautious)
+if done.touched:
+    show(done.picture)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from deblur.folded import FoldedDeblur
+from deblur.fpn import MINIMUM, Deblur
+from deblur.shake import Undone, gamma_costs, undo_shake
+from deblur.tiles import Runner, blend_tiles, picture_of
+
+__all__ = ["Deblurrer", "Sharpened"]
+
+Picture = NDArray[np.float32]
+
+BLACK = 4 / 255  # in a bar, as compression leaves it
+
+
+@dataclass(frozen=True, eq=False)
+class Sharpened:
+    """picture: [H,W,3] float32, of its own size; one that was left alone is the very object that was given. touched:
+    whether anything was done. share: of the change, how much was shown, 0 to 1.15 (`deblur.gate.MOST`)."""
+
+    picture: Picture
+    share: float
+
+    @property
+    def touched(self) -> bool:
+        return self.share > 0
+
+
+class Deblurrer(Runner):
+    """A generator (`Deblur`, or any network [1,3,H,W] → the same, 0..1) with what goes before and after it.
+
+    Weights that want it (`DeblurConfig.undo_shake`) get the picture with its camera shake undone (deblur.shake), which
+    takes a second for each and more for large ones; `quick` leaves that out. `tile`: px, 0 for whole pictures; it
+    halves where memory runs out. Threads may share one. TileError for a tile that is too small.
+    """
+
+    def __init__(
+        self, network: nn.Module, device: torch.device, dtype: torch.dtype, tile: int = 0, *, quick: bool = False
+    ) -> None:
+        self.undoes_shake = isinstance(network, Deblur) and network.config.undo_shake and not quick
+        if isinstance(network, Deblur) and network.config.norm == "running":
+            network = FoldedDeblur(network)
+        else:
+            dtype = torch.float32  # statistics of a whole picture need it
+        super().__init__(network, device, dtype, tile)
+
+    def gamma_costs(self, picture: Picture) -> Picture | None:
+        """`deblur.shake.gamma_costs` of what a picture shows inside of black bars; None where no shake is undone."""
+        inside = _inside_bars(picture)
+        return gamma_costs(picture[inside]) if self.undoes_shake and picture[inside].size else None
+
+    @torch.inference_mode()
+    def sharpen(
+        self, picture: Picture, strength: float = 1.0, *, cautious: bool = False, gamma: float | None = None
+    ) -> Sharpened:
+        """A picture [H,W,3], RGB, float32, about 0..1, made sharper.
+
+        strength: 0 leaves the picture alone, 1 is the network's result, or where a shake was undone that share of it
+        which is best; between them the mixture. cautious: weights that want the shake undone leave a picture alone in
+        which none is found; they did more harm than good there. gamma: as for `deblur.shake.undo_shake`.
+
+        What the network changes is added to the picture as it came: values outside 0..1 stay, and a precision of the
+        network that is lower than the picture's concerns the change alone. The mean of each channel stays the same, by
+        a factor on all (black stays black): a sharpened frame among untouched ones has their colour. Black bars, as of
+        a letterbox, are left out of it all: they are not blurred, and their sharp edges would ring. A picture of less
+        than 16 px a side, or black, is left alone. OutOfMemory where not even small tiles fit.
+        """
+        inside = _inside_bars(picture)
+        if not strength or min(side.stop - side.start for side in inside) < MINIMUM:
+            return Sharpened(picture, 0.0)
+        shown = picture[inside]
+        undone = undo_shake(shown, gamma) if self.undoes_shake else Undone(shown, 1.0)
+        if undone is None and cautious:
+            return Sharpened(picture, 0.0)
+        start, share = undone or Undone(shown, 1.0)
+        sharpened = picture.copy()
+        sharpened[inside] = self._changed(shown, start, strength * share)
+        return Sharpened(sharpened, strength * share)
+
+    def _changed(self, picture: Picture, start: Picture, strength: float) -> Picture:
+        """The picture with so much of the network's change; `start` is what the network is given."""
+        height, width = picture.shape[:2]
+
+        def run() -> Picture:
+            whole = self.tensor(picture).float()
+            given = whole if start is picture else self.tensor(start)
+            result = blend_tiles(
+                height, width, self.tile, (1, 3), lambda rows, columns: self.network(given[:, :, rows, columns])
+            )
+            change = result - whole.clamp(0, 1)
+            level, drift = (part.mean((2, 3), keepdim=True) for part in (result, change))
+            change -= result * (drift / level.clamp(min=1 / 255))
+            return picture_of((whole + strength * change)[0])
+
+        return self.within_memory(run, height, width)
+
+
+def _inside_bars(picture: Picture) -> tuple[slice, slice]:
+    """Rows and columns of a picture [H,W,3] without black bars around it; both empty where all is black."""
+    left, top, width, height = cv2.boundingRect((picture.max(axis=2) > BLACK).astype(np.uint8))
+    return slice(top, top + height), slice(left, left + width)

@@ -1,0 +1,104 @@
+"""What a file is, what this machine has, what the weights say of themselves: probe, doctor, weights."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import platform
+from pathlib import Path
+from typing import Annotated
+
+import av
+import typer
+
+from fpsgan import __version__
+from fpsgan.cli.options import Json, Overwrite, Source, StreamIndex, option
+from fpsgan.cli.text import json_text, probe_text, size_text, table_text
+from fpsgan.video.codecs import CODECS
+from fpsgan.video.ffmpeg import encoders, ffmpeg_path, ffmpeg_version
+from fpsgan.video.probe import probe
+
+PACKAGES = ("torch", "numpy", "pillow", "pi-heif", "opencv-python-headless", "av", "ffmpeg-python", "imageio-ffmpeg",
+            "safetensors", "numba")  # fmt: skip
+
+
+def probe_command(source: Source, stream: StreamIndex = None, json: Json = False) -> None:
+    """Tell what a file really is: rate, variable timing, rotation, colour, other streams, damage."""
+    info = probe(source, stream=stream)
+    if not json:
+        print(probe_text(info))
+        return
+    record = dataclasses.asdict(info)
+    del record["presentation"]  # every frame's time
+    record["damage"] = [str(damage) for damage in info.damage]
+    print(json_text(record))
+
+
+def doctor_command() -> None:
+    """Check this machine: ffmpeg and its encoders, devices, packages, weights."""
+    import torch
+
+    from fpsgan import weights
+    from fpsgan.interpolator import kernels
+    from fpsgan.runtime import pick_device, pick_dtype
+
+    print(f"fpsgan {__version__}, Python {platform.python_version()}, {platform.platform()}")
+    for package in PACKAGES:
+        print(f"  {package} {importlib.metadata.version(package)}")
+    print(f"ffmpeg {ffmpeg_version()} at {ffmpeg_path()}, with")
+    available = encoders()
+    for codec, (encoder, *_) in CODECS.items():
+        print(f"  {codec}: {'yes' if encoder in available else f'no ({encoder} is not in this build)'}")
+    device = pick_device()
+    print(f"device {device} in {pick_dtype(device, None)}, {torch.get_num_threads()} CPU threads")
+    nowhere = "nowhere, so that every run compiles for some seconds; set NUMBA_CACHE_DIR to a folder"
+    print(f"compiled code is kept in {kernels.kept() or nowhere}")
+    print(f"PyAV with libavcodec {'.'.join(map(str, av.library_versions['libavcodec']))}")
+    for name in weights.bundled():
+        print(f"weights {name}: sha256 {weights.verify(name)[:16]}… ok")
+    print("all is well")
+
+
+def weights_list() -> None:
+    """Name the shipped weights."""
+    from fpsgan import weights
+
+    facts = {name: (weights.metadata(name), path.stat().st_size) for name, path in weights.bundled().items()}
+    rows = [
+        [name, fact["architecture"], f"{fact['parameters'] / 1e6:.2f} M", size_text(size)]
+        for name, (fact, size) in facts.items()
+    ]
+    print(table_text(["name", "network", "parameters", "file"], rows))
+
+
+def weights_show(name: Annotated[str, typer.Argument(help="A shipped name or a .safetensors file.")]) -> None:
+    """Print what a weights file says of itself."""
+    from fpsgan import weights
+
+    print(json_text(weights.metadata(name)))
+
+
+def weights_verify() -> None:
+    """Check the shipped weights against their sha256."""
+    from fpsgan import weights
+
+    for name in weights.bundled():
+        print(f"{name}: {weights.verify(name)} ok")
+
+
+def weights_convert(
+    checkpoint: Annotated[Path, typer.Argument(help="fpn_inception.h5, fpn_mobilenet.h5, or one trained like them.")],
+    output: Annotated[Path, option("The .safetensors file to write.", "-o", "--output")],
+    norm: Annotated[
+        str,
+        option(
+            "Statistics to run with: instance (each picture's own, as the authors) or running.",
+            values=("instance", "running"),
+        ),
+    ] = "instance",
+    overwrite: Overwrite = False,
+) -> None:
+    """Make weights for --deblur-weights of a published DeblurGAN-v2 checkpoint."""
+    from fpsgan import weights
+
+    print(weights.convert(checkpoint, output, norm=norm, overwrite=overwrite))

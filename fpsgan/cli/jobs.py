@@ -1,0 +1,262 @@
+"""enhance, interpolate and deblur, of one input or many; stream and demo."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from fpsgan.cli.options import (
+    Deblurring,
+    Files,
+    Interpolation,
+    InterpolatorWeights,
+    Job,
+    Json,
+    Machine,
+    Quiet,
+    Rate,
+    RateOrSlowmo,
+    Report,
+    grouped,
+    job_options,
+    option,
+)
+from fpsgan.cli.progress import Meter, tell, until_interrupted
+from fpsgan.cli.text import (
+    estimate_text,
+    job_line,
+    json_text,
+    result_text,
+    scores_text,
+    size_text,
+    stream_line,
+    stream_text,
+)
+from fpsgan.errors import FpsganError, OptionError, OutputError
+from fpsgan.options import Options
+from fpsgan.video.codecs import CONTAINERS
+from fpsgan.video.photo import KINDS, kind_of, name_for
+from fpsgan.video.probe import image_files
+
+Pair = tuple[Path, Path]  # a source and its target
+
+
+@grouped
+def enhance_command(
+    files: Files, deblurring: Deblurring, rate: RateOrSlowmo, interpolation: Interpolation, job: Job, report: Report
+) -> None:
+    """Sharpen blurred frames and raise the frame rate: both stages, the main job. Several inputs go into a folder."""
+    _run(files, report, lambda: job_options(deblurring, rate, interpolation, job))
+
+
+@grouped
+def interpolate_command(
+    files: Files, rate: RateOrSlowmo, interpolation: Interpolation, job: Job, report: Report
+) -> None:
+    """Raise the frame rate, or slow down; source frames stay as they are. Several inputs go into a folder."""
+    _run(files, report, lambda: job_options(rate, interpolation, job, deblur="off"))
+
+
+@grouped
+def deblur_command(
+    files: Files,
+    deblurring: Deblurring,
+    job: Job,
+    report: Report,
+    compare: Annotated[
+        str | None,
+        option("Photos: sheets, beside each other the photo and what these weights (a,b) make of it."),
+    ] = None,
+    truth: Annotated[Path | None, option("With --compare: a folder of the sharp photos; scores.")] = None,
+) -> None:
+    """Sharpen videos and photos; frames keep their times, photos their profile, EXIF and transparency.
+
+    Several inputs go into a folder. A folder of photos into a folder: each photo by itself, under its own name.
+    """
+    if compare is not None and (files.output is None or not _is_folder(files.output)):
+        raise OptionError(f"--compare puts sheets into a folder: {files.output} is none; name one with -o")
+    _run(
+        files, report, lambda: job_options(deblurring, job, interpolate=False),
+        photos=True, compare=compare, truth=truth,
+    )  # fmt: skip
+
+
+def _run(
+    files: Files,
+    report: Report,
+    make_options: Callable[[], Options],
+    *,
+    photos: bool = False,
+    compare: str | None = None,
+    truth: Path | None = None,
+) -> None:
+    """One job after the other; one that fails does not stop the rest, and is named at the end."""
+    sources = files.sources or ([files.input] if files.input else [])
+    if not sources:
+        raise OptionError("no input: name a video, as in `fpsgan enhance clip.mp4 -o better.mp4`")
+    if files.output is None:
+        raise OptionError("no output: say where to put it with -o")
+    options = make_options()
+    pairs = _pairs(sources, files.output, photos=photos)
+    pictures = [pair for pair in pairs if photos and _is_photo_job(*pair)]
+    failed = 0
+
+    def fail(error: FpsganError) -> None:
+        nonlocal failed
+        failed += 1
+        tell(f"fpsgan: {error}")
+
+    jobs: list[Callable[[], list[Any]]] = []
+    if pictures:
+        on_error = fail if len(pairs) > 1 else None
+        jobs.append(lambda: _photos(pictures, options, report, compare, truth, on_error))
+    for number, (source, target) in enumerate(pairs, 1):
+        if (source, target) not in pictures:
+            title = source.name if len(pairs) == 1 else f"{number}/{len(pairs)} {source.name}"
+            jobs.append(partial(_video, source, target, options, report, title))
+    records: list[Any] = []
+    for job in jobs:
+        try:
+            records += until_interrupted(job)
+        except FpsganError as error:
+            if len(pairs) == 1 or isinstance(error, OptionError):
+                raise
+            fail(error)
+    if report.json and records:
+        single = len(pairs) == 1 and not pictures
+        print(json_text(records[0] if single else records))
+    if failed:
+        raise FpsganError(f"{failed} of {len(pairs)} inputs failed, named above; the others are done")
+
+
+def _pairs(sources: list[Path], output: Path, *, photos: bool) -> list[Pair]:
+    """Each source with its target: the output itself for one, else a file of the source's name in it."""
+    listed = [
+        path
+        for source in sources
+        for path in (image_files(source) if photos and source.is_dir() and _is_folder(output) else [source])
+    ]
+    if len(listed) == 1 and not (photos and _is_folder(output) and kind_of(listed[0]) == "photo"):
+        return [(listed[0], output)]
+    if not _is_folder(output):
+        raise OptionError(f"several inputs go into a folder: {output} is none; name one with -o")
+    pairs = [(source, output / _name_in_folder(source, photos=photos)) for source in listed]
+    doubled = {target for target in (target for _, target in pairs) if [t for _, t in pairs].count(target) > 1}
+    if doubled:
+        raise OptionError(f"two inputs would both become {min(doubled)}; put them into different folders")
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{output}: cannot be made ({error.strerror})") from error
+    return pairs
+
+
+def _is_folder(output: Path) -> bool:
+    """A folder, or about to be one."""
+    return output.is_dir() or not output.suffix
+
+
+def _name_in_folder(source: Path, *, photos: bool) -> str:
+    kind = kind_of(source)
+    if kind == "photo" and photos:
+        return name_for(source)
+    if kind == "folder" or source.suffix.lower() in CONTAINERS:
+        return source.name
+    return f"{source.stem}.mkv"  # holds whatever the source does
+
+
+def _is_photo_job(source: Path, target: Path) -> bool:
+    return target.suffix.lower() in KINDS and kind_of(source) == "photo"
+
+
+def _photos(
+    pairs: list[Pair],
+    options: Options,
+    report: Report,
+    compare: str | None,
+    truth: Path | None,
+    on_error: Callable[[FpsganError], None] | None,
+) -> list[Any]:
+    from fpsgan import photos
+
+    if report.dry_run:
+        raise OptionError("--dry-run is for videos: a photo is done in a second or two")
+    sources, targets = [source for source, _ in pairs], [target for _, target in pairs]
+    if compare is not None:
+        records = photos.compare(sources, targets[0].parent, compare.split(","), options, truth)
+        if truth is not None and not report.json:
+            print(scores_text(records))
+        return records
+    results = photos.deblur_photos(sources, targets, options, on_error=on_error)
+    if not report.quiet:
+        for result in results:
+            tell(f"{result.target}: blur {result.score:.2f}, sharpened {100 * result.strength:.0f} %")
+    return [dataclasses.asdict(result) for result in results]
+
+
+def _video(source: Path, target: Path, options: Options, report: Report, title: str) -> list[Any]:
+    from fpsgan.job import enhance, estimate, peak_rss
+
+    if report.dry_run:
+        expected = estimate(source, target, options=options)
+        if not report.json:
+            print(estimate_text(expected))
+        return [dataclasses.asdict(expected)]
+    with Meter(job_line, title=title, quiet=report.quiet) as meter:
+        result = enhance(source, target, options=options, on_progress=meter, on_note=meter.say)
+    if not report.json:
+        meter.say(result_text(result))
+    if report.benchmark:
+        tell(
+            f"{result.seconds:.2f} s in all, {result.frames_out / result.seconds:.2f} output frames/s, "
+            f"networks {100 * result.network_seconds / result.seconds:.0f} % of the time, "
+            f"peak memory {size_text(peak_rss())}"
+        )
+    return [dataclasses.asdict(result)]
+
+
+@grouped
+def stream_command(
+    source: Annotated[str, typer.Argument(help="- (a pipe), /dev/video0, rtsp://…, or a file, played at its speed.")],
+    output: Annotated[str, option("- (a pipe: YUV4MPEG), udp://…, rtsp://…, or a file.", "-o", "--output")],
+    deblurring: Deblurring,
+    rate: Rate,
+    machine: Machine,
+    max_delay: Annotated[float, option("Seconds; what would take longer is left out.")] = 0.5,
+    weights: InterpolatorWeights = "interpolator-base",
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Near live: enhance a camera, a pipe or a network stream while it runs. Everything it says goes to standard error.
+
+    fpsgan stream /dev/video0 -o - | mpv -
+    """
+    options = job_options(deblurring, rate, machine, weights=weights)
+
+    from fpsgan.live import stream
+
+    with Meter(stream_line, title=source, quiet=quiet) as meter:
+        done = stream(source, output, options=options, max_delay=max_delay, on_report=meter)
+    if json:
+        tell(json_text(done))
+    else:
+        meter.say(f"{stream_text(done)}; {done.ended}")
+
+
+def demo_command(
+    output: Annotated[Path, option("Folder for the results.", "-o", "--output")] = Path("demo"),
+    quiet: Quiet = False,
+) -> None:
+    """Render a short choppy, blurred clip with sound, enhance it, and show before and after."""
+    from fpsgan.demo import make_demo
+
+    with Meter(job_line, title="demo", quiet=quiet) as meter:
+        result, made = until_interrupted(lambda: make_demo(output, on_progress=meter))
+    meter.say(result_text(result))
+    for what, path in made.items():
+        print(f"{what}: {path}")

@@ -1,0 +1,84 @@
+"""The one progress meter, and whatever else a command says on standard error."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Generic, NamedTuple, Self, TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn
+
+__all__ = ["Line", "Meter", "tell", "until_interrupted"]
+
+P = TypeVar("P", contravariant=True)
+T = TypeVar("T")
+
+CONSOLE = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+EVERY = 10.0  # seconds between lines where standard error is no terminal
+
+
+class Line(NamedTuple):
+    """Where the work stands: ``share`` done, 0 to 1 (None: it has no end that is known), and that in words."""
+
+    share: float | None
+    text: str
+
+
+class Meter(Generic[P]):
+    """Shows how far the work is, as long as the ``with`` block lasts.
+
+    On a terminal a bar that is rewritten in place, elsewhere a line every 10 seconds; nothing with ``quiet``. To be
+    called with the library's progress, which ``line`` puts into words; ``title`` says what is worked on.
+    """
+
+    def __init__(self, line: Callable[[P], Line], *, title: str = "", quiet: bool = False) -> None:
+        self.line, self.quiet = line, quiet
+        self.told = -EVERY
+        self.bar: Progress | None = None
+        if CONSOLE.is_terminal and not CONSOLE.is_dumb_terminal and not quiet:
+            title_column, text_column = (
+                TextColumn(f"{{task.{name}}}", markup=False) for name in ("description", "fields[text]")
+            )
+            columns = (SpinnerColumn(), title_column, BarColumn(24), TaskProgressColumn(), text_column)
+            self.bar = Progress(*columns, console=CONSOLE, transient=True, refresh_per_second=5)
+            self.task = self.bar.add_task(title, total=None, text="starting")
+
+    def __enter__(self) -> Self:
+        if self.bar is not None:
+            self.bar.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+
+    def __call__(self, now: P) -> None:
+        share, text = self.line(now)
+        if self.bar is not None:
+            self.bar.update(self.task, total=None if share is None else 1.0, completed=share or 0.0, text=text)
+        elif not self.quiet and (time.monotonic() - self.told >= EVERY or share == 1):
+            self.told = time.monotonic()
+            tell(text)
+
+    def say(self, text: str) -> None:
+        """``tell``, unless ``quiet``."""
+        if not self.quiet:
+            tell(text)
+
+
+def tell(text: str) -> None:
+    """A line on standard error, above the bar where there is one."""
+    CONSOLE.print(text)
+
+
+def until_interrupted(work: Callable[[], T]) -> T:
+    """Do long work; on Ctrl-C (or SIGTERM, see main) end at once: by then the library has tidied up."""
+    try:
+        return work()
+    except KeyboardInterrupt:
+        print("\nstopped; nothing was left under the output's name", file=sys.stderr, flush=True)
+        os._exit(130)  # a thread may still be inside a network call, which nothing can interrupt

@@ -1,0 +1,92 @@
+"""What the user may ask of a job: one place, checked once; the job hands each stage its part."""
+
+from __future__ import annotations
+
+import dataclasses
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fpsgan.errors import OptionError
+from fpsgan.stages.scenes import SCENE_THRESHOLD, SceneSettings
+from fpsgan.video.codecs import EncodeOptions
+from fpsgan.video.fields import MODES
+
+if TYPE_CHECKING:
+    from deblur import Settings
+
+__all__ = ["Options"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What the user may ask. Rates and times are exact Fractions, times in seconds.
+
+    ``interpolate``/``deblur`` switch the stages (deblur: "auto" touches blurred frames only, each by
+    as much as it is blurred, "on" all, "off" none).
+    With none of ``fps``, ``multi`` and ``slowmo``, sources up to 30 fps are doubled and faster ones keep their rate.
+    ``deinterlace``: "film" (pulldown undone), "fields" (each a moment of its own), "frames" (progressive, as many),
+    "off", or "auto" by what is found: film, and else fields where it interpolates, frames where it does not.
+    ``confidence_map``: a folder that receives a grey PNG for every generated frame, named by its number in the output:
+    white where it can be believed, black where it is a guess (see fpsgan.interpolator.synthesis).
+    ``resume``: keep what is finished when the job is ended, and go on from there (see fpsgan.segments).
+    """
+
+    interpolate: bool = True
+    deblur: str = "auto"
+    deblur_strength: float = 1.0
+    fps: Fraction | None = None
+    multi: Fraction | None = None
+    slowmo: Fraction | None = None
+    start: Fraction | None = None
+    end: Fraction | None = None
+    scene_threshold: float = SCENE_THRESHOLD
+    dedup: str = "auto"
+    weights: str | Path = "interpolator-base"
+    deblur_weights: str | Path = "deblur-mobilenet"
+    device: str = "auto"
+    half: bool | None = None
+    tile: int = 0
+    encode: EncodeOptions = dataclasses.field(default_factory=EncodeOptions)
+    stream: int | None = None
+    image_rate: Fraction = Fraction(24)
+    conceal: bool = False
+    deinterlace: str = "auto"
+    overwrite: bool = False
+    confidence_map: Path | None = None
+    resume: bool = True
+
+    @property
+    def scenes(self) -> SceneSettings:
+        """What the scene stage is told."""
+        return SceneSettings(self.scene_threshold, self.dedup)
+
+    @property
+    def deblurring(self) -> Settings:
+        """What the deblurring stage, and deblur.Deblurrer, are told."""
+        from deblur import Settings  # brings torch along, which takes seconds
+
+        return Settings(self.deblur, self.deblur_strength)
+
+    @property
+    def retimed(self) -> bool:
+        """Whether a rate, or a speed, was asked for."""
+        return any(value is not None for value in (self.fps, self.multi, self.slowmo))
+
+    def check(self) -> None:
+        """Raise OptionError for values, or combinations, that make no sense."""
+        _ = self.scenes
+        if self.retimed and not self.interpolate:
+            raise OptionError("--fps, --multi and --slowmo need the interpolation stage")
+        if self.deblur not in ("auto", "on", "off"):
+            raise OptionError(f"--deblur {self.deblur}: must be auto, on or off")
+        if self.deinterlace not in MODES:
+            raise OptionError(f"--deinterlace {self.deinterlace}: must be {', '.join(MODES[:-1])} or {MODES[-1]}")
+        if not 0 <= self.deblur_strength <= 1:
+            raise OptionError(f"--deblur-strength {self.deblur_strength}: must lie between 0 and 1")
+        if self.start is not None and self.start < 0:
+            raise OptionError(f"--start {float(self.start):g}: must not be negative")
+        if self.end is not None and self.end <= (self.start or 0):
+            raise OptionError(f"--end {float(self.end):g}: must come after --start {float(self.start or 0):g}")
+        if self.image_rate <= 0:
+            raise OptionError(f"--image-rate {self.image_rate}: must be above 0")

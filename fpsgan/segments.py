@@ -1,0 +1,220 @@
+"""A job as a list of segments: what each one makes, and the folder in which finished ones wait for the others.
+
+A segment is a pure function of source, range and settings: it decodes a run-up, from which the stages take up their
+state, makes its own outputs and encodes them into a file of its own. So a job goes on where it was, whatever ended it,
+and segments can be made side by side, by several processes or machines, with the same frames.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+import time
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Mapping
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from fpsgan import __version__
+from fpsgan.errors import InputError
+from fpsgan.stages import deblurring, interpolation, scenes
+from fpsgan.video.ffmpeg import ffmpeg_version
+from fpsgan.video.files import PART, SEGMENTS, TARGET, is_claimed, remove, write_whole
+from fpsgan.video.probe import VideoInfo
+
+__all__ = ["Segment", "Store", "Timing", "Unfinished", "finished", "identity", "plan_segments", "unfinished"]
+
+LENGTH = 10  # seconds of output, about, that a segment holds: what a crash can cost
+RUN_UP = 2 + max(scenes.RUN_UP, interpolation.RUN_UP, deblurring.RUN_UP)  # source frames
+MANIFEST = "job.json"
+ENDS = 1 << 20  # bytes at either end of the source by which it is known again
+
+
+@dataclasses.dataclass(frozen=True)
+class Timing:
+    """When the outputs are. ``rate``: output frames a second, None where every frame keeps its own time; ``step``:
+    source seconds from one output to the next; ``start``: where the user wants to begin, ``first``: the pts of the
+    first frame from there, both in seconds of the source; ``total``: outputs expected."""
+
+    rate: Fraction | None
+    step: Fraction
+    slowmo: Fraction
+    start: Fraction
+    first: Fraction
+    total: int
+
+    @property
+    def begin(self) -> Fraction:
+        """The output time of output 0, in seconds."""
+        return (self.first - self.start) * self.slowmo
+
+
+@dataclasses.dataclass(frozen=True)
+class Segment:
+    """A part of a job: the outputs ``first`` ≤ number < ``until``, which lie from ``begin`` up to ``end`` in seconds of
+    the source. Frames are decoded from ``decode`` on, and sharpened from ``sharpen`` on. None: from, or to, the end."""
+
+    number: int
+    first: int
+    until: int | None
+    begin: Fraction | None
+    end: Fraction | None
+    decode: Fraction | None
+    sharpen: Fraction | None
+
+    def holds(self, pts: Fraction) -> bool:
+        """Whether a source frame belongs to this segment, and to no other."""
+        return (self.begin is None or self.begin <= pts) and (self.end is None or pts < self.end)
+
+    @property
+    def name(self) -> str:
+        return f"{self.number:06}"
+
+
+def plan_segments(info: VideoInfo, timing: Timing) -> list[Segment]:
+    """Cut a job into parts of LENGTH seconds of output; the last one may be nearly twice as long.
+
+    Depends on nothing but the source and the settings. The parts need not begin at scene changes: the run-up brings
+    each stage to where it would be, except for what deblurring remembers of a whole scene.
+    """
+    size = max(1, round(LENGTH / (timing.step * timing.slowmo)))
+    count = max(1, timing.total // size)
+    shown = info.presentation.times
+    zero = info.origin / info.time_base
+
+    def before(moment: Fraction, frames: int) -> Fraction | None:
+        """The time of the picture so many before the one that is shown at a moment of the source."""
+        if not shown or (info.treatment is not None and info.treatment.cycle):
+            return None  # which picture of a cycle is left out is counted from the first
+        at = bisect_right(shown, moment / info.time_base + zero) - 1 - frames
+        return (shown[at] - zero) * info.time_base if at > 0 else None
+
+    parts = []
+    for number in range(count):
+        begin, end = (timing.first + k * size * timing.step for k in (number, number + 1))
+        last = number + 1 == count
+        parts.append(
+            Segment(
+                number,
+                number * size,
+                None if last else (number + 1) * size,
+                begin if number else None,
+                None if last else end,
+                before(begin, RUN_UP) if number else None,
+                before(begin, deblurring.RUN_UP) if number else None,
+            )
+        )
+    return parts
+
+
+# --- what is kept of unfinished work -------------------------------------------------------------------------------
+
+
+def identity(info: VideoInfo, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """All that the frames of a job depend on. Two jobs with the same have the same segments.
+
+    Raises InputError if the source cannot be read.
+    """
+    return {
+        "version": __version__,
+        "ffmpeg": ffmpeg_version(),
+        "source": [_fingerprint(path) for path in info.images or (info.path,)],
+        "settings": {name: str(value) for name, value in settings.items()},
+    }
+
+
+def _fingerprint(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file:
+            found = os.fstat(file.fileno())
+            digest = hashlib.sha256(file.read(ENDS))
+            file.seek(max(0, found.st_size - ENDS))
+            digest.update(file.read(ENDS))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
+    return {
+        "path": str(path.absolute()), "size": found.st_size, "modified": found.st_mtime_ns, "ends": digest.hexdigest()
+    }  # fmt: skip
+
+
+class Store:
+    """The finished segments of one job, in a folder of its own inside of the job's folder ``place``.
+
+    The folder's name says what job it is, so that segments of other settings, or of another source, are never mixed in;
+    they stay beside it until the output is finished. What is in a folder of that name without a manifest that says the
+    same is not trusted, and removed. ``note`` hears of both.
+    """
+
+    def __init__(self, place: Path, made_of: Mapping[str, Any], target: Path, note: Callable[[str], None]) -> None:
+        text = json.dumps(made_of, sort_keys=True, indent=1)
+        self.folder = place / f"{SEGMENTS}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+        manifest = self.folder / MANIFEST
+        if self.folder.exists() and _read(manifest) != json.loads(text):
+            note(f"{manifest}: damaged, or of another job; what lies beside it is not used")
+            shutil.rmtree(self.folder)
+        others = sum(1 for path in place.glob(f"{SEGMENTS}-*") if path != self.folder)
+        if others:
+            note("an unfinished job with other settings, or another source, is set aside until this one is done")
+        self.folder.mkdir(exist_ok=True)
+        for part in self.folder.glob(f"{PART}-*"):
+            remove(part)
+        if not manifest.exists():
+            write_whole(manifest, text)
+            write_whole(place / TARGET, json.dumps({"target": str(target.absolute())}))
+
+    def path(self, name: str) -> Path:
+        """Where the pictures of a segment belong."""
+        return self.folder / name
+
+    def record(self, segment: Segment) -> dict[str, Any] | None:
+        """What was said of a segment when it was finished; None if it is not."""
+        found = _read(self.folder / f"{segment.name}.json")
+        return found if found is not None and (self.folder / found["pictures"]).exists() else None
+
+    def finish(self, segment: Segment, pictures: str, record: Mapping[str, Any]) -> None:
+        """The pictures of a segment are there, whole."""
+        write_whole(self.folder / f"{segment.name}.json", json.dumps({"pictures": pictures, **record}))
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    """A JSON object; None if there is none, or half of one."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def finished(place: Path) -> list[Path]:
+    """The records of all segments in a job's folder, whatever job they are of."""
+    return [path for path in place.glob(f"{SEGMENTS}-*/*.json") if path.stem.isdecimal()]
+
+
+class Unfinished(NamedTuple):
+    """What a job that did not come to its end has left: in bytes, and seconds since it wrote last."""
+
+    target: Path
+    place: Path
+    segments: int
+    size: int
+    age: float
+
+
+def unfinished(folder: Path) -> Iterator[Unfinished]:
+    """Every unfinished job with an output in ``folder``, but for those that are running. Raises InputError."""
+    try:
+        places = sorted(folder.glob(".*.fpsgan"))
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be read ({error.strerror or error})") from error
+    for place in places:
+        said = _read(place / TARGET)
+        if said is None or is_claimed(place):
+            continue
+        files = [path for path in place.rglob("*") if path.is_file()]
+        newest = max(path.stat().st_mtime for path in files)
+        size = sum(path.stat().st_size for path in files)
+        yield Unfinished(Path(said["target"]), place, len(finished(place)), size, max(0.0, time.time() - newest))

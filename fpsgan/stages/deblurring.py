@@ -1,0 +1,156 @@
+"""The deblurring stage: each frame as sharp as its blur asks for, and steady from frame to frame."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from deblur import Deblurrer, Settings, blur_score
+from deblur.gate import GAMMA_VOTES, STEADINESS, steady_score
+from deblur.shake import gamma_of
+from fpsgan.stages.scenes import stillness
+from fpsgan.stages.timeline import Relation
+from fpsgan.threads import in_order
+from fpsgan.video.frame import Frame, Picture
+
+__all__ = ["Counters", "deblurred"]
+
+Grey = NDArray[np.uint8]
+
+RUN_UP = 8  # frames after which a tenth is left, where a scene stands still, of how the stage began
+
+
+@dataclasses.dataclass
+class Counters:
+    """What the stage has done so far: frames sharpened; frames left alone, as sharp or because `auto` found no shake in
+    them (those that were late are in neither); seconds inside the networks, over the number of frames at once."""
+
+    deblurred: int = 0
+    sharp_skipped: int = 0
+    seconds: float = 0.0
+
+
+class _Plan(NamedTuple):
+    """How strongly a frame is to be sharpened (0: not at all), and in which gamma it was blurred, if that is known."""
+
+    frame: Frame
+    relation: Relation
+    strength: float
+    gamma: float | None
+
+
+class _Done(NamedTuple):
+    """What became of it: the sharper picture, None where the frame stays as it is; and the seconds that took."""
+
+    plan: _Plan
+    picture: Picture | None
+    seconds: float
+
+    @property
+    def refused(self) -> bool:
+        """As soft as to be sharpened, and no shake in it."""
+        return self.plan.strength > 0 and self.picture is None
+
+
+def deblurred(
+    frames: Iterable[tuple[Frame, Relation]],
+    deblurrer: Deblurrer,
+    settings: Settings,
+    counters: Counters,
+    *,
+    late: Callable[[Frame], bool] = lambda _: False,
+    workers: int = 1,
+) -> Iterator[tuple[Frame, Relation]]:
+    """Every frame with its relation to the one before, in order; those that are sharpened carry `Frame.rgb`.
+
+    A frame of which `late` says so passes as it is, for want of time. So many as there are `workers` are sharpened at
+    once; the stage reads as many frames ahead, and one more.
+
+    **State, and where it can be begun anew.** At a cut all of it begins anew, so that a run that starts at a cut gives
+    the same frames, to the bit, as one that came from before it. Within a shot the run-up is the whole shot from the
+    cut before:
+    - the gamma is what the first GAMMA_VOTES sharpened frames of the shot say: no later frame rebuilds it;
+    - the steadied score forgets an error by a tenth a frame (at once where the blur changes much); it counts only while
+      it lies within 0.1 of `deblur.gate.BLURRED`, where the strength is neither 0 nor 1;
+    - what stands still keeps STEADINESS of the last sharpened frame: an error is below one code in 256 after 20 frames;
+    - whether a frame alone shows a shake takes one frame on either side.
+    """
+
+    def sharpen(plan: _Plan) -> _Done:
+        if not plan.strength:
+            return _Done(plan, None, 0.0)
+        began = time.perf_counter()
+        done = deblurrer.sharpen(plan.frame.as_rgb(), plan.strength, cautious=settings.cautious, gamma=plan.gamma)
+        return _Done(plan, done.picture if done.touched else None, time.perf_counter() - began)
+
+    # of the last frame, if it was sharpened: as shown, and in grey before and after sharpening
+    before: tuple[Picture, Grey, Grey] | None = None
+    results = in_order(_planned(frames, deblurrer, settings, counters, late), sharpen, workers)
+    if deblurrer.undoes_shake:
+        results = _without_lone_shakes(results)
+    for (frame, relation, strength, _), picture, seconds in results:
+        counters.seconds += seconds / workers
+        if picture is None:
+            counters.sharp_skipped += strength > 0
+            before = None
+            yield frame, relation
+            continue
+        counters.deblurred += 1
+        grey = np.clip(np.rint(255 * cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)), 0, 255).astype(np.uint8)
+        if before is not None and relation is not Relation.CUT:
+            # Each frame is deblurred by itself. Where nothing moves, what differs is error, and is averaged away. Two
+            # looks, since a scene that stands seems to move where another shake has blurred it, or was undone badly.
+            still = np.maximum(stillness(before[1], frame.luma), stillness(before[2], grey))[..., None]
+            picture += STEADINESS * strength * still * (before[0] - picture)
+        before = picture, frame.luma, grey
+        yield dataclasses.replace(frame, rgb=picture), relation
+
+
+def _planned(
+    frames: Iterable[tuple[Frame, Relation]],
+    deblurrer: Deblurrer,
+    settings: Settings,
+    counters: Counters,
+    late: Callable[[Frame], bool],
+) -> Iterator[_Plan]:
+    score: float | None = None
+    votes: list[NDArray[np.float32]] = []  # of frames of this scene, on the gamma in which they were blurred
+    for frame, relation in frames:
+        strength, gamma = 0.0, None
+        if relation is Relation.CUT:
+            votes = []
+        if not late(frame):
+            if settings.mode == "auto":
+                # one scene has one look: its score is steadied, and begins anew with the next
+                score = steady_score(None if relation is Relation.CUT else score, blur_score(_grey(frame)))
+            strength = settings.strength_for(score or 0.0)
+            counters.sharp_skipped += not strength
+        if strength and len(votes) < GAMMA_VOTES:
+            costs = deblurrer.gamma_costs(frame.as_rgb())
+            votes += [] if costs is None else [costs]
+        if strength and votes:
+            gamma = gamma_of(votes)
+        yield _Plan(frame, relation, strength, gamma)
+
+
+def _without_lone_shakes(results: Iterable[_Done]) -> Iterator[_Done]:
+    """A frame that alone shows a shake, between two as soft that show none, is a mistake: it stays as it came."""
+    before: _Done | None = None
+    here: _Done | None = None
+    for after in chain(results, (None,)):
+        if here is not None:
+            alone = before is not None and before.refused and here.plan.relation is not Relation.CUT
+            alone = alone and after is not None and after.refused and after.plan.relation is not Relation.CUT
+            yield here._replace(picture=None) if alone else here
+        before, here = here, after
+
+
+def _grey(frame: Frame) -> NDArray[np.uint8]:
+    return np.broadcast_to(frame.luma[..., None], (frame.height, frame.width, 3))
