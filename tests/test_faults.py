@@ -25,7 +25,7 @@ LEAST = {
 MOST = {
     "interpolator-fast": {"ghosts": 0.65, "bend": 0.25, "half": 0.25, "off": 3.6},
     "interpolator-base": {"ghosts": 0.65, "bend": 0.25, "half": 0.35, "off": 1.2},
-    "interpolator-best": {"ghosts": 0.65, "bend": 0.25, "half": 0.35, "off": 1.2},
+    "interpolator-best": {"ghosts": 0.65, "bend": 0.4, "half": 0.35, "off": 1.2},
 }
 
 
