@@ -18,6 +18,7 @@ from fpsgan.errors import InputError
 from fpsgan.interpolator import kernels
 from fpsgan.interpolator.flow import (
     COMPARED_OVER,
+    CONFIRMED,
     DOUBT,
     EFFORTS,
     MARGIN,
@@ -205,12 +206,20 @@ def _both_ways(smalls: Sequence[NDArray[np.uint8]], effort: str, *, matched: boo
     flow01, flow10, *matches = in_threads([*finding, *matching])
     matches01, matches10 = (dict(zip(levels, each, strict=True)) for each in zip(*matches, strict=True))
     window = MATCHED_OVER // STRIDE[effort] | 1
-    return in_threads(
+    corrected01, corrected10 = in_threads(
         [
             partial(_corrected, flow01, matches01, pyramid0, pyramid1, window),
             partial(_corrected, flow10, matches10, pyramid1, pyramid0, window),
         ]
     )
+    return [_confirmed(flow01, corrected01, corrected10), _confirmed(flow10, corrected10, corrected01)]
+
+
+def _confirmed(flow: Array, corrected: Array, back: Array) -> Array:
+    """The flow [h,w,2], corrected where the corrected flow back leads to the start again."""
+    returned = [_warped(np.ascontiguousarray(back[..., c]), corrected) for c in (0, 1)]
+    miss = np.hypot(*(corrected[..., c] + returned[c] for c in (0, 1)))
+    return np.where((miss < CONFIRMED)[..., None], corrected, flow)
 
 
 def _pyramid(small: NDArray[np.uint8], levels: int) -> list[Array]:
@@ -244,6 +253,7 @@ def _corrected(flow: Array, matches: dict[int, Array], here: list[Array], there:
     Only the rectangle is looked at around the places where it is so before it is made finer.
     """
     share, less = MUCH_BETTER
+    flow = flow.copy()
     for start, match in matches.items():
         rows, columns = match.shape[:2]
         coarse = flow[: rows << start, : columns << start] / 2**start

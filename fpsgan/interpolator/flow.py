@@ -49,6 +49,7 @@ SURER = 0.3  # codes by which the later one has to be better
 REACH = {16: 8, 8: 6}
 MUCH_BETTER = (0.6, 3.0)  # the error of a match, times the flow's, less so many codes, from which it replaces the flow
 MATCHED_OVER = 28  # px of the frame, over which these errors are averaged
+CONFIRMED = 2.0  # px of the flow, by which the way back may miss the start of a match
 NEARER = 0.15  # codes, for each of 3×3 pixels, by which a match is worse for every cell that it is farther
 MARGIN = 2  # cells: margin of the rectangle in which matches are made finer
 UNEVEN = 2.0  # how many times as long as a pair its neighbour may last, or the reverse, to say how motion goes on
