@@ -13,7 +13,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-__all__ = ["OVERLAP", "SMALLEST_TILE", "OutOfMemory", "Runner", "TileError", "blend_tiles", "picture_of", "tile_spans"]
+__all__ = [
+    "OVERLAP",
+    "SMALLEST_TILE",
+    "OutOfMemory",
+    "Runner",
+    "TileError",
+    "blend_tiles",
+    "out_of_memory",
+    "picture_of",
+    "tile_spans",
+]
 
 Picture = NDArray[np.float32]
 R = TypeVar("R")
@@ -58,7 +68,7 @@ class Runner:
             try:
                 return run()
             except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-                if isinstance(error, RuntimeError) and not _out_of_memory(error):
+                if not out_of_memory(error):
                     raise
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
@@ -69,9 +79,11 @@ class Runner:
             self.tile = tile
 
 
-def _out_of_memory(error: RuntimeError) -> bool:
+def out_of_memory(error: Exception) -> bool:
+    """Whether it says that memory ran out: torch has no class of its own for that on a CPU."""
     text = str(error).lower()
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in text or "out of memory" in text
+    kinds = (torch.OutOfMemoryError, MemoryError)
+    return isinstance(error, kinds) or "can't allocate memory" in text or "out of memory" in text
 
 
 def tile_spans(size: int, tile: int) -> list[tuple[int, int]]:

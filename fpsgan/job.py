@@ -26,6 +26,7 @@ import numpy as np
 
 from deblur import Deblurrer
 from fpsgan import weights
+from fpsgan.device.engine import DeviceInterpolator
 from fpsgan.errors import InputError, OutputError
 from fpsgan.interpolator import InterpolatorRunner
 from fpsgan.options import Options
@@ -33,6 +34,7 @@ from fpsgan.runtime import at_once, library_errors, pick_device, pick_dtype, sha
 from fpsgan.segments import Segment, Store, Timing, finished, identity, plan_segments
 from fpsgan.stages import deblurring
 from fpsgan.stages.interpolation import InterpolationSettings, Output, Spent, interpolated
+from fpsgan.stages.interpolation_on_device import interpolated_on_device
 from fpsgan.stages.scenes import related
 from fpsgan.stages.timeline import Relation, longest_gap, schedule, target_rate
 from fpsgan.threads import prefetch
@@ -128,13 +130,18 @@ class Engines:
         dtype = pick_dtype(self.device, options.half)
         self.workers = at_once(self.device, pixels)
         self.deblurrer: Deblurrer | None = None
-        self.interpolator: InterpolatorRunner | None = None
+        self.interpolator: InterpolatorRunner | DeviceInterpolator | None = None
         if options.deblur != "off":
             deblur = weights.load(options.deblur_weights, expect="deblur")
             self.deblurrer = Deblurrer(deblur, self.device, dtype, options.tile)
         if options.interpolate:
             network = weights.load(options.weights, expect="interpolator")
-            self.interpolator = InterpolatorRunner(network, self.device, dtype, options.tile, self.workers)
+            if options.engine == "torch" or (
+                options.engine == "auto" and self.device.type != "cpu" and not options.tile
+            ):
+                self.interpolator = DeviceInterpolator(network, self.device, dtype)
+            else:
+                self.interpolator = InterpolatorRunner(network, self.device, dtype, options.tile, self.workers)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -395,11 +402,15 @@ def _outputs(job: Job, segment: Segment, engines: Engines, frames: Iterator[Fram
         settings = InterpolationSettings(
             timing.rate, timing.begin, segment.first, segment.until,
             confidence=options.confidence_map is not None, workers=engines.workers,
+            target=(job.output.format, job.output.color),
         )  # fmt: skip
-        outputs = interpolated(spans, engines.interpolator, settings, spent)
+        if isinstance(engines.interpolator, DeviceInterpolator):
+            outputs = interpolated_on_device(spans, engines.interpolator, settings, spent)
+        else:
+            outputs = interpolated(spans, engines.interpolator, settings, spent)
     for output in outputs:
         counts.generated += output.generated
-        counts.untouched += output.frame.rgb is None
+        counts.untouched += output.frame.rgb is None and not output.generated
         yield output
     counts.network_seconds = sharpening.seconds + spent.seconds
 

@@ -15,7 +15,9 @@ from fpsgan.video.fields import MODES
 if TYPE_CHECKING:
     from deblur import Settings
 
-__all__ = ["Options"]
+__all__ = ["ENGINES", "Options"]
+
+ENGINES = ("auto", "cpu", "torch")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +31,8 @@ class Options:
     "off", or "auto" by what is found: film, and else fields where it interpolates, frames where it does not.
     ``confidence_map``: a folder that receives a grey PNG for every generated frame, named by its number in the output:
     white where it can be believed, black where it is a guess (see fpsgan.interpolator.synthesis).
+    ``engine``: what interpolates. "cpu": motion and colour by compiled code on the CPU, the network on ``device``;
+    "torch": all of a pair on ``device``, many pairs at once; "auto": torch but on a CPU or with ``tile``.
     ``resume``: keep what is finished when the job is ended, and go on from there (see fpsgan.segments).
     """
 
@@ -46,6 +50,7 @@ class Options:
     deblur_weights: str | Path = "deblur-mobilenet"
     device: str = "auto"
     half: bool | None = None
+    engine: str = "auto"
     tile: int = 0
     encode: EncodeOptions = dataclasses.field(default_factory=EncodeOptions)
     stream: int | None = None
@@ -80,6 +85,10 @@ class Options:
             raise OptionError("--fps, --multi and --slowmo need the interpolation stage")
         if self.deblur not in ("auto", "on", "off"):
             raise OptionError(f"--deblur {self.deblur}: must be auto, on or off")
+        if self.engine not in ENGINES:
+            raise OptionError(f"--engine {self.engine}: must be {', '.join(ENGINES[:-1])} or {ENGINES[-1]}")
+        if self.engine == "torch" and self.tile:
+            raise OptionError("--tile: --engine torch works on whole frames; use --engine cpu")
         if self.deinterlace not in MODES:
             raise OptionError(f"--deinterlace {self.deinterlace}: must be {', '.join(MODES[:-1])} or {MODES[-1]}")
         if not 0 <= self.deblur_strength <= 1:

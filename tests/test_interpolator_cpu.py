@@ -251,6 +251,16 @@ def test_compose_and_confidence(size: tuple[int, int]) -> None:
     assert 0.1 < float(expected.mean()) < 0.9 and close(found.numpy(), expected[0, 0], 1e-3)
 
 
+def test_fall_back() -> None:
+    frame0, frame1, frame = (noise(3, 37, 50, seed=seed) for seed in range(3))
+    sure = torch.ones(1, 1, 10, 13)
+    sure[..., 2:7, 3:6] = noise(1, 5, 3, scale=9).sigmoid()
+    t = torch.tensor([0.3])
+    expected = synthesis.fall_back(frame, frame0, frame1, t, sure)
+    assert float((expected - frame).abs().max()) > 0.1
+    assert close(cpu.fall_back(frame.clone(), frame0, frame1, t, sure).numpy(), expected)
+
+
 @pytest.mark.parametrize("side", [7, 9, 15])
 def test_box_filter(side: int) -> None:
     plane = noise(1, 21, 30)

@@ -15,7 +15,7 @@ from typing import Annotated, Any, get_type_hints
 import typer
 
 from fpsgan.errors import OptionError
-from fpsgan.options import Options
+from fpsgan.options import ENGINES, Options
 from fpsgan.video.codecs import CODECS, EncodeOptions
 from fpsgan.video.fields import MODES
 
@@ -105,6 +105,7 @@ class Interpolation:
         Path | None, option("Folder for a PNG per generated frame: black where it is a guess.")
     ] = None
     weights: InterpolatorWeights = "interpolator-base"
+    engine: Annotated[str, of_machine("cpu: compiled; torch: all on the device.", values=ENGINES)] = "auto"
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from deblur.folded import onednn_rectifies
 from fpsgan.interpolator import kernels, synthesis
 from fpsgan.interpolator.network import LEAK, MATCHED, Interpolator, Level, MirrorConv, check_sizes
-from fpsgan.interpolator.synthesis import FINEST, believe, distrust_leaving, explained_over, fall_back, varied
+from fpsgan.interpolator.synthesis import FINEST, believe, distrust_leaving, enlarge, explained_over
 from fpsgan.threads import in_threads
 
 __all__ = ["CpuInterpolator"]
@@ -292,7 +292,7 @@ def overlap(half0: Array, half1: Array, found: Intermediate) -> None:
     cells = np.dstack((*flow0[:, ::cell, ::cell], *flow1[:, ::cell, ::cell]))
     square = np.ones((2 * synthesis.AWAY + 1,) * 2, np.uint8)
     spread = np.asarray(cv2.morphologyEx(cells, cv2.MORPH_GRADIENT, square, borderType=cv2.BORDER_REPLICATE))
-    rows, columns = varied(torch.from_numpy(spread.sum(2)))
+    rows, columns = _varied(torch.from_numpy(spread.sum(2)))
     if not len(rows):
         return
     height, width = cells.shape[:2]
@@ -310,6 +310,33 @@ def overlap(half0: Array, half1: Array, found: Intermediate) -> None:
         errors[..., k] = cv2.blur(plane, side, borderType=cv2.BORDER_CONSTANT) / share
     tried = np.float32(synthesis.TRIED / (1 - synthesis.TRIED) / (len(motions) - 1))
     kernels.average_motions(errors, made, *places, np.float32(synthesis.UNLIKELY), tried, residual)
+
+
+def _varied(spread: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows and columns of the cells, of all [h,w], among whose neighbours motion varies enough."""
+    chosen = spread > synthesis.VARIED
+    most = int(synthesis.MOST * chosen.numel())
+    if int(chosen.sum()) > most:
+        chosen.zero_().view(-1)[spread.flatten().topk(most).indices] = True
+    rows, columns = chosen.nonzero(as_tuple=True)
+    return rows, columns
+
+
+def fall_back(frame: Tensor, frame0: Tensor, frame1: Tensor, t: Tensor, confidence: Tensor) -> Tensor:
+    """`synthesis.fall_back`, in place and only in the rectangle around what is doubted: of most frames nothing."""
+    doubted = (confidence < 1).nonzero()
+    if not len(doubted):
+        return frame
+    # with a cell more on every side, which the enlarged confidence reaches into
+    top, left = (doubted[:, 2:].amin(0) - 1).clamp(min=0).tolist()
+    bottom, right = (doubted[:, 2:].amax(0) + 2).tolist()
+    here = (..., slice(FINEST * top, FINEST * bottom), slice(FINEST * left, FINEST * right))
+    sure = enlarge(confidence[..., top:bottom, left:right], frame[here])[:, 0]
+    t = t.to(frame.dtype).view(-1, 1, 1)
+    for made, before, after in zip(*(x[here].unbind(1) for x in (frame, frame0, frame1)), strict=True):
+        resting = before + t * (after - before)
+        made.copy_(resting + sure * (made - resting))
+    return frame
 
 
 def _by_rows(height: int, kernel: Callable[..., Any], *arguments: Any) -> None:

@@ -12,6 +12,7 @@ faster there; what follows DIS is the same function by function. Nothing here wa
 from __future__ import annotations
 
 import math
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -47,9 +48,9 @@ COMPARED_OVER = 7  # px of the flow over which two flows are compared
 SURER = 0.3  # codes by which the later one has to be better
 # Block matching: at 1/16 up to 8 cells (128 px) away, at 1/8, where thinner things still show, up to 6 (48 px)
 REACH = {16: 8, 8: 6}
-MUCH_BETTER = (0.6, 3.0)  # the error of a match, times the flow's, less so many codes, from which it replaces the flow
+MUCH_BETTER = (0.75, 2.0)  # the error of a match, times the flow's, less so many codes, from which it replaces the flow
 MATCHED_OVER = 28  # px of the frame, over which these errors are averaged
-CONFIRMED = 2.0  # px of the flow, by which the way back may miss the start of a match
+CONFIRMED = 2.0  # px of the flow, by which the way back may miss the start of a match that counts
 NEARER = 0.15  # codes, for each of 3×3 pixels, by which a match is worse for every cell that it is farther
 MARGIN = 2  # cells: margin of the rectangle in which matches are made finer
 UNEVEN = 2.0  # how many times as long as a pair its neighbour may last, or the reverse, to say how motion goes on
@@ -60,29 +61,32 @@ SMOOTHNESS, BRIGHTNESS, GRADIENT, OMEGA, SWEEPS = 20.0, 5.0, 10.0, 1.6, 5
 ROUNDS = 2  # of propagation, between which the descents are shared out
 
 
-def find_flow(grey0: Tensor, grey1: Tensor, effort: str = "base") -> Tensor:
-    """Optical flow from grey0 to grey1.
+def find_flow(grey0: Tensor, grey1: Tensor, effort: str = "base") -> tuple[Tensor, Tensor]:
+    """Optical flow from grey0 to grey1 and back.
 
     Args:
-        grey0, grey1: [B,1,H,W], 0..255 of any dtype, H and W at least 16. For both directions of a pair concatenate
-            (frame0, frame1) and (frame1, frame0).
+        grey0, grey1: [B,1,H,W], 0..255 of any dtype, H and W at least 16.
         effort: one of EFFORTS, as for `fpsgan.interpolator.cpu_flow.flow_prior`.
 
     Returns:
-        float32 [B, 2, ceil(H/n), ceil(W/n)], n = STRIDE[effort]: (x, y) in pixels of the full frame. Pixel (i, j) of a
-        flow stands for the n×n block of the frame that starts at (n·i, n·j).
+        Two of float32 [B, 2, ceil(H/n), ceil(W/n)], n = STRIDE[effort]: (x, y) in pixels of the full frame. Pixel (i, j)
+        of a flow stands for the n×n block of the frame that starts at (n·i, n·j).
     """
     stride = factor = STRIDE[effort]
     while factor > 1 and min(grey0.shape[-2:]) < MIN_SIDE * factor:
         factor //= 2
-    small0, small1 = (F.avg_pool2d(pad(grey.float(), stride), factor) for grey in (grey0, grey1))
+    smalls = [F.avg_pool2d(pad(grey.float(), stride), factor) for grey in (grey0, grey1)]
+    small0, small1 = torch.cat(smalls), torch.cat(smalls[::-1])
     if factor < stride:
         flow = F.avg_pool2d(_searched(small0, small1, effort), stride // factor) / (stride // factor)
     else:
         flow = _searched(small0, small1, effort)
         if effort != "quick" and min(grey0.shape[-2:]) >= 8 * MIN_SIDE:
-            flow = _matched(flow, small0, small1, stride)
-    return flow * stride
+            corrected = _matched(flow, small0, small1, stride)
+            miss = (corrected + warp(corrected.roll(len(grey0), 0), corrected)).norm(dim=1, keepdim=True)
+            flow = torch.where(miss < CONFIRMED, corrected, flow)
+    flow01, flow10 = (flow * stride).chunk(2)
+    return flow01, flow10
 
 
 def _searched(small0: Tensor, small1: Tensor, effort: str) -> Tensor:
@@ -197,12 +201,12 @@ def _patch_search(here: Tensor, there: Tensor, flow: Tensor, stage: Stage) -> Te
 
 def _gradients(x: Tensor) -> tuple[Tensor, Tensor]:
     """Central differences over five pixels, across and down: [B,1,h,w] twice."""
-    kernel = x.new_tensor((1, -8, 0, 8, -1)) / 12
+    height, width = x.shape[-2:]
     padded = F.pad(x, (2, 2, 2, 2), mode="replicate")
-    return (
-        F.conv2d(padded[..., 2:-2, :], kernel.view(1, 1, 1, 5)),
-        F.conv2d(padded[..., 2:-2], kernel.view(1, 1, 5, 1)),
-    )
+    columns = [padded[..., 2:-2, k : k + width] for k in range(5)]
+    rows = [padded[..., k : k + height, 2:-2] for k in range(5)]
+    across, down = ((8 * (each[3] - each[1]) - (each[4] - each[0])) / 12 for each in (columns, rows))
+    return across, down
 
 
 def refine_variationally(here: Tensor, there: Tensor, flow: Tensor, iterations: int) -> Tensor:
@@ -359,8 +363,7 @@ def _spanned(any_: Tensor, dim: int) -> Tensor:
 
 def best_neighbour(here: Tensor, there: Tensor, offset: Tensor) -> Tensor:
     """The best of each offset [B,2,h,w] and its eight neighbours; where all are alike it stays."""
-    steps = offset.new_tensor([(x, y) for y in (-1, 0, 1) for x in (-1, 0, 1)])
-    steps = steps[steps.abs().sum(1).argsort(stable=True)]
+    steps = _neighbours(offset.device)
     batch, _, height, width = offset.shape
     tried = (offset[:, None] + steps.view(1, 9, 2, 1, 1)).flatten(0, 1)
     here, there = (each.repeat_interleave(9, 0) for each in (here, there))
@@ -368,14 +371,21 @@ def best_neighbour(here: Tensor, there: Tensor, offset: Tensor) -> Tensor:
     return offset + steps[errors.argmin(1)].permute(0, 3, 1, 2)
 
 
+@cache
+def _neighbours(device: torch.device) -> Tensor:
+    """[9,2]: (x, y) of a place and of its neighbours, near ones first. Kept, since it has to go up to the device."""
+    steps = [(x, y) for y in (-1, 0, 1) for x in (-1, 0, 1)]
+    return torch.tensor(sorted(steps, key=lambda step: abs(step[0]) + abs(step[1])), dtype=torch.float32, device=device)
+
+
 def lucas_kanade(here: Tensor, there: Tensor, offset: Tensor) -> Tensor:
     """One step of Lucas and Kanade (1981) over 7×7 pixels, a pixel at most; the 20 keeps flat places where they are."""
     seen = warp(there, offset)
     mean, change = 0.5 * (here + seen), seen - here
     padded = F.pad(mean, (1, 1, 1, 1), mode="reflect")
-    smooth = padded.new_tensor((1, 2, 1)) / 8
-    across = F.conv2d((padded[..., 2:] - padded[..., :-2]), smooth.view(1, 1, 3, 1))
-    down = F.conv2d((padded[..., 2:, :] - padded[..., :-2, :]), smooth.view(1, 1, 1, 3))
+    columns, rows = padded[..., 2:] - padded[..., :-2], padded[..., 2:, :] - padded[..., :-2, :]
+    across = (columns[..., :-2, :] + 2 * columns[..., 1:-1, :] + columns[..., 2:, :]) / 8
+    down = (rows[..., :-2] + 2 * rows[..., 1:-1] + rows[..., 2:]) / 8
     products = torch.cat((across * across, across * down, down * down, across * change, down * change), 1)
     xx, xy, yy, xd, yd = _blur(products, 7).chunk(5, 1)
     xx, yy = xx + 20, yy + 20

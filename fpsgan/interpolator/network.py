@@ -103,6 +103,11 @@ class Encoded(NamedTuple):
         half, quarter, *features = (x.expand(batch, -1, -1, -1) for x in (*self[:2], *self.features))
         return Encoded(half, quarter, features)
 
+    def select(self, index: Tensor) -> Encoded:
+        """Those frames of the batch, [N] int64."""
+        half, quarter, *features = (x.index_select(0, index) for x in (*self[:2], *self.features))
+        return Encoded(half, quarter, features)
+
 
 class Pair(NamedTuple):
     """What all moments of two frames have in common."""
@@ -110,6 +115,11 @@ class Pair(NamedTuple):
     frame0: Encoded
     frame1: Encoded
     motion: tuple[Tensor, Tensor] | None  # as `check_consistency` returns it; None: no flow was given
+
+    def select(self, index: Tensor) -> Pair:
+        """Those pairs of the batch, [N] int64: one for every moment."""
+        motion = self.motion and (self.motion[0].index_select(0, index), self.motion[1].index_select(0, index))
+        return Pair(self.frame0.select(index), self.frame1.select(index), motion)
 
 
 class MirrorConv(nn.Module):
@@ -274,9 +284,10 @@ class Interpolator(nn.Module):
         return overlapped(half0, half1, found)
 
     def generate(self, frame0: Tensor, frame1: Tensor, pair: Pair, t: Tensor) -> tuple[Tensor, Tensor]:
-        """The frames at each t of a pair of B = 1, what is a guess in them replaced, and how far to believe them.
+        """The frames at each t, what is a guess in them replaced, and how far to believe them.
 
-        pair: what `prepare` made of frame0 and frame1. Returns [B,3,H,W] and, as `confidence` does, [B,1,⌈H/4⌉,⌈W/4⌉].
+        t: [B], or any number of moments for a pair of B = 1. pair: what `prepare` made of frame0 and frame1. Returns
+        [B,3,H,W] and, as `confidence` does, [B,1,⌈H/4⌉,⌈W/4⌉].
         """
         found = self.compensate(pair, self.decide(pair, t)[0])
         frame0, frame1, *quarters = (

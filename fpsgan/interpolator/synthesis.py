@@ -280,8 +280,8 @@ def overlapped(half0: Tensor, half1: Tensor, found: Intermediate) -> Intermediat
 
     At the edges of what moves, flow is a guess: it is dragged along beside a limb, and torn where a ball passes. There
     each place is also taken along the motion of its eight neighbours, and the mean of all, weighted by how well the two
-    frames agree along each, is nearer to the truth than any of them. Elsewhere, which is most of a frame, nothing is
-    computed: all would be alike.
+    frames agree along each, is nearer to the truth than any of them. Elsewhere, which is most of a frame, all would be
+    alike. A fixed number of cells is computed, so that no device is waited for, and those too many are left out.
 
     Args:
         half0, half1: [B,3,h,w] fp32, the frames at half size, padded as `found` is.
@@ -290,70 +290,52 @@ def overlapped(half0: Tensor, half1: Tensor, found: Intermediate) -> Intermediat
     Returns:
         The same with another residual.
     """
-    residual = found.residual.clone()
-    for i, (frame0, frame1, flow0, flow1, mask) in enumerate(zip(half0, half1, *found[:3], strict=True)):
-        _overlap(frame0, frame1, torch.cat((flow0, flow1)), mask, residual[i])
-    return found._replace(residual=residual)
+    height, width = found.mask.shape[-2:]
+    flows = torch.cat((found.flow_t0, found.flow_t1), 1)
+    spread = motion_spread(flows[..., ::CELL, ::CELL])
+    high, wide = spread.shape[-2:]
+    values, cells = spread.flatten(1).topk(int(MOST * high * wide), sorted=False)  # [B,M]
+    chosen = (values > VARIED).float()
+    inner = torch.arange(CELL, device=flows.device)
+    y = (CELL * (cells // wide)[..., None] + inner.repeat_interleave(CELL)).flatten(1)  # [B,4·M]
+    x = (CELL * (cells % wide)[..., None] + inner.repeat(CELL)).flatten(1)
 
+    def picked(planes: Tensor, down: int = 0, right: int = 0) -> Tensor:
+        """[B,C,h,w] at all places moved by so many pixels: [B,C,4·M]."""
+        index = (y + down).clamp(0, height - 1) * width + (x + right).clamp(0, width - 1)
+        return planes.flatten(2).gather(2, index[:, None].expand(-1, planes.shape[1], -1))
 
-def _overlap(frame0: Tensor, frame1: Tensor, flows: Tensor, mask: Tensor, residual: Tensor) -> None:
-    """Of one frame: [3,h,w] twice, [4,h,w] and [1,h,w]; changes the residual [3,h,w] in place."""
-    height, width = mask.shape[-2:]
-    spread = _spread(flows[:, ::CELL, ::CELL])
-    rows, columns = varied(spread)
-    if not len(rows):
-        return
-    inner = torch.arange(CELL, device=mask.device)
-    y = (CELL * rows[:, None] + inner.repeat_interleave(CELL)).flatten()
-    x = (CELL * columns[:, None] + inner.repeat(CELL)).flatten()
-    tried = [
-        flows[:, (y + CELL * AWAY * down).clamp(0, height - 1), (x + CELL * AWAY * right).clamp(0, width - 1)]
-        for down, right in MOTIONS
-    ]
-    motions = torch.stack(tried, 1)
-    there0, there1 = _sampled(frame0, motions[:2], y, x), _sampled(frame1, motions[2:], y, x)
-    errors = mask.new_zeros(len(MOTIONS), *spread.shape)
-    errors[:, rows, columns] = (there0 - there1).abs().mean(0).view(len(MOTIONS), -1, CELL * CELL).mean(2)
+    motions = torch.stack([picked(flows, CELL * AWAY * down, CELL * AWAY * right) for down, right in MOTIONS], 2)
+    there0, there1 = _sampled(half0, motions[:, :2], y, x), _sampled(half1, motions[:, 2:], y, x)  # [B,3,K,4·M]
+    errors = F.avg_pool1d((there0 - there1).abs().mean(1), CELL * CELL)  # [B,K,M]
     # means over what was looked at
-    errors = box_filter(errors[None], COMPARED_OVER)[0, :, rows, columns]
-    looked = torch.zeros_like(spread)
-    looked[rows, columns] = 1
-    errors = errors / box_filter(looked[None, None], COMPARED_OVER)[0, :, rows, columns]
-    likely = torch.exp((errors[:1] - errors) / UNLIKELY) * (TRIED / (1 - TRIED) / (len(MOTIONS) - 1))
-    likely[0] = 1
-    shares = (likely / likely.sum(0)).repeat_interleave(CELL * CELL, 1)
-    made = torch.lerp(there1, there0, mask[0, y, x])
-    residual[:, y, x] += (shares * made).sum(1) - made[:, 0]
+    everywhere = cells[:, None].expand(-1, len(MOTIONS) + 1, -1)
+    scattered = flows.new_zeros(*everywhere.shape[:2], high * wide)
+    scattered.scatter_(2, everywhere, torch.cat((errors * chosen[:, None], chosen[:, None]), 1))
+    means = (
+        box_filter(scattered.view(*everywhere.shape[:2], high, wide), COMPARED_OVER).flatten(2).gather(2, everywhere)
+    )
+    errors = means[:, :-1] / means[:, -1:].clamp(min=1e-6)
+    likely = torch.exp((errors[:, :1] - errors) / UNLIKELY) * (TRIED / (1 - TRIED) / (len(MOTIONS) - 1))
+    likely = torch.cat((torch.ones_like(likely[:, :1]), likely[:, 1:]), 1)
+    shares = (likely / likely.sum(1, keepdim=True)).repeat_interleave(CELL * CELL, 2)
+    made = torch.lerp(there1, there0, picked(found.mask)[:, :, None])
+    change = ((shares[:, None] * made).sum(2) - made[:, :, 0]) * chosen.repeat_interleave(CELL * CELL, 1)[:, None]
+    residual = found.residual.flatten(2).scatter_add(2, (y * width + x)[:, None].expand(-1, 3, -1), change)
+    return found._replace(residual=residual.view_as(found.residual))
 
 
-def varied(spread: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows and columns of the cells, of all [h,w], among whose neighbours motion varies enough."""
-    chosen = spread > VARIED
-    most = int(MOST * chosen.numel())
-    if int(chosen.sum()) > most:
-        chosen.zero_().view(-1)[spread.flatten().topk(most).indices] = True
-    rows, columns = chosen.nonzero(as_tuple=True)
-    return rows, columns
-
-
-def _spread(flows: Tensor) -> Tensor:
-    """[C,h,w]: over a place and all between it and its neighbours, largest minus smallest, in sum over C: [h,w]."""
-    most = F.pad(torch.cat((flows, -flows))[None], (AWAY, AWAY, AWAY, AWAY), mode="replicate")[0]
-    for dim in (1, 2):
-        reach = 1
-        while reach < 2 * AWAY + 1:  # a maximum over twice as many in each step
-            step = min(reach, 2 * AWAY + 1 - reach)
-            length = most.shape[dim] - step
-            most = torch.maximum(most.narrow(dim, 0, length), most.narrow(dim, step, length))
-            reach += step
-    return most.sum(0)
+def motion_spread(flows: Tensor) -> Tensor:
+    """[B,C,h,w]: over a place and all between it and its neighbours, largest minus smallest, in sum over C: [B,h,w]."""
+    return F.max_pool2d(torch.cat((flows, -flows), 1), 2 * AWAY + 1, 1, AWAY).sum(1)
 
 
 def _sampled(frame: Tensor, motion: Tensor, y: Tensor, x: Tensor) -> Tensor:
-    """frame [3,h,w] at (x, y) [M] and the motions [2,K,M] from there, in px of twice its size: [3,K,M]."""
+    """frame [B,3,h,w] at (x, y) [B,M] and the motions [B,2,K,M] from there, in px of twice its size: [B,3,K,M]."""
     height, width = frame.shape[-2:]
-    grid = torch.stack(((2 * x + 1 + motion[0]) / width - 1, (2 * y + 1 + motion[1]) / height - 1), -1)
-    return F.grid_sample(frame[None], grid[None], padding_mode="border", align_corners=False)[0]
+    grid_x, grid_y = (2 * x + 1)[:, None] + motion[:, 0], (2 * y + 1)[:, None] + motion[:, 1]
+    grid = torch.stack((grid_x / width - 1, grid_y / height - 1), -1)
+    return F.grid_sample(frame, grid, padding_mode="border", align_corners=False)
 
 
 def compose(frame0: Tensor, frame1: Tensor, found: Intermediate) -> Tensor:
@@ -392,23 +374,12 @@ def fall_back(frame: Tensor, frame0: Tensor, frame1: Tensor, t: Tensor, confiden
     The blend looks like motion blur, where the generated frame would show torn shapes.
 
     Args:
-        frame: [B,3,H,W], generated between frame0 and frame1 of the same shape; what is replaced is replaced in it.
+        frame: [B,3,H,W], generated between frame0 and frame1 of the same shape.
         t: [B], 0..1.
         confidence: as ``confidence`` returns it.
     """
-    doubted = (confidence < 1).nonzero()
-    if not len(doubted):
-        return frame  # most frames
-    # with a cell more on every side, which the enlarged confidence reaches into
-    top, left = (doubted[:, 2:].amin(0) - 1).clamp(min=0).tolist()
-    bottom, right = (doubted[:, 2:].amax(0) + 2).tolist()
-    here = (..., slice(FINEST * top, FINEST * bottom), slice(FINEST * left, FINEST * right))
-    sure = enlarge(confidence[..., top:bottom, left:right], frame[here])[:, 0]
-    t = t.to(frame.dtype).view(-1, 1, 1)
-    for made, before, after in zip(*(x[here].unbind(1) for x in (frame, frame0, frame1)), strict=True):
-        resting = before + t * (after - before)
-        made.copy_(resting + sure * (made - resting))
-    return frame
+    resting = torch.lerp(frame0, frame1, t.to(frame.dtype).view(-1, 1, 1, 1))
+    return torch.lerp(resting, frame, enlarge(confidence, frame))
 
 
 def enlarge(confidence: Tensor, frame: Tensor) -> Tensor:

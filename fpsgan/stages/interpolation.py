@@ -16,9 +16,9 @@ from fpsgan.stages.exposure import Exposure, exposure_change
 from fpsgan.stages.overlays import STILL_FOR, OverlayFinder
 from fpsgan.stages.timeline import Span
 from fpsgan.threads import in_order, prefetch
-from fpsgan.video.frame import Frame, Picture
+from fpsgan.video.frame import Color, Frame, Picture, PixelFormat
 
-__all__ = ["RUN_UP", "InterpolationSettings", "Output", "interpolated"]
+__all__ = ["RUN_UP", "InterpolationSettings", "Output", "asked", "interpolated"]
 
 Grey = NDArray[np.uint8]
 
@@ -30,7 +30,8 @@ class InterpolationSettings:
     """``rate``: output frames a second; ``begin``: the output time of output 0, in seconds. Only the outputs ``first``
     ≤ number < ``until`` are made (None: to the end); spans before them are the run-up. ``look_ahead``: wait for the
     pair that follows, which tells how motion goes on. ``confidence``: tell how far each picture is to be believed.
-    ``workers``: pairs worked on at once."""
+    ``workers``: pairs worked on at once. ``target``: the format and colour that frames between are made in on a device;
+    None: those of the source."""
 
     rate: Fraction
     begin: Fraction = Fraction(0)
@@ -39,6 +40,7 @@ class InterpolationSettings:
     look_ahead: bool = True
     confidence: bool = False
     workers: int = 1
+    target: tuple[PixelFormat, Color] | None = None
 
 
 class Output(NamedTuple):
@@ -88,7 +90,7 @@ def interpolated(
     It can begin at any span: RUN_UP of them before output ``settings.first`` make it as if it had begun earlier. Looks
     one span ahead. Colour conversion and flow run in a thread of their own while the network runs here.
     """
-    pairs = prefetch(_with_motion(_pairs(_asked(spans, settings), settings), runner, settings), 1)
+    pairs = prefetch(_with_motion(_pairs(asked(spans, settings), settings), runner, settings), 1)
     try:
         for made in in_order(pairs, lambda pair: _make(pair, runner, settings), settings.workers):
             spent.seconds += made.seconds / settings.workers
@@ -97,7 +99,7 @@ def interpolated(
         pairs.close()
 
 
-def _asked(spans: Iterable[Span[Frame]], settings: InterpolationSettings) -> Iterator[Span[Frame]]:
+def asked(spans: Iterable[Span[Frame]], settings: InterpolationSettings) -> Iterator[Span[Frame]]:
     """The spans up to the one behind the last that is asked for, each without the outputs that are not."""
     for span in spans:
         begin, end = span.number, span.number + len(span.times)

@@ -194,7 +194,7 @@ class Frame:
         )
         if not others:
             return first
-        kr, kb = _luma_weights(self.color, self.height)
+        kr, kb = luma_weights(self.color, self.height)
         return np.asarray(cv2.transform(cv2.merge([first, *others]), np.array([[1 - kr - kb, kb, kr]])), np.uint8)
 
     def as_rgb(self) -> Picture:
@@ -282,14 +282,14 @@ class Orientation:
         return 1 - x if self.mirrored else x, y
 
 
-def _luma_weights(color: Color, height: int) -> tuple[float, float]:
+def luma_weights(color: Color, height: int) -> tuple[float, float]:
     # Untagged video: players take BT.709 from 720 lines up, BT.601 below. Matrices that are not a plain luma sum
     # (YCgCo, ICtCp) are treated so too: any invertible one returns the same codes, which is what matters here.
     fallback = "bt709" if height >= 720 else "smpte170m"
     return LUMA_WEIGHTS.get(color.matrix, LUMA_WEIGHTS[fallback])
 
 
-def _scales(format: PixelFormat, color: Color) -> tuple[float, float, float, float]:
+def code_scales(format: PixelFormat, color: Color) -> tuple[float, float, float, float]:
     """(luma offset, luma span, chroma offset, chroma span) in code values."""
     if color.full_range:
         top = float((1 << format.depth) - 1)
@@ -303,12 +303,12 @@ def to_rgb(planes: tuple[Array, ...], format: PixelFormat, color: Color) -> Pict
     if format.family == "rgb":
         green, blue, red = (plane.astype(np.float32) for plane in planes[:3])
         return cv2.merge([red, green, blue]) * np.float32(1 / ((1 << format.depth) - 1))  # type: ignore[return-value]
-    y0, y_span, c0, c_span = _scales(format, color)
+    y0, y_span, c0, c_span = code_scales(format, color)
     luma = planes[0].astype(np.float32)
     if format.family == "gray":
         return cv2.merge([(luma - np.float32(y0)) * np.float32(1 / y_span)] * 3)  # type: ignore[return-value]
     chroma = _upsampled(planes, format, color)
-    kr, kb = _luma_weights(color, luma.shape[0])
+    kr, kb = luma_weights(color, luma.shape[0])
     kg = 1 - kr - kb
     from_cr, from_cb = 2 * (1 - kr), 2 * (1 - kb)
     matrix = np.array([[1, 0, from_cr], [1, -from_cb * kb / kg, -from_cr * kr / kg], [1, from_cb, 0]])
@@ -324,8 +324,8 @@ def from_rgb(rgb: Picture, format: PixelFormat, color: Color) -> tuple[Array, ..
         red, green, blue = cv2.split(rgb)
         return tuple(_quantise(plane * np.float32(top), format) for plane in (green, blue, red))
     height = rgb.shape[0]
-    kr, kb = _luma_weights(color, height)
-    y0, y_span, c0, c_span = _scales(format, color)
+    kr, kb = luma_weights(color, height)
+    y0, y_span, c0, c_span = code_scales(format, color)
     weights = np.array([kr, 1 - kr - kb, kb])
     matrix = np.array([
         weights * y_span,
