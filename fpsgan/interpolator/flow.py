@@ -69,8 +69,8 @@ def find_flow(grey0: Tensor, grey1: Tensor, effort: str = "base") -> tuple[Tenso
         effort: one of EFFORTS, as for `fpsgan.interpolator.cpu_flow.flow_prior`.
 
     Returns:
-        Two of float32 [B, 2, ceil(H/n), ceil(W/n)], n = STRIDE[effort]: (x, y) in pixels of the full frame. Pixel (i, j)
-        of a flow stands for the n×n block of the frame that starts at (n·i, n·j).
+        (flow01, flow10), float32 [B, 2, ceil(H/n), ceil(W/n)], n = STRIDE[effort]: (x, y) in pixels of the full frame.
+        Pixel (i, j) of a flow stands for the n×n block of the frame that starts at (n·i, n·j).
     """
     stride = factor = STRIDE[effort]
     while factor > 1 and min(grey0.shape[-2:]) < MIN_SIDE * factor:
