@@ -192,9 +192,7 @@ def _fit_kernel(edges: tuple[Tensor, Tensor], steps: tuple[Tensor, Tensor], star
     return kernel / total if total > 0 else None
 
 
-def _flatten(
-    spectrum: Tensor, along: tuple[Tensor, Tensor], kernel: Tensor, flat: float, shape: torch.Size
-) -> Tensor:
+def _flatten(spectrum: Tensor, along: tuple[Tensor, Tensor], kernel: Tensor, flat: float, shape: torch.Size) -> Tensor:
     """The picture that blurs to `spectrum`, piecewise flat: few gradients, by half-quadratic splitting (Xu et al. 2013,
     section 3). along: `_differences` of its shape."""
     transfer = _transfer(kernel, shape)
