@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from conftest import MakeClip
 
-from fpsgan import segments
+from fpsgan import cli, segments
 from fpsgan.errors import InputError, OutputError, SetupError
 from fpsgan.job import Progress, enhance
 from fpsgan.options import Options
@@ -203,3 +203,22 @@ def test_no_cluster_is_one_line(clip: Path, tmp_path: Path) -> None:
     with pytest.raises(SetupError, match="no Ray cluster there"):
         enhance(clip, tmp_path / "o.mkv", options=Options(**FAST, cluster="127.0.0.1:1"))
     assert not (tmp_path / "o.mkv").exists()
+
+
+def test_unfinished_jobs_are_listed_and_removed(
+    clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(Stop):
+        enhance(clip, tmp_path / "o.mkv", options=Options(**FAST), on_progress=stop_after(40))
+
+    def said(*words: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["fpsgan", "jobs", *words])
+        with pytest.raises(SystemExit) as code:
+            cli.main()
+        assert code.value.code == 0
+        return capsys.readouterr().out
+
+    assert "o.mkv: " in said("--in", str(tmp_path)) and "segments finished" in said("--in", str(tmp_path))
+    assert "segments removed" in said("clean", "--in", str(tmp_path))
+    assert "no unfinished job" in said("--in", str(tmp_path))
+    assert {path.name for path in tmp_path.iterdir()} == {clip.name}

@@ -1,4 +1,4 @@
-"""What a file is, what this machine has, what the weights say of themselves: probe, doctor, weights."""
+"""What a file is, what a machine has, what weights say of themselves, what is unfinished: probe, doctor and so on."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ import typer
 
 from fpsgan import __version__
 from fpsgan.cli.options import Json, Overwrite, Source, StreamIndex, option
-from fpsgan.cli.text import json_text, probe_text, size_text, table_text
+from fpsgan.cli.text import clock_text, json_text, probe_text, size_text, table_text
 from fpsgan.video.codecs import CODECS
 from fpsgan.video.ffmpeg import encoders, ffmpeg_path, ffmpeg_version
+from fpsgan.video.files import discard
 from fpsgan.video.probe import probe
 
 PACKAGES = ("torch", "numpy", "pillow", "pi-heif", "opencv-python-headless", "av", "ffmpeg-python", "imageio-ffmpeg",
@@ -102,3 +103,31 @@ def weights_convert(
     from fpsgan import weights
 
     print(weights.convert(checkpoint, output, norm=norm, overwrite=overwrite))
+
+
+Folder = Annotated[Path, option("The folder of the outputs; else the one you are in.", "--in", metavar="<folder>")]
+
+
+def jobs_list(context: typer.Context, folder: Folder = Path()) -> None:
+    """Name the unfinished jobs with outputs in a folder: how far they are, how large, how old."""
+    if context.invoked_subcommand is not None:
+        return
+    from fpsgan.segments import unfinished
+
+    left = list(unfinished(folder))
+    for job in left:
+        print(
+            f"{job.target}: {job.segments} segments finished, {size_text(job.size)}, {clock_text(job.age)} ago; "
+            "the same command goes on with it"
+        )
+    if not left:
+        print(f"no unfinished job in {folder.absolute()}")
+
+
+def jobs_clean(folder: Folder = Path()) -> None:
+    """Remove what the unfinished jobs with outputs in a folder have left. Running ones are not touched."""
+    from fpsgan.segments import unfinished
+
+    for job in list(unfinished(folder)):
+        discard(job.place)
+        print(f"{job.target}: {job.segments} segments removed, {size_text(job.size)}")

@@ -91,5 +91,9 @@ def until_interrupted(work: Callable[[], T]) -> T:
     try:
         return work()
     except KeyboardInterrupt:
-        print("\nstopped; nothing was left under the output's name", file=sys.stderr, flush=True)
+        print(
+            "\nstopped; there is nothing under the output's name, and what is finished is kept: `fpsgan jobs`",
+            file=sys.stderr,
+            flush=True,
+        )
         os._exit(130)  # a thread may still be inside a network call, which nothing can interrupt
