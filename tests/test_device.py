@@ -111,10 +111,12 @@ def test_overlays(size: tuple[int, int]) -> None:
 
 
 CPU = torch.device("cpu")
+# on a machine with a card the whole is tested there
+DEVICE = torch.accelerator.current_accelerator() or CPU if torch.accelerator.is_available() else CPU
 
 
 def engine(batch: int, name: str = "interpolator-fast") -> DeviceInterpolator:
-    return DeviceInterpolator(weights.load(name), CPU, torch.float32, batch)  # type: ignore[arg-type]
+    return DeviceInterpolator(weights.load(name), DEVICE, torch.float32, batch)  # type: ignore[arg-type]
 
 
 def clip(name: str, count: int = 7, step: float = 0.03) -> list[Frame]:

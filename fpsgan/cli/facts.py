@@ -14,6 +14,7 @@ import typer
 from fpsgan import __version__
 from fpsgan.cli.options import Json, Overwrite, Source, StreamIndex, option
 from fpsgan.cli.text import clock_text, json_text, probe_text, size_text, table_text
+from fpsgan.errors import OptionError
 from fpsgan.video.codecs import CODECS
 from fpsgan.video.ffmpeg import encoders, ffmpeg_path, ffmpeg_version
 from fpsgan.video.files import discard
@@ -58,6 +59,24 @@ def doctor_command() -> None:
     for name in weights.bundled():
         print(f"weights {name}: sha256 {weights.verify(name)[:16]}… ok")
     print("all is well")
+
+
+def export_command(
+    weights: Annotated[str, typer.Argument(help="A shipped name or a .safetensors file.")],
+    output: Annotated[Path, option("The .onnx file.", "-o", "--output")],
+    size: Annotated[str | None, option("Of the interpolator's frames, such as 1920x1080.")] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Write weights as ONNX, for other programs (docs/embedding.md)."""
+    from fpsgan.export import export
+
+    sides = None
+    if size is not None:
+        width, _, height = size.partition("x")
+        if not (width.isdecimal() and height.isdecimal()):
+            raise OptionError(f"--size {size}: write width and height, such as 1920x1080")
+        sides = int(width), int(height)
+    print(export(weights, output, size=sides, overwrite=overwrite))
 
 
 def weights_list() -> None:

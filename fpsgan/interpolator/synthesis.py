@@ -173,7 +173,7 @@ def _difference(one: Tensor, other: Tensor) -> Tensor:
 
 
 def _length(flow: Tensor) -> Tensor:
-    return torch.hypot(flow[:, :1], flow[:, 1:])
+    return (flow[:, :1].square() + flow[:, 1:].square()).sqrt()
 
 
 def splat(motion01: Tensor, motion10: Tensor, t: Tensor, stride: int) -> list[Tensor]:
@@ -205,8 +205,8 @@ def splat(motion01: Tensor, motion10: Tensor, t: Tensor, stride: int) -> list[Te
         ahead = [across * time, along * time]
         if curve:
             ahead = [way - bend * acceleration for way, acceleration in zip(ahead, curve, strict=True)]
-        x = (column + ahead[0] / stride).clamp(-1.0, width) + 1.0
-        y = (row + ahead[1] / stride).clamp(-1.0, height) + 1.0
+        x = (column + ahead[0] / stride).clamp(-1.0, float(width)) + 1.0
+        y = (row + ahead[1] / stride).clamp(-1.0, float(height)) + 1.0
         left, top = x.floor(), y.floor()
         right, below = x - left, y - top
         index = ((top * wide + left).long() + origin).flatten()
