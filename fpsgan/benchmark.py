@@ -158,10 +158,8 @@ def _device_stages(engine: DeviceInterpolator, pictures: list[Any], repeats: int
         "exposure, overlays",
         lambda: (exposure_change(luma[:-1], luma[1:]), overlays(luma[:-1], luma[1:], [True] * pairs)),
     )
-    both = torch.cat((luma[:-1], luma[1:])), torch.cat((luma[1:], luma[:-1]))
-    flow01, flow10 = clock("flow", lambda: find_flow(*both, network.config.prior)).chunk(2)
+    flows = clock("flow", lambda: find_flow(luma[:-1], luma[1:], network.config.prior))
     lengths, t = torch.ones(pairs, 2, device=engine.device), torch.full((pairs,), 0.5, device=engine.device)
-    flows = (flow01, flow10)
     motion = clock(
         "acceleration", lambda: (*flows, *accelerations(flows, flows, flows, lengths, network.config.stride))
     )
