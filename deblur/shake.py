@@ -46,6 +46,9 @@ SPARSE = 0.01  # weight of the L1 penalty, relative to the energy of the edges
 RIDGE = 1e-3  # of the L2 penalty, likewise
 SPECK = 0.03  # of the kernel's largest value: what is less is taken for zero
 FLAT = 4e-3  # weight of the L0 penalty on the sharpened frame's gradients
+# Of the splitting, from × the L0 weight on, doubled each time. From 2 on and up to 1000, as published, takes twice as
+# long and finds worse kernels (28 training pictures: +2.88 dB in 0.72 s, this way +2.94 in 0.52)
+FIRST_WEIGHT, LAST_WEIGHT = 64.0, 100.0
 FAINT = 1 / 255  # a region whose neighbouring pixels differ by less, apart from an even ramp, shows no edges to read
 SMOOTH = 0.03  # weight of the gradients when the whole frame is sharpened: the less, the sharper and the noisier
 WHITE = 1e-4  # weight of the picture itself there: frequencies that the kernel takes away altogether stay away
@@ -113,8 +116,8 @@ def deconvolve(picture: NDArray[Any], kernel: Tensor, gamma: float = 2.2) -> Ima
     float32 0..1. Nothing is shifted, wherever the kernel's centre of gravity lies in it.
     """
     linear = to_linear(picture, gamma)
-    planes = [_deconvolved(torch.from_numpy(plane), kernel).numpy() for plane in cv2.split(linear)]
-    return to_code(cv2.merge(planes), gamma)
+    planes = _deconvolved(torch.from_numpy(linear.transpose(2, 0, 1)), kernel)
+    return to_code(np.ascontiguousarray(planes.numpy().transpose(1, 2, 0)), gamma)
 
 
 @torch.inference_mode()
@@ -193,16 +196,18 @@ def _flatten(spectrum: Tensor, along: tuple[Tensor, Tensor], kernel: Tensor, fla
     """The picture that blurs to `spectrum`, piecewise flat: few gradients, by half-quadratic splitting (Xu et al. 2013,
     section 3). along: `_differences` of its shape."""
     transfer = _transfer(kernel, shape)
-    along_x, along_y = along
-    roughness = along_x.abs().square() + along_y.abs().square()
+    roughness = along[0].abs().square() + along[1].abs().square()
     explained, power = transfer.conj() * spectrum, transfer.abs().square()
-    sharp = _picture(spectrum, shape)
-    weight = 2 * flat
-    while weight < 1e3:
-        x, y = torch.roll(sharp, -1, 1) - sharp, torch.roll(sharp, -1, 0) - sharp
-        small = x.square() + y.square() < flat / weight
-        rough = along_x.conj() * rfft2(x.masked_fill(small, 0)) + along_y.conj() * rfft2(y.masked_fill(small, 0))
-        sharp = _picture((explained + weight * rough) / (power + weight * roughness), shape)
+    weight = FIRST_WEIGHT * flat
+    sharp = _picture(explained * (power + weight / 2 * roughness).reciprocal_(), shape)
+    while weight < LAST_WEIGHT:
+        x, y = torch.roll(sharp, -1, 1).sub_(sharp), torch.roll(sharp, -1, 0).sub_(sharp)
+        kept = x.square().addcmul_(y, y) >= flat / weight
+        x.mul_(kept)
+        y.mul_(kept)
+        gathered = torch.roll(x, 1, 1).sub_(x).add_(torch.roll(y, 1, 0)).sub_(y)  # the differences' adjoint
+        inverse = torch.add(power, roughness, alpha=weight).reciprocal_()
+        sharp = _picture(rfft2(gathered).mul_(weight).add_(explained).mul_(inverse), shape)
         weight *= 2
     return sharp
 
@@ -219,14 +224,13 @@ def _threshold(x: Tensor, y: Tensor, length: Tensor, side: int) -> float:
     return min(least, default=0.0)
 
 
-def _deconvolved(plane: Tensor, kernel: Tensor, smooth: float = SMOOTH) -> Tensor:
-    """[H,W] deconvolved: least squares with a penalty on gradients. The border is mirrored outwards."""
+def _deconvolved(planes: Tensor, kernel: Tensor, smooth: float = SMOOTH) -> Tensor:
+    """[C,H,W] deconvolved: least squares with a penalty on gradients. The border is mirrored outwards."""
     margin = SIDE
-    height, width = plane.shape
+    height, width = planes.shape[1:]
     bottom, right = (_fft_length(length + 2 * margin, 1) - length - margin for length in (height, width))
-    padded = torch.nn.functional.pad(plane[None], (margin, right, margin, bottom), mode="reflect")[0]
-    wide = _tapered(padded, margin // 2)
-    shape = wide.shape
+    wide = _tapered(torch.nn.functional.pad(planes, (margin, right, margin, bottom), mode="reflect"), margin // 2)
+    shape = wide.shape[1:]
     # centre of gravity at zero, to a fraction of a pixel: what is sharpened must not move
     (down, along), _ = _extent(kernel)
     turn = torch.fft.fftfreq(shape[0])[:, None] * down + torch.fft.rfftfreq(shape[1]) * along
@@ -234,7 +238,7 @@ def _deconvolved(plane: Tensor, kernel: Tensor, smooth: float = SMOOTH) -> Tenso
     along_x, along_y = _differences(shape)
     roughness = along_x.abs().square() + along_y.abs().square()
     inverse = transfer.conj() / (transfer.abs().square() + smooth * roughness + WHITE)
-    return _picture(inverse * rfft2(wide), shape)[margin : margin + height, margin : margin + width]
+    return _picture(rfft2(wide).mul_(inverse), shape)[:, margin : margin + height, margin : margin + width]
 
 
 def _picture(spectrum: Tensor, shape: Sequence[int]) -> Tensor:
@@ -265,17 +269,18 @@ def _differences(shape: torch.Size) -> tuple[Tensor, Tensor]:
     return x, y
 
 
-def _tapered(plane: Tensor, margin: int) -> Tensor:
-    """[H,W] with its borders faded into a blur of both ends, so that its Fourier transform has no edge there."""
+def _tapered(planes: Tensor, margin: int) -> Tensor:
+    """[…,H,W] with the borders faded into a blur of both ends, so that a Fourier transform sees no edge there."""
     size = 2 * margin + 1
-    blur = _transfer(torch.full((size, size), 1.0 / size**2), plane.shape)
-    blurred = _picture(rfft2(plane) * blur.square(), plane.shape)
+    shape = planes.shape[-2:]
+    blur = _transfer(torch.full((size, size), 1.0 / size**2), shape)
+    blurred = _picture(rfft2(planes).mul_(blur.square()), shape)
     ramps = []
-    for side in plane.shape:
+    for side in shape:
         place = torch.arange(side, dtype=torch.float32)
         ramps.append((torch.minimum(place, side - 1 - place) / (1.5 * margin)).clamp(0, 1))
     weight = ramps[0][:, None] * ramps[1]
-    return torch.lerp(blurred, plane, weight.square() * (3 - 2 * weight))
+    return torch.lerp(blurred, planes, weight.square() * (3 - 2 * weight))
 
 
 def _resized(kernel: Tensor, side: int) -> Tensor:
@@ -338,7 +343,7 @@ def _gamma_cost(region: Image) -> float:
 def _ringing(region: Image, kernel: Tensor) -> float:
     """How much less sparse the edges of a region are without this blur: above 1 they ring."""
     plane = torch.from_numpy(region)
-    return _spread(_deconvolved(plane, kernel, SMOOTH_TEST)) / _spread(plane)
+    return _spread(_deconvolved(plane[None], kernel, SMOOTH_TEST)[0]) / _spread(plane)
 
 
 class _Estimate(NamedTuple):

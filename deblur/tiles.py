@@ -50,8 +50,8 @@ class Runner:
     def __init__(self, network: nn.Module, device: torch.device, dtype: torch.dtype, tile: int = 0) -> None:
         if tile and tile < SMALLEST_TILE:
             raise TileError(f"tile {tile}: must be 0 (whole frames) or at least {SMALLEST_TILE}")
-        # torch's stubs do not know memory_format
-        self.network = network.to(device=device, dtype=dtype, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+        to: Callable[..., nn.Module] = network.to  # torch's types leave the memory format out
+        self.network = to(device=device, dtype=dtype, memory_format=torch.channels_last).eval()
         self.device, self.dtype, self.tile = device, dtype, tile
 
     def tensor(self, picture: Picture) -> Tensor:

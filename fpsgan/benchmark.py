@@ -23,8 +23,9 @@ from fpsgan.device.overlays import overlays
 from fpsgan.errors import OptionError
 from fpsgan.interpolator import InterpolatorRunner, with_acceleration
 from fpsgan.interpolator.flow import accelerations, find_flow
-from fpsgan.job import Engines, enhance, peak_rss
+from fpsgan.job import enhance, peak_rss
 from fpsgan.options import Options
+from fpsgan.rendering import Engines
 from fpsgan.runtime import library_errors
 from fpsgan.stages.exposure import exposure_change as exposure_change_cpu
 from fpsgan.stages.overlays import OverlayFinder
@@ -153,14 +154,10 @@ def _device_stages(engine: DeviceInterpolator, pictures: list[Any], repeats: int
     network = engine.network
     up = clock("planes up, RGB, luma", lambda: engine.upload(frames))
     rgb, luma = torch.cat([frame.rgb for frame in up]), torch.cat([frame.luma for frame in up])
-    clock(
-        "exposure, overlays",
-        lambda: (exposure_change(luma[:-1], luma[1:]), overlays(luma[:-1], luma[1:], [True] * pairs)),
-    )
-    both = torch.cat((luma[:-1], luma[1:])), torch.cat((luma[1:], luma[:-1]))
-    flow01, flow10 = clock("flow", lambda: find_flow(*both, network.config.prior)).chunk(2)
+    sides = luma[:-1], luma[1:]
+    clock("exposure, overlays", lambda: (exposure_change(*sides), overlays(*sides, [True] * pairs)))
+    flows = clock("flow", lambda: find_flow(*sides, network.config.prior))
     lengths, t = torch.ones(pairs, 2, device=engine.device), torch.full((pairs,), 0.5, device=engine.device)
-    flows = (flow01, flow10)
     motion = clock(
         "acceleration", lambda: (*flows, *accelerations(flows, flows, flows, lengths, network.config.stride))
     )

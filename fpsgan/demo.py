@@ -91,7 +91,7 @@ def render_scene(time: float, width: int = WIDTH, height: int = HEIGHT) -> Image
     )
     card = (card + np.array([0.75 * width, 0.15 * height])) * (1 << fine)
     cv2.fillPoly(picture, [np.rint(card).astype(np.int32)], (60, 130, 220), cv2.LINE_AA, fine)
-    return picture  # type: ignore[return-value]
+    return np.asarray(picture, np.uint8)
 
 
 def write_clip(path: Path, frames: list[Image], rate: int) -> None:

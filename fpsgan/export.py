@@ -62,7 +62,7 @@ class Between(nn.Module):
         grey0, grey1 = (
             255 * (0.2126 * frame[:, :1] + 0.7152 * frame[:, 1:2] + 0.0722 * frame[:, 2:]) for frame in (frame0, frame1)
         )
-        flows = find_flow(torch.cat((grey0, grey1)), torch.cat((grey1, grey0)), self.network.config.prior).chunk(2)
+        flows = find_flow(grey0, grey1, self.network.config.prior)
         return self.network.generate(frame0, frame1, self.network.prepare(frame0, frame1, flows), t)[0]
 
 

@@ -20,7 +20,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from fractions import Fraction
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 import av
 import av.error
@@ -186,7 +186,7 @@ def stream(
         generator = weights.load(options.deblur_weights, expect="deblur")
         deblurrer = Deblurrer(generator, device, dtype, options.tile, quick=True)
     network = weights.load(options.weights, expect="interpolator")
-    interpolator = InterpolatorRunner(network, device, dtype, options.tile)  # type: ignore[arg-type]
+    interpolator = InterpolatorRunner(network, device, dtype, options.tile)
     container = _opened(source)
     video = container.streams.video[0]
     video.codec_context.thread_type = "SLICE"  # threads by frame would each hold one back
@@ -378,7 +378,7 @@ class _Writer:
         self.target, self.format, self.color = target, like.format, like.color
         self.process: subprocess.Popen[bytes] | None = None
         self.said = tempfile.TemporaryFile()  # noqa: SIM115 (closed with the writer)
-        self.out: BinaryIO
+        self.out: IO[bytes]
         if target == "-":
             self.out = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
         else:
@@ -390,7 +390,7 @@ class _Writer:
                 stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=self.said,
             )  # fmt: skip
             assert self.process.stdin is not None
-            self.out = self.process.stdin  # type: ignore[assignment]
+            self.out = self.process.stdin
         full = "FULL" if like.color.full_range else "LIMITED"
         self.header = (
             f"YUV4MPEG2 W{like.width} H{like.height} F{rate.numerator}:{rate.denominator} Ip "

@@ -31,6 +31,8 @@ class Options:
     "off", or "auto" by what is found: film, and else fields where it interpolates, frames where it does not.
     ``confidence_map``: a folder that receives a grey PNG for every generated frame, named by its number in the output:
     white where it can be believed, black where it is a guess (see fpsgan.interpolator.synthesis).
+    ``workers``: processes that make segments side by side, on each of the ``devices`` (none: on ``device``);
+    ``cluster``: the address of a Ray cluster that makes them, or "auto".
     ``engine``: what interpolates. "cpu": motion and colour by compiled code on the CPU, the network on ``device``;
     "torch": all of a pair on ``device``, many pairs at once; "auto": torch but on a CPU or with ``tile``.
     ``resume``: keep what is finished when the job is ended, and go on from there (see fpsgan.segments).
@@ -60,6 +62,9 @@ class Options:
     overwrite: bool = False
     confidence_map: Path | None = None
     resume: bool = True
+    workers: int = 1
+    devices: tuple[str, ...] = ()
+    cluster: str | None = None
 
     @property
     def scenes(self) -> SceneSettings:
@@ -97,5 +102,7 @@ class Options:
             raise OptionError(f"--start {float(self.start):g}: must not be negative")
         if self.end is not None and self.end <= (self.start or 0):
             raise OptionError(f"--end {float(self.end):g}: must come after --start {float(self.start or 0):g}")
+        if self.workers < 1:
+            raise OptionError(f"--workers {self.workers}: must be 1 or more")
         if self.image_rate <= 0:
             raise OptionError(f"--image-rate {self.image_rate}: must be above 0")

@@ -84,4 +84,4 @@ def library_errors() -> Iterator[None]:
     except TileError as error:
         raise OptionError(f"--{error}") from error
     except (MemoryError, torch.OutOfMemoryError) as error:
-        raise SetupError(f"{error or 'out of memory'}; close other programs or use --device cpu") from error
+        raise SetupError(f"{str(error) or 'out of memory'}; close other programs or use --device cpu") from error

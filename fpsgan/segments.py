@@ -26,7 +26,17 @@ from fpsgan.video.ffmpeg import ffmpeg_version
 from fpsgan.video.files import PART, SEGMENTS, TARGET, is_claimed, remove, write_whole
 from fpsgan.video.probe import VideoInfo
 
-__all__ = ["Segment", "Store", "Timing", "Unfinished", "finished", "identity", "plan_segments", "unfinished"]
+__all__ = [
+    "Segment",
+    "Store",
+    "Timing",
+    "Unfinished",
+    "fingerprint",
+    "finished",
+    "identity",
+    "plan_segments",
+    "unfinished",
+]
 
 LENGTH = 10  # seconds of output, about, that a segment holds: what a crash can cost
 RUN_UP = 2 + max(scenes.RUN_UP, interpolation.RUN_UP, deblurring.RUN_UP)  # source frames
@@ -56,7 +66,8 @@ class Timing:
 @dataclasses.dataclass(frozen=True)
 class Segment:
     """A part of a job: the outputs ``first`` ≤ number < ``until``, which lie from ``begin`` up to ``end`` in seconds of
-    the source. Frames are decoded from ``decode`` on, and sharpened from ``sharpen`` on. None: from, or to, the end."""
+    the source. The stages see frames from ``decode`` on, and sharpen from ``sharpen`` on; ``seek``: decoding may begin
+    there, not only at the start of the job. None: from the start, or to the end."""
 
     number: int
     first: int
@@ -65,6 +76,7 @@ class Segment:
     end: Fraction | None
     decode: Fraction | None
     sharpen: Fraction | None
+    seek: bool = True
 
     def holds(self, pts: Fraction) -> bool:
         """Whether a source frame belongs to this segment, and to no other."""
@@ -73,6 +85,12 @@ class Segment:
     @property
     def name(self) -> str:
         return f"{self.number:06}"
+
+    @property
+    def words(self) -> str:
+        """Its range, for people."""
+        begin = 0.0 if self.begin is None else float(self.begin)
+        return f"segment from {begin:.3f} s to {'the end' if self.end is None else f'{float(self.end):.3f} s'}"
 
 
 def plan_segments(info: VideoInfo, timing: Timing) -> list[Segment]:
@@ -88,10 +106,11 @@ def plan_segments(info: VideoInfo, timing: Timing) -> list[Segment]:
 
     def before(moment: Fraction, frames: int) -> Fraction | None:
         """The time of the picture so many before the one that is shown at a moment of the source."""
-        if not shown or (info.treatment is not None and info.treatment.cycle):
-            return None  # which picture of a cycle is left out is counted from the first
         at = bisect_right(shown, moment / info.time_base + zero) - 1 - frames
         return (shown[at] - zero) * info.time_base if at > 0 else None
+
+    # which picture of a cycle is left out is counted from the first
+    seek = info.treatment is None or not info.treatment.cycle
 
     parts = []
     for number in range(count):
@@ -106,6 +125,7 @@ def plan_segments(info: VideoInfo, timing: Timing) -> list[Segment]:
                 None if last else end,
                 before(begin, RUN_UP) if number else None,
                 before(begin, deblurring.RUN_UP) if number else None,
+                seek,
             )
         )
     return parts
@@ -122,12 +142,13 @@ def identity(info: VideoInfo, settings: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "version": __version__,
         "ffmpeg": ffmpeg_version(),
-        "source": [_fingerprint(path) for path in info.images or (info.path,)],
+        "source": [fingerprint(path) for path in info.images or (info.path,)],
         "settings": {name: str(value) for name, value in settings.items()},
     }
 
 
-def _fingerprint(path: Path) -> dict[str, Any]:
+def fingerprint(path: Path) -> dict[str, Any]:
+    """By what a file is known again. Raises InputError if it cannot be read."""
     try:
         with path.open("rb") as file:
             found = os.fstat(file.fileno())
@@ -166,6 +187,13 @@ class Store:
             write_whole(manifest, text)
             write_whole(place / TARGET, json.dumps({"target": str(target.absolute())}))
 
+    @classmethod
+    def at(cls, folder: Path) -> Store:
+        """One without a manifest, in a folder of nobody else's."""
+        store = cls.__new__(cls)
+        store.folder = folder
+        return store
+
     def path(self, name: str) -> Path:
         """Where the pictures of a segment belong."""
         return self.folder / name
@@ -174,6 +202,20 @@ class Store:
         """What was said of a segment when it was finished; None if it is not."""
         found = _read(self.folder / f"{segment.name}.json")
         return found if found is not None and (self.folder / found["pictures"]).exists() else None
+
+    def read(self, name: str) -> dict[str, bytes]:
+        """The files of a segment's pictures, by their names; "" for one that is no folder."""
+        path = self.path(name)
+        return {file.name: file.read_bytes() for file in path.iterdir()} if path.is_dir() else {"": path.read_bytes()}
+
+    def receive(self, name: str, files: Mapping[str, bytes]) -> None:
+        """Put there what `read` gave on another machine."""
+        part = self.folder / f"{PART}-{name}"
+        for file, content in files.items():
+            target = part / file if file else part
+            target.parent.mkdir(exist_ok=True)
+            target.write_bytes(content)
+        part.replace(self.path(name))
 
     def finish(self, segment: Segment, pictures: str, record: Mapping[str, Any]) -> None:
         """The pictures of a segment are there, whole."""

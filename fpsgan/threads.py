@@ -59,7 +59,7 @@ def prefetch(items: Iterator[T], depth: int, tick: float | None = None) -> Gener
                 more, item = ready.get(timeout=tick or 0.2)
             except queue.Empty:
                 if tick:
-                    yield None  # type: ignore[misc]
+                    yield None  # type: ignore[misc]  # only those who ask for ticks get it
                 continue
             if more:
                 yield item

@@ -27,8 +27,10 @@ LAYERS = (
     ("fpsgan.device",),
     ("fpsgan.stages",),
     ("fpsgan.options", "fpsgan.segments"),
+    ("fpsgan.rendering",),
+    ("fpsgan.spread",),
     ("fpsgan.job", "fpsgan.live", "fpsgan.training"),
-    ("fpsgan.demo", "fpsgan.photos"),
+    ("fpsgan.demo", "fpsgan.photos", "fpsgan.web"),
     ("fpsgan.benchmark", "fpsgan.export"),
     ("fpsgan.cli",),
 )

@@ -184,7 +184,7 @@ def test_samples_are_pure_and_collate(photos: Path, moving: Clip, tmp_path: Path
     for n in (11, 3, 0, 7):
         assert all(np.array_equal(first[n][key], again[n][key]) for key in ("blurred", "sharp"))
     assert len({sample["blurred"].tobytes() for sample in first}) == 12
-    (batch,) = DataLoader(mixture, batch_sampler=[list(range(12))])  # type: ignore[arg-type]
+    (batch,) = DataLoader(mixture, batch_sampler=[list(range(12))])
     assert batch.keys() == {"blurred", "sharp"}
     assert all(v.shape == (12, 3, 64, 64) and v.dtype == torch.uint8 for v in batch.values())
 

@@ -23,7 +23,7 @@ def picture(time: float, width: int = 320, height: int = 200) -> np.ndarray:
 
 
 def shipped(**arguments: object) -> Deblurrer:
-    return Deblurrer(weights.load("deblur-mobilenet"), CPU, torch.float32, **arguments)  # type: ignore[arg-type]
+    return Deblurrer(weights.load("deblur-mobilenet"), CPU, torch.float32, **arguments)
 
 
 @pytest.mark.parametrize(("size", "tile"), [(1000, 256), (193, 192), (1080, 512), (700, 0), (192, 192)])

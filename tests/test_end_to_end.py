@@ -73,18 +73,22 @@ def test_raw_video_to_enhanced_video(
         told = json.loads(fpsgan("evaluate", data, "--weights", weights, "--every", 2, "--no-vmaf", "--json"))
         figures[network] = told["sets"]
     (interpolated,), (deblurred,) = (sets.values() for sets in figures.values())
-    assert interpolated[trained["interpolator"]]["psnr"] > interpolated["hold"]["psnr"]
-    assert deblurred[trained["deblur"]]["psnr"] > 10
+    assert interpolated[trained["interpolator"]]["psnr"] > interpolated["hold"]["psnr"] + 3  # 32.4 and 26.9 dB
+    # after four steps the network has learnt next to nothing, but it is no longer the one that changes nothing
+    before, after = deblurred["blurred"]["psnr"], deblurred[trained["deblur"]]["psnr"]
+    assert 0 < abs(after - before) < 0.5
 
     slow = tmp_path / "slow.mp4"
     write_clip(slow, [render_scene(k / 15, 256, 144) for k in range(8)], 15)
     better = tmp_path / "better.mp4"
-    fpsgan(
+    told = json.loads(fpsgan(
         "enhance", slow, "-o", better, "--fps", 30, "--deblur", "on", "--weights", trained["interpolator"],
-        "--deblur-weights", trained["deblur"], "--no-half",
-    )  # fmt: skip
+        "--deblur-weights", trained["deblur"], "--no-half", "--json",
+    ))  # fmt: skip
+    assert (told["deblurred"], told["generated"]) == (8, 7)  # the last frame has none after it
     assert len(video_times(better)) == 16
-    assert psnr(*(_frame(path, at) for path, at in ((better, 2), (slow, 1)))) > 15
+    # 39.9 dB; its neighbours have 15.6
+    assert psnr(*(_frame(path, at) for path, at in ((better, 2), (slow, 1)))) > 30
 
 
 def _frame(path: Path, number: int) -> np.ndarray:

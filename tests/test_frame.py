@@ -2,10 +2,23 @@ from __future__ import annotations
 
 from fractions import Fraction
 
+import av
+import av.video.format
 import numpy as np
 import pytest
 
-from fpsgan.video.frame import SITING, Color, Frame, Orientation, PixelFormat, from_rgb, to_rgb
+from fpsgan.errors import InputError
+from fpsgan.video.frame import (
+    SITING,
+    SMALLEST_SIDE,
+    Color,
+    Frame,
+    Orientation,
+    PixelFormat,
+    check_size,
+    from_rgb,
+    to_rgb,
+)
 
 FORMATS = [
     "yuv420p", "yuv422p", "yuv444p", "yuv440p", "yuv411p", "yuv410p", "yuv420p10le", "yuv422p10le", "yuv444p10le",
@@ -81,6 +94,21 @@ def test_packed_formats_have_a_planar_home(name: str, planar: str) -> None:
     assert PixelFormat.of(name).name == planar
 
 
+def test_every_format_has_a_home_that_ffmpeg_knows_and_that_holds_all_of_it_or_is_refused() -> None:
+    held = 0
+    for name in av.video.format.names:
+        try:
+            home = PixelFormat.of(name)
+        except ValueError:
+            continue
+        held += 1
+        mine, other = (av.VideoFormat(each, 16, 16) for each in (home.name, name))
+        assert PixelFormat.of(home.name) == home
+        assert mine.components[0].bits == home.depth >= max(part.bits for part in other.components), name
+        assert home.alpha == (len(mine.components) in (2, 4)) >= (len(other.components) in (2, 4)), name
+    assert held > 150
+
+
 ORIENTATIONS = [Orientation(rotation, mirrored) for rotation in (0, 90, 180, 270) for mirrored in (False, True)]
 
 
@@ -150,6 +178,50 @@ def test_alpha_survives_a_change_of_depth() -> None:
     frame = Frame(planes, source, Color("bt709"), Fraction(0), Fraction(1))
     alpha = frame.as_planes(target, Color("bt709"))[-1]
     assert alpha.max() <= 1023 and np.abs(alpha / 1023 - planes[-1] / 255).max() < 0.001
+
+
+@pytest.mark.parametrize("name", ["yuv420p", "yuv420p10le", "gbrp", "gbrp10le", "gray", "gray16le"])
+def test_luma_weighs_the_colours_whatever_the_format(name: str) -> None:
+    """The grey picture of full red is darker than that of full green, in the shares of BT.709."""
+    format, color = PixelFormat.of(name), Color("bt709", full_range=True)
+    for rgb, grey in (((1, 0, 0), 54), ((0, 1, 0), 182), ((0, 0, 1), 18), ((1, 1, 1), 255)):
+        picture = np.broadcast_to(np.array(rgb, np.float32), (16, 16, 3))
+        planes = from_rgb(picture, format, color)
+        frame = Frame(planes, format, color, Fraction(0), Fraction(1))
+        assert frame.luma.dtype == np.uint8 and abs(int(frame.luma[8, 8]) - grey) <= 1
+
+
+def test_the_luma_of_a_changed_frame_is_that_of_its_picture() -> None:
+    format, color = PixelFormat.of("yuv420p"), Color("bt709", full_range=True)
+    black = from_rgb(np.zeros((16, 16, 3), np.float32), format, color)
+    white = np.ones((16, 16, 3), np.float32)
+    assert Frame(black, format, color, Fraction(0), Fraction(1), white).luma.min() == 255
+
+
+def test_another_matrix_or_range_is_another_picture() -> None:
+    """The planes pass as they are only where format and colour are both the same."""
+    format, limited, full = PixelFormat.of("yuv444p"), Color("bt709"), Color("bt709", full_range=True)
+    planes = from_rgb(np.ones((16, 16, 3), np.float32), format, limited)
+    frame = Frame(planes, format, limited, Fraction(0), Fraction(1))
+    assert int(planes[0][8, 8]) == 235 and int(frame.as_planes(format, full)[0][8, 8]) == 255
+
+
+@pytest.mark.parametrize(("transfer", "hdr"), [("smpte2084", True), ("arib-std-b67", True), ("bt709", False)])
+def test_which_transfers_are_hdr(transfer: str, hdr: bool) -> None:
+    assert Color(transfer=transfer).hdr is hdr
+
+
+def test_untagged_colours_are_bt709_from_720_lines_up() -> None:
+    format = PixelFormat.of("yuv444p")
+    for lines, matrix in ((719, "smpte170m"), (720, "bt709")):
+        planes = noise(format, 16, lines)
+        assert np.array_equal(to_rgb(planes, format, Color()), to_rgb(planes, format, Color(matrix)))
+
+
+def test_the_smallest_picture() -> None:
+    check_size(SMALLEST_SIDE, SMALLEST_SIDE, "clip")
+    with pytest.raises(InputError, match="clip: 16×15 is too small"):
+        check_size(SMALLEST_SIDE, SMALLEST_SIDE - 1, "clip")
 
 
 @pytest.mark.parametrize("name", ["gbrpf32le", "grayf32le", "no_such_format"])

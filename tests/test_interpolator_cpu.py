@@ -147,8 +147,8 @@ def test_check_consistency_and_splat(stride: int, accelerated: bool) -> None:
     pair, flows = scene(96, 128, "base" if stride == 4 else "best")
     flows = flows if accelerated else flows[:2]
     smalls = [nn.functional.avg_pool2d(frame, stride) for frame in pair]
-    motion = synthesis.check_consistency(flows, *smalls, stride)
-    found, trust = cpu.check_consistency([flow[0].numpy() for flow in flows], *map(image, smalls), stride)
+    motion = synthesis.check_consistency(flows, *smalls, stride, (96, 128))
+    found, trust = cpu.check_consistency([flow[0].numpy() for flow in flows], *map(image, smalls), stride, (96, 128))
     for expected, one, sure in zip(motion, found, trust, strict=True):
         assert close(one, torch.cat((expected[0, :2], expected[0, 3:]))) and close(sure, expected[0, 2])
     assert 0 < float((motion[0][:, 2] > 0.5).float().mean()) < 1

@@ -396,7 +396,7 @@ def test_every_pair_knows_how_motion_was_before_and_is_behind_but_not_across_a_c
         return schedule(zip(frames, relations, strict=True), Fraction(1, 20), longest_gap=Fraction(1, 2))
 
     settings = InterpolationSettings(Fraction(20))
-    outputs = list(interpolated(spans(), Runner(), settings, Spent()))  # type: ignore[arg-type]
+    outputs = list(interpolated(spans(), Runner(), settings, Spent()))
     assert [output.number for output in outputs] == list(range(len(outputs)))
     assert told == [
         (None, ("1-2",), (1.0, 1.0)),
@@ -406,5 +406,5 @@ def test_every_pair_knows_how_motion_was_before_and_is_behind_but_not_across_a_c
     ]
     told.clear()
     settings = InterpolationSettings(Fraction(20), look_ahead=False)
-    assert len(list(interpolated(spans(), Runner(), settings, Spent()))) == len(outputs)  # type: ignore[arg-type]
+    assert len(list(interpolated(spans(), Runner(), settings, Spent()))) == len(outputs)
     assert [after for _, after, _ in told] == [None] * 4 and told[1][0] == ("0-1",)

@@ -28,7 +28,7 @@ def test_it_has_every_weight_and_lowers_a_loss() -> None:
             group["lr"] = 1e-2 * group["scale"]
         loss = (network(image) - image[..., 2:-2, 2:-2]).square().mean()
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         optimizer.step()
         losses.append(float(loss.detach()))
     assert losses[-1] < losses[0] / 4

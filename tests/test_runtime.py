@@ -25,7 +25,7 @@ def picture(time: float, width: int = 320, height: int = 200) -> np.ndarray:
 
 
 def runner(tile: int = 0, dtype: torch.dtype = torch.float32) -> InterpolatorRunner:
-    return InterpolatorRunner(weights.load("interpolator-base"), CPU, dtype, tile)  # type: ignore[arg-type]
+    return InterpolatorRunner(weights.load("interpolator-base"), CPU, dtype, tile)
 
 
 def between(run: InterpolatorRunner, times: list[float], width: int = 320, height: int = 200) -> list[np.ndarray]:
@@ -57,7 +57,7 @@ def test_frames_are_encoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_a_gpu_would_run_makes_the_same_pictures(tile: int) -> None:
     frames = [picture(0.1), picture(0.2)]
     prior = flow_prior(*(np.rint(frame * 255).astype(np.uint8) for frame in frames))
-    run = InterpolatorRunner(weights.load("interpolator-base"), CPU, torch.float32, tile)  # type: ignore[arg-type]
+    run = InterpolatorRunner(weights.load("interpolator-base"), CPU, torch.float32, tile)
     times, made = [0.2, 0.4, 0.5, 0.7, 0.9], []
     for model in (run.model, run.interpolator):  # compiled, one moment at a time; torch, several at once
         run.model, run._kept = model, []
@@ -73,7 +73,7 @@ def test_threads_share_what_is_encoded_and_make_the_same(monkeypatch: pytest.Mon
     prior = flow_prior(*(np.rint(frame * 255).astype(np.uint8) for frame in frames[:2]))
     alone = runner()
     wanted = [alone.between(*pair, [0.5], prior)[0] for pair in itertools.pairwise(frames)]
-    run = InterpolatorRunner(weights.load("interpolator-base"), CPU, torch.float32, workers=3)  # type: ignore[arg-type]
+    run = InterpolatorRunner(weights.load("interpolator-base"), CPU, torch.float32, workers=3)
     encode, encoded = run.model.encode, []
     monkeypatch.setattr(run.model, "encode", lambda frame: encoded.append(1) or encode(frame))
     made = list(in_order(itertools.pairwise(frames), lambda pair: run.between(*pair, [0.5], prior)[0], 3))

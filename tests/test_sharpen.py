@@ -79,7 +79,7 @@ def test_a_scene_agrees_on_the_gamma_in_which_it_was_blurred() -> None:
 
     voting = Voting()
     images = [np.full((32, 32, 3), k, np.uint8) for k in range(7)]
-    sharpen(images, voting, cut=6, mode="on")  # type: ignore[arg-type]
+    sharpen(images, voting, cut=6, mode="on")
     assert voting.asked == 5 and voting.told == [None, 1.5, 2.2, 1.0, 1.0, 1.0, 2.2]
 
 
@@ -107,7 +107,7 @@ def test_a_shake_that_one_frame_alone_shows_is_a_mistake(shaken_ones: set[int], 
         image[0, 0] = number
     frames = [(frame(image, k), Relation.CUT if k == 5 else Relation.MOTION) for k, image in enumerate(images)]
     counters = Counters()
-    found = [f.rgb is not None for f, _ in deblurred(frames, Finding(), Settings(), counters)]  # type: ignore[arg-type]
+    found = [f.rgb is not None for f, _ in deblurred(frames, Finding(), Settings(), counters)]
     assert {k for k, sharpened in enumerate(found) if sharpened} == kept
     assert (counters.deblurred, counters.sharp_skipped) == (len(kept), 8 - len(kept))
 

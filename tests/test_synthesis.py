@@ -14,6 +14,7 @@ from fpsgan.interpolator.synthesis import (
     Intermediate,
     compose,
     confidence,
+    distrust_leaving,
     downsample,
     fall_back,
     overlapped,
@@ -40,7 +41,7 @@ def test_a_whole_shift_moves_pixels_and_repeats_the_border() -> None:
 
 def test_gradients_reach_frame_and_flow() -> None:
     frame, flow = smooth(1, 3, 16, 16).requires_grad_(), smooth(1, 2, 16, 16, seed=2).requires_grad_()
-    warp(frame, flow).square().sum().backward()  # type: ignore[no-untyped-call]
+    warp(frame, flow).square().sum().backward()
     assert frame.grad is not None and frame.grad.abs().sum() > 0
     assert flow.grad is not None and flow.grad.abs().sum() > 0
 
@@ -65,6 +66,19 @@ def decided(flow: Tensor, mask: float = 0.5) -> Intermediate:
     """A constant velocity [2,64,64], px of the frame, seen at t = ½."""
     size = flow.shape[-2:]
     return Intermediate(-flow[None] / 2, flow[None] / 2, torch.full((1, 1, *size), mask), torch.zeros(1, 3, *size))
+
+
+def test_matches_of_what_leaves_the_picture_are_not_trusted_and_all_else_stays() -> None:
+    flow = torch.zeros(1, 2, 40, 48)
+    flow[:, 0] = 24.0  # px of the frame, 6 of the flow: the last 6 columns leave a picture of 192 px
+    trust = torch.ones(1, 1, 40, 48)
+    flow[..., -6:], trust[..., -6:] = -16.0, 0.5  # and match something inside
+    flow[..., 10, 10], trust[..., 10, 10] = 0.0, 0.3
+    found = distrust_leaving(flow, trust, 4, (160, 192))
+    assert (found[..., -6:] < 0.01).all()
+    assert torch.equal(found[..., :-6], trust[..., :-6])
+    trust[..., -6:] = 1.0  # what both flows and both frames agree on stays: a thing of its own at the border
+    assert torch.equal(distrust_leaving(flow, trust, 4, (160, 192)), trust)
 
 
 def test_where_all_moves_alike_nothing_changes() -> None:

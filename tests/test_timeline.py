@@ -7,7 +7,7 @@ from typing import NamedTuple
 import pytest
 
 from fpsgan.errors import OptionError
-from fpsgan.stages.timeline import Relation, Span, schedule, target_rate
+from fpsgan.stages.timeline import Relation, Span, longest_gap, schedule, target_rate
 
 MOTION, HELD, CUT = Relation.MOTION, Relation.HELD, Relation.CUT
 GAP = Fraction(1, 2)
@@ -79,6 +79,41 @@ def test_nothing_is_mixed_across_a_cut_or_a_gap() -> None:
     assert all(s.frame1 is None for s in schedule(((f, MOTION) for f in frames), Fraction(1, 10), longest_gap=GAP))
 
 
+def test_a_step_of_just_the_longest_gap_still_moves() -> None:
+    for pts, moves in ((GAP, True), (GAP + Fraction(1, 1000), False)):
+        frames = [Tick(Fraction(0), GAP), Tick(pts, GAP)]
+        spans = list(schedule(((f, MOTION) for f in frames), Fraction(1, 10), longest_gap=GAP))
+        assert any(span.frame1 is not None for span in spans) is moves
+
+
+@pytest.mark.parametrize(("rate", "gap"), [(24, Fraction(1, 4)), (16, Fraction(1, 4)), (8, Fraction(1, 2))])
+def test_longest_gap_is_four_frames_and_a_quarter_second_at_least(rate: int, gap: Fraction) -> None:
+    assert longest_gap(Fraction(rate)) == gap
+
+
+def test_a_span_of_nothing_but_its_first_frame_asks_for_no_second() -> None:
+    spans = list(schedule(source(Fraction(24), 5), Fraction(1, 24), longest_gap=GAP))
+    assert [(span.frame1, span.times) for span in spans] == [(None, (0,))] * 5
+
+
+def test_a_part_has_the_outputs_of_the_whole() -> None:
+    """With ``start``, frames from the second half alone give the second half's outputs, under the same numbers."""
+    step = Fraction(1, 60)
+    whole = list(schedule(source(Fraction(24), 25), step, longest_gap=GAP))
+    later = (pair for pair in source(Fraction(24), 25) if pair[0].pts >= Fraction(1, 2))
+    part = list(schedule(later, step, longest_gap=GAP, start=Fraction(0)))
+    assert part == [span for span in whole if span.frame0.pts >= Fraction(1, 2)]
+    assert part[0].number == 30
+
+
+@pytest.mark.parametrize(("held", "moves"), [(3, True), (4, False)])
+def test_a_drawing_of_four_frames_moves_and_one_of_five_holds(held: int, moves: bool) -> None:
+    """At 24 fps ⅛ s is the last of four."""
+    relations = {k: HELD for k in range(40) if k % (held + 1)}
+    spans = list(schedule(source(Fraction(24), 40, relations), Fraction(1, 24), longest_gap=GAP))
+    assert (spans[0].times[1:] == tuple(Fraction(k, held + 1) for k in range(1, held + 1))) is moves
+
+
 def test_drawings_on_twos_are_respaced_and_the_length_stays() -> None:
     relations = dict.fromkeys(range(1, 24, 2), HELD)
     spans = list(schedule(source(Fraction(24), 24, relations), Fraction(1, 48), longest_gap=GAP))
@@ -113,6 +148,16 @@ def test_slow_motion_rate() -> None:
 def test_absurd_rates_are_refused(asked: dict[str, int]) -> None:
     with pytest.raises(OptionError):
         target_rate(Fraction(30), **{name: Fraction(value) for name, value in asked.items()})
+
+
+def test_the_bounds_themselves_are_allowed() -> None:
+    for asked in ({"fps": Fraction(1, 60)}, {"fps": Fraction(1000)}, {"slowmo": Fraction(1)}):
+        target_rate(Fraction(30), **asked)
+
+
+def test_a_source_shorter_than_half_an_output_has_one_all_the_same() -> None:
+    (span,) = schedule(source(Fraction(60), 1), Fraction(1, 10), longest_gap=GAP)
+    assert (span.frame0.name, span.times) == ("0", (0,))
 
 
 def test_an_empty_source_gives_nothing() -> None:

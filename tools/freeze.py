@@ -226,11 +226,10 @@ def main() -> int:
             began = time.monotonic()
             found[job] = run(job, folder, args.python, args.root)
             tell(f"{job}: exit {found[job]['exit']}, {time.monotonic() - began:.1f} s")
-    text = json.dumps(found, indent=1, sort_keys=True)
-    if args.output:
-        args.output.write_text(text + "\n")
-    else:
-        print(text)
+            if args.output:
+                args.output.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n")
+    if not args.output:
+        print(json.dumps(found, indent=1, sort_keys=True))
     return 0
 
 

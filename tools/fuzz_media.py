@@ -215,7 +215,7 @@ def left_out(notes: list[str]) -> int:
 
 def work(pipe: Any) -> None:
     """A worker process: cases come in, come back examined."""
-    InterpolatorRunner.between = blend  # type: ignore[assignment,method-assign]
+    InterpolatorRunner.between = blend
     while (job := pipe.recv()) is not None:
         with tempfile.TemporaryDirectory() as folder:
             pipe.send(examine(*job, Path(folder)))
@@ -238,7 +238,7 @@ class Worker:
         trouble = "hangs"
         try:
             if self.pipe.poll(TIMEOUT):
-                return self.pipe.recv()  # type: ignore[no-any-return]
+                return self.pipe.recv()
         except EOFError:
             self.process.join()
             trouble = f"the process ended with {self.process.exitcode}"

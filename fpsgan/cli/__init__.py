@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from fpsgan import __version__
-from fpsgan.cli import facts, jobs, train
+from fpsgan.cli import facts, jobs, train, web
 from fpsgan.cli.options import option, parse_rate, parse_time
 from fpsgan.errors import FpsganError, OptionError
 
@@ -40,6 +40,7 @@ app.command("deblur")(jobs.deblur_command)
 app.command("stream")(jobs.stream_command)
 app.command("probe")(facts.probe_command)
 app.command("report")(train.report_command)
+app.command("web")(web.web_command)
 dataset_app = typer.Typer(help="Training data from your own footage.", no_args_is_help=True)
 dataset_app.command("build")(train.dataset_build_command)
 app.add_typer(dataset_app, name="dataset")

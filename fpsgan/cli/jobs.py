@@ -53,7 +53,7 @@ def enhance_command(
     files: Files, deblurring: Deblurring, rate: RateOrSlowmo, interpolation: Interpolation, job: Job, report: Report
 ) -> None:
     """Sharpen blurred frames and raise the frame rate: both stages, the main job. Several inputs go into a folder."""
-    _run(files, report, lambda: job_options(deblurring, rate, interpolation, job))
+    _run(files, report, job_options(deblurring, rate, interpolation, job))
 
 
 @grouped
@@ -61,7 +61,7 @@ def interpolate_command(
     files: Files, rate: RateOrSlowmo, interpolation: Interpolation, job: Job, report: Report
 ) -> None:
     """Raise the frame rate, or slow down; source frames stay as they are. Several inputs go into a folder."""
-    _run(files, report, lambda: job_options(rate, interpolation, job, deblur="off"))
+    _run(files, report, job_options(rate, interpolation, job, deblur="off"))
 
 
 @grouped
@@ -83,7 +83,7 @@ def deblur_command(
     if compare is not None and (files.output is None or not _is_folder(files.output)):
         raise OptionError(f"--compare puts sheets into a folder: {files.output} is none; name one with -o")
     _run(
-        files, report, lambda: job_options(deblurring, job, interpolate=False),
+        files, report, job_options(deblurring, job, interpolate=False),
         photos=True, compare=compare, truth=truth,
     )  # fmt: skip
 
@@ -91,7 +91,7 @@ def deblur_command(
 def _run(
     files: Files,
     report: Report,
-    make_options: Callable[[], Options],
+    options: Options,
     *,
     photos: bool = False,
     compare: str | None = None,
@@ -103,7 +103,6 @@ def _run(
         raise OptionError("no input: name a video, as in `fpsgan enhance clip.mp4 -o better.mp4`")
     if files.output is None:
         raise OptionError("no output: say where to put it with -o")
-    options = make_options()
     pairs = _pairs(sources, files.output, photos=photos)
     pictures = [pair for pair in pairs if photos and _is_photo_job(*pair)]
     failed = 0
@@ -202,14 +201,17 @@ def _photos(
 
 
 def _video(source: Path, target: Path, options: Options, report: Report, title: str) -> list[Any]:
-    from fpsgan.job import enhance, estimate, peak_rss
+    from fpsgan.job import Progress, enhance, estimate, peak_rss
 
+    if report.progress not in ("text", "json"):
+        raise OptionError(f"--progress {report.progress}: must be text or json")
     if report.dry_run:
         expected = estimate(source, target, options=options)
         if not report.json:
             print(estimate_text(expected))
         return [dataclasses.asdict(expected)]
-    with Meter(job_line, title=title, quiet=report.quiet) as meter:
+    record = Progress._asdict if report.progress == "json" else None
+    with Meter(job_line, title=title, quiet=report.quiet, record=record) as meter:
         result = enhance(source, target, options=options, on_progress=meter, on_note=meter.say)
     if not report.json:
         meter.say(result_text(result))
@@ -230,7 +232,7 @@ def stream_command(
     rate: Rate,
     machine: Machine,
     max_delay: Annotated[float, option("Seconds; what would take longer is left out.")] = 0.5,
-    weights: InterpolatorWeights = "interpolator-base",
+    weights: InterpolatorWeights = str(Options.weights),
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:

@@ -82,9 +82,11 @@ class Files:
 
 @dataclass(frozen=True)
 class Deblurring:
-    deblur: Annotated[str, of_switch("auto: blurred frames only; on: all; off.")] = "auto"
-    deblur_strength: Annotated[float, option("0 (nothing) to 1 (all of it).")] = 1.0
-    deblur_weights: Annotated[str, option("Deblurring weights, likewise.")] = "deblur-mobilenet"
+    deblur: Annotated[str, of_switch("auto: blurred frames only; on: all; off.")] = Options.deblur
+    deblur_strength: Annotated[float, option("0 (nothing) to 1 (all of it).")] = Options.deblur_strength
+    deblur_weights: Annotated[str, option("Deblurring weights: a shipped name or a .safetensors file.")] = str(
+        Options.deblur_weights
+    )
 
 
 @dataclass(frozen=True)
@@ -101,12 +103,12 @@ class RateOrSlowmo(Rate):
 @dataclass(frozen=True)
 class Interpolation:
     scene_threshold: Annotated[float, option(CUT_HELP)] = Options.scene_threshold
-    dedup: Annotated[str, of_switch("Re-space repeated drawings of animation.")] = "auto"
+    dedup: Annotated[str, of_switch("Re-space repeated drawings of animation.")] = Options.dedup
     confidence_map: Annotated[
         Path | None, option("Folder for a PNG per generated frame: black where it is a guess.")
     ] = None
-    weights: InterpolatorWeights = "interpolator-base"
-    engine: Engine = "auto"
+    weights: InterpolatorWeights = str(Options.weights)
+    engine: Engine = Options.engine
 
 
 @dataclass(frozen=True)
@@ -117,7 +119,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Machine:
-    device: Annotated[str, of_machine("auto, cpu, cuda, cuda:1, mps, xpu.")] = "auto"
+    device: Annotated[str, of_machine("auto, cpu, cuda, cuda:1, mps, xpu.")] = Options.device
     half: Annotated[bool | None, of_machine("Half precision; by default where faster.", "--half/--no-half")] = None
 
 
@@ -125,15 +127,22 @@ class Machine:
 class Job(Machine, Part):
     """What every job that makes a file can be told of its source, its file and the machine."""
 
-    tile: Annotated[int, of_machine("Work in tiles of so many pixels; 0: only if memory is short.")] = 0
+    tile: Annotated[int, of_machine("Work in tiles of so many pixels; 0: only if memory is short.")] = Options.tile
     stream: StreamIndex = None
-    image_rate: Annotated[Fraction, of_rate("Frame rate of a folder of images.", panel="Input")] = Fraction(24)
+    image_rate: Annotated[Fraction, of_rate("Frame rate of a folder of images.", panel="Input")] = Options.image_rate
     on_error: Annotated[str, of_input("At damaged places.", values=("stop", "conceal"))] = "stop"
-    deinterlace: Annotated[str, of_input("Interlaced video; film: undo pulldown.", values=MODES)] = "auto"
-    codec: Annotated[str, of_output(f"auto, {', '.join(CODECS)}.", values=("auto", *CODECS), metavar="<str>")] = "auto"
+    deinterlace: Annotated[str, of_input("Interlaced video; film: undo pulldown.", values=MODES)] = Options.deinterlace
+    codec: Annotated[str, of_output(f"auto, {', '.join(CODECS)}.", values=("auto", *CODECS), metavar="<str>")] = (
+        EncodeOptions.codec
+    )
     crf: Annotated[int | None, of_output("The encoder's quality number; smaller is better.")] = None
     pix_fmt: Annotated[str | None, of_output("Pixel format; by default the source's.")] = None
     overwrite: Overwrite = False
+    workers: Annotated[int, of_machine("Processes that work side by side (on each device).")] = 1
+    devices: Annotated[str | None, of_machine("Several devices at once: cuda:0,cuda:1.")] = None
+    cluster: Annotated[
+        str | None, of_machine("Spread the work over a Ray cluster: auto, or its address.", metavar="<auto|address>")
+    ] = None
     resume: Annotated[
         bool, of_output("Keep what is done when the job is ended, and go on from there.", "--resume/--no-resume")
     ] = True
@@ -147,6 +156,9 @@ class Report:
     json: Json = False
     benchmark: Annotated[bool, option("Print where the time went.", "--benchmark")] = False
     quiet: Quiet = False
+    progress: Annotated[
+        str, option("On standard error; json: an object a line, for programs.", values=("text", "json"))
+    ] = "text"
 
 
 def grouped(command: Callable[..., None]) -> Callable[..., None]:
@@ -183,6 +195,8 @@ def job_options(*groups: Deblurring | Rate | Interpolation | Machine, **more: An
     given = {name: value for group in groups for name, value in vars(group).items()} | more
     if "codec" in given:
         given["encode"] = EncodeOptions(given.pop("codec"), given.pop("crf"), given.pop("pix_fmt"))
+    if "devices" in given:
+        given["devices"] = tuple((given["devices"] or "").split(",")) if given["devices"] else ()
     if "on_error" in given:
         on_error = given.pop("on_error")
         if on_error not in ("stop", "conceal"):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import time
 from collections.abc import Callable
 from types import TracebackType
-from typing import Generic, NamedTuple, Self, TypeVar
+from typing import Any, Generic, NamedTuple, Self, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn
@@ -19,6 +20,7 @@ T = TypeVar("T")
 
 CONSOLE = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
 EVERY = 10.0  # seconds between lines where standard error is no terminal
+OFTEN = 0.2  # and where a program reads them
 
 
 class Line(NamedTuple):
@@ -32,14 +34,23 @@ class Meter(Generic[P]):
     """Shows how far the work is, as long as the ``with`` block lasts.
 
     On a terminal a bar that is rewritten in place, elsewhere a line every 10 seconds; nothing with ``quiet``. To be
-    called with the library's progress, which ``line`` puts into words; ``title`` says what is worked on.
+    called with the library's progress, which ``line`` puts into words; ``title`` says what is worked on. ``record``:
+    what programs are told instead, as JSON, one object a line: that of each progress, and {"note": …}.
     """
 
-    def __init__(self, line: Callable[[P], Line], *, title: str = "", quiet: bool = False) -> None:
-        self.line, self.quiet = line, quiet
+    def __init__(
+        self,
+        line: Callable[[P], Line],
+        *,
+        title: str = "",
+        quiet: bool = False,
+        record: Callable[[P], dict[str, Any]] | None = None,
+    ) -> None:
+        self.line, self.quiet, self.record = line, quiet, record
+        self.every = EVERY if record is None else OFTEN
         self.told = -EVERY
         self.bar: Progress | None = None
-        if CONSOLE.is_terminal and not CONSOLE.is_dumb_terminal and not quiet:
+        if CONSOLE.is_terminal and not CONSOLE.is_dumb_terminal and not quiet and record is None:
             title_column, text_column = (
                 TextColumn(f"{{task.{name}}}", markup=False) for name in ("description", "fields[text]")
             )
@@ -60,14 +71,14 @@ class Meter(Generic[P]):
         share, text = self.line(now)
         if self.bar is not None:
             self.bar.update(self.task, total=None if share is None else 1.0, completed=share or 0.0, text=text)
-        elif not self.quiet and (time.monotonic() - self.told >= EVERY or share == 1):
+        elif not self.quiet and (time.monotonic() - self.told >= self.every or share == 1):
             self.told = time.monotonic()
-            tell(text)
+            tell(text if self.record is None else json.dumps(self.record(now)))
 
     def say(self, text: str) -> None:
         """``tell``, unless ``quiet``."""
         if not self.quiet:
-            tell(text)
+            tell(text if self.record is None else json.dumps({"note": text}))
 
 
 def tell(text: str) -> None:

@@ -25,6 +25,7 @@ from fpsgan.cli.options import (
 )
 from fpsgan.cli.progress import Meter, tell
 from fpsgan.cli.text import build_text, building_line, frames_line, json_text, table_text, training_line
+from fpsgan.options import Options
 
 
 def dataset_build_command(
@@ -168,7 +169,7 @@ def report_command(
     part: Part,
     machine: Machine,
     output: Annotated[Path | None, option("The page; by default CLIP-report.html here.", "-o", "--output")] = None,
-    weights: InterpolatorWeights = "interpolator-base",
+    weights: InterpolatorWeights = str(Options.weights),
     overwrite: Overwrite = False,
     json: Json = False,
     quiet: Quiet = False,

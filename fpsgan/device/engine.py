@@ -127,14 +127,14 @@ class DeviceInterpolator:
                 for luma, t in ((luma0, 0.0), (luma1, 1.0))
             )
             effort = self.network.config.prior
-            flows = find_flow(torch.cat((luma0, luma1)), torch.cat((luma1, luma0)), effort).tensor_split(2 * len(items))
+            flows01, flows10 = find_flow(luma0, luma1, effort)
             self._since = since
             return [
                 Prepared(
                     *pair,
                     Exposure(exposure.gain[k : k + 1], exposure.offset[k : k + 1]),
                     overlay[k : k + 1],
-                    (flows[k], flows[len(items) + k]),
+                    (flows01[k : k + 1], flows10[k : k + 1]),
                 )
                 for k, (pair, _) in enumerate(items)
             ]

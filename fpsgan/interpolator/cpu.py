@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from deblur.folded import onednn_rectifies
 from fpsgan.interpolator import kernels, synthesis
 from fpsgan.interpolator.network import LEAK, MATCHED, Interpolator, Level, MirrorConv, check_sizes
-from fpsgan.interpolator.synthesis import FINEST, believe, enlarge, explained_over
+from fpsgan.interpolator.synthesis import FINEST, believe, distrust_leaving, enlarge, explained_over
 from fpsgan.threads import in_threads
 
 __all__ = ["CpuInterpolator"]
@@ -124,7 +124,8 @@ class CpuInterpolator:
         encoded0, encoded1 = encoded0 or self.encode(frame0), encoded1 or self.encode(frame1)
         small0, small1 = (each.quarter if stride == FINEST else each.half for each in (encoded0, encoded1))
         padded = [_pad(flow[0].float().numpy(), *small0.shape[:2]) for flow in flows]
-        return Pair(encoded0, encoded1, *check_consistency(padded, small0, small1, stride))
+        size = frame0.shape[-2], frame0.shape[-1]
+        return Pair(encoded0, encoded1, *check_consistency(padded, small0, small1, stride, size))
 
     @torch.inference_mode()
     def generate(self, frame0: Tensor, frame1: Tensor, pair: Pair, t: Tensor) -> tuple[Tensor, Tensor]:
@@ -222,7 +223,7 @@ def _conv(weight: Tensor, bias: Tensor | None, stride: int = 1) -> Conv:
 
 
 def check_consistency(
-    flows: Sequence[Array], small0: Array, small1: Array, stride: int
+    flows: Sequence[Array], small0: Array, small1: Array, stride: int, size: tuple[int, int]
 ) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
     """(motion [2 or 4,h,w] of either frame, trust [h,w] of either); pictures [h,w,3], flows [2,h,w]."""
     height, width = small0.shape[:2]
@@ -239,7 +240,8 @@ def check_consistency(
     def trusted(flow: Array, back: Array, left: Array) -> Array:
         out = _empty(height, width)
         kernels.consistency(flow, back, left, np.float32(1), scale, out, (0, height))
-        return out
+        seen = distrust_leaving(torch.from_numpy(flow[None, :2]), torch.from_numpy(out)[None, None], stride, size)
+        return np.asarray(seen[0, 0].numpy())
 
     left = in_threads([partial(explained, motions[0], small0, small1), partial(explained, motions[1], small1, small0)])
     trust = in_threads([partial(trusted, *motions, left[0]), partial(trusted, *motions[::-1], left[1])])

@@ -18,10 +18,11 @@ from fpsgan.errors import InputError
 from fpsgan.interpolator import kernels
 from fpsgan.interpolator.flow import (
     COMPARED_OVER,
+    CONFIRMED,
     DOUBT,
     EFFORTS,
-    FINER,
     MARGIN,
+    MATCHED_OVER,
     MIN_SIDE,
     MUCH_BETTER,
     NEARER,
@@ -72,14 +73,8 @@ def flow_prior(
     smalls = in_threads([partial(_small_grey, frame, stride, factor) for frame in (frame0, frame1)])
     if factor < stride:
         flows = [_reduced(flow, stride // factor) for flow in _both_ways(smalls, effort, matched=False)]
-    elif effort == "best" and min(smalls[0].shape) >= 2 * MIN_SIDE:
-        small0, small1 = smalls
-        coarse = [_upsampled(flow, small0.shape) for flow in _both_ways([_halved(small) for small in smalls], effort)]
-        flows = in_threads(
-            [partial(_stage, small0, small1, coarse[0], FINER), partial(_stage, small1, small0, coarse[1], FINER)]
-        )
     else:
-        flows = _both_ways(smalls, effort)
+        flows = _both_ways(smalls, effort, matched=effort != "quick" and min(frame0.shape[:2]) >= 8 * MIN_SIDE)
     planes01, planes10 = (np.ascontiguousarray(flow.transpose(2, 0, 1) * stride) for flow in flows)
     return planes01, planes10
 
@@ -158,15 +153,15 @@ def _small_grey(frame: NDArray[np.uint8], stride: int, factor: int) -> NDArray[n
 
 def _flow(small0: NDArray[np.uint8], small1: NDArray[np.uint8], effort: str) -> Array:
     """[h,w,2] in pixels of these pictures."""
-    flow: Array | None = None
-    for stage in STAGES.get(effort, STAGES["base"]):
-        flow = _stage(small0, small1, flow, stage)
-    assert flow is not None
+    first, *later = STAGES[effort]
+    flow = _dis(small0, small1, first)
+    for stage in later:
+        flow = _better(small0, small1, flow, _dis(small0, small1, stage, None if stage.afresh else flow))
     return flow
 
 
-def _stage(small0: NDArray[np.uint8], small1: NDArray[np.uint8], flow: Array | None, stage: Stage) -> Array:
-    """DIS once; of the flow so far, if any, what explains the frames better stays."""
+def _dis(small0: NDArray[np.uint8], small1: NDArray[np.uint8], stage: Stage, start: Array | None = None) -> Array:
+    """From the coarsest scale on, or from a flow of this size at this scale alone."""
     # One object per call: DIS keeps buffers between calls and two threads must not share them.
     dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
     dis.setFinestScale(0)  # the image is small already
@@ -174,16 +169,18 @@ def _stage(small0: NDArray[np.uint8], small1: NDArray[np.uint8], flow: Array | N
     dis.setPatchStride(stage.stride)
     dis.setGradientDescentIterations(stage.descents)
     dis.setVariationalRefinementIterations(stage.refinements)
-    if flow is None:
+    if start is None:
         nothing: Any = None  # OpenCV's stubs miss that it may be
         return np.asarray(dis.calc(small0, small1, nothing), np.float32)
     dis.setCoarsestScale(0)
-    later = np.asarray(dis.calc(small0, small1, flow.copy()), np.float32)
+    return np.asarray(dis.calc(small0, small1, start.copy()), np.float32)
+
+
+def _better(small0: NDArray[np.uint8], small1: NDArray[np.uint8], flow: Array, other: Array) -> Array:
     here, there = small0.astype(np.float32), small1.astype(np.float32)
-    errors = [_error(here, _warped(there, each), COMPARED_OVER) for each in (flow, later)]
-    # patches of 4 px lose their way on flat drawings, those of 8 what is small: neither is right everywhere
+    errors = [_error(here, _warped(there, each), COMPARED_OVER) for each in (flow, other)]
     better = cv2.medianBlur((errors[1] + SURER < errors[0]).astype(np.uint8), 5) > 0
-    return np.where(better[..., None], later, flow)
+    return np.where(better[..., None], other, flow)
 
 
 def _reduced(flow: Array, factor: int) -> Array:
@@ -192,45 +189,47 @@ def _reduced(flow: Array, factor: int) -> Array:
     return np.asarray(cv2.resize(flow, size, interpolation=cv2.INTER_AREA), np.float32) / np.float32(factor)
 
 
-def _halved(small: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    size = (small.shape[1] // 2, small.shape[0] // 2)
-    return np.asarray(cv2.resize(small, size, interpolation=cv2.INTER_AREA), np.uint8)
-
-
-def _upsampled(flow: Array, shape: tuple[int, ...]) -> Array:
-    """A flow at twice the size, [h,w], in pixels of that."""
-    return np.asarray(cv2.resize(flow, shape[1::-1], interpolation=cv2.INTER_LINEAR), np.float32) * np.float32(2)
-
-
-def _both_ways(smalls: Sequence[NDArray[np.uint8]], effort: str, *, matched: bool = True) -> list[Array]:
+def _both_ways(smalls: Sequence[NDArray[np.uint8]], effort: str, *, matched: bool) -> list[Array]:
     """The flows there and back, and where block matching explains the frames much better, its own."""
     small0, small1 = smalls
     finding: list[Callable[[], Any]] = [
         partial(_flow, small0, small1, effort),
         partial(_flow, small1, small0, effort),
     ]
-    if effort == "quick" or not matched or min(small0.shape) < 2 * MIN_SIDE:
+    if not matched:
         return in_threads(finding)
-    pyramid0, pyramid1 = _pyramid(small0), _pyramid(small1)
+    levels = {(cell // STRIDE[effort]).bit_length() - 1: reach for cell, reach in REACH.items()}
+    pyramid0, pyramid1 = _pyramid(small0, max(levels)), _pyramid(small1, max(levels))
     matching: list[Callable[[], Any]] = [
-        partial(_block_match, pyramid0[level], pyramid1[level], reach) for level, reach in REACH.items()
+        partial(_block_match, pyramid0[level], pyramid1[level], reach) for level, reach in levels.items()
     ]
     flow01, flow10, *matches = in_threads([*finding, *matching])
-    matches01, matches10 = (dict(zip(REACH, each, strict=True)) for each in zip(*matches, strict=True))
-    return in_threads(
+    matches01, matches10 = (dict(zip(levels, each, strict=True)) for each in zip(*matches, strict=True))
+    window = MATCHED_OVER // STRIDE[effort] | 1
+    corrected01, corrected10 = in_threads(
         [
-            partial(_corrected, flow01, matches01, pyramid0, pyramid1),
-            partial(_corrected, flow10, matches10, pyramid1, pyramid0),
+            partial(_corrected, flow01, matches01, pyramid0, pyramid1, window),
+            partial(_corrected, flow10, matches10, pyramid1, pyramid0, window),
         ]
     )
+    return [_confirmed(flow01, corrected01, corrected10), _confirmed(flow10, corrected10, corrected01)]
 
 
-def _pyramid(small: NDArray[np.uint8]) -> list[Array]:
-    """Grey at 1/4, 1/8 and 1/16, sides of 1/4 cut to multiples of 4."""
-    grey = small[: small.shape[0] // 4 * 4, : small.shape[1] // 4 * 4].astype(np.float32)
-    half = cv2.resize(grey, (grey.shape[1] // 2, grey.shape[0] // 2), interpolation=cv2.INTER_AREA)
-    quarter = cv2.resize(half, (half.shape[1] // 2, half.shape[0] // 2), interpolation=cv2.INTER_AREA)
-    return [grey, np.asarray(half, np.float32), np.asarray(quarter, np.float32)]
+def _confirmed(flow: Array, corrected: Array, back: Array) -> Array:
+    """The flow [h,w,2], corrected where the corrected flow back leads to the start again."""
+    returned = [_warped(np.ascontiguousarray(back[..., c]), corrected) for c in (0, 1)]
+    miss = np.hypot(*(corrected[..., c] + returned[c] for c in (0, 1)))
+    return np.where((miss < CONFIRMED)[..., None], corrected, flow)
+
+
+def _pyramid(small: NDArray[np.uint8], levels: int) -> list[Array]:
+    """Grey in this size, sides cut to whole pixels of the coarsest level, and so many times halved."""
+    height, width = (side >> levels << levels for side in small.shape)
+    pyramid = [small[:height, :width].astype(np.float32)]
+    for level in range(1, levels + 1):
+        size = (width >> level, height >> level)
+        pyramid.append(np.asarray(cv2.resize(pyramid[-1], size, interpolation=cv2.INTER_AREA), np.float32))
+    return pyramid
 
 
 def _block_match(grey0: Array, grey1: Array, reach: int) -> tuple[Array, Array]:
@@ -248,12 +247,13 @@ def _block_match(grey0: Array, grey1: Array, reach: int) -> tuple[Array, Array]:
     return offsets[0], offsets[1]
 
 
-def _corrected(flow: Array, matches: dict[int, Array], here: list[Array], there: list[Array]) -> Array:
-    """The flow [h,w,2] in pixels of 1/4, replaced where a match, made finer step by step, is much better.
+def _corrected(flow: Array, matches: dict[int, Array], here: list[Array], there: list[Array], window: int) -> Array:
+    """The flow [h,w,2] replaced where a match, made finer step by step, is much better over window × window pixels.
 
     Only the rectangle is looked at around the places where it is so before it is made finer.
     """
     share, less = MUCH_BETTER
+    flow = flow.copy()
     for start, match in matches.items():
         rows, columns = match.shape[:2]
         coarse = flow[: rows << start, : columns << start] / 2**start
@@ -275,8 +275,8 @@ def _corrected(flow: Array, matches: dict[int, Array], here: list[Array], there:
         for _ in range(2):
             match = _refined(here[0][box], there[0], match)
         corner = np.array((left << start, top << start), np.float32)
-        limit = share * _error(here[0][box], _warped(there[0], flow[box] + corner), 7) - less
-        ours = _error(here[0][box], _warped(there[0], match), 7)
+        limit = share * _error(here[0][box], _warped(there[0], flow[box] + corner), window) - less
+        ours = _error(here[0][box], _warped(there[0], match), window)
         better = cv2.medianBlur((ours < limit).astype(np.uint8), 5) > 0
         flow[box][better] = match[better] - corner
     return flow

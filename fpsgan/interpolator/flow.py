@@ -35,16 +35,22 @@ class Stage(NamedTuple):
     stride: int  # px between patches
     descents: int  # steps of gradient descent
     refinements: int  # of variational refinement, which smooths over edges: drawings want none
+    afresh: bool = True  # from the coarsest scale on; otherwise from the flow so far, at its own scale alone
 
 
-# Each stage but the first starts from the flow so far, at the finest scale alone.
-STAGES = {"quick": (Stage(8, 4, 16, 3),), "base": (Stage(8, 4, 16, 0), Stage(4, 2, 8, 1))}
-FINER = Stage(8, 3, 16, 1)  # the stage at 1/2 that "best" has more than "base"
+# Of the flows of all stages each place has the one that explains it best.
+STAGES = {
+    "quick": (Stage(8, 4, 16, 3),),
+    "base": (Stage(8, 4, 16, 0), Stage(4, 2, 8, 1, afresh=False)),
+    "best": (Stage(8, 3, 16, 0), Stage(4, 2, 8, 0)),
+}
 COMPARED_OVER = 7  # px of the flow over which two flows are compared
-SURER = 0.3  # codes by which that of the later stage has to be better
+SURER = 0.3  # codes by which the later one has to be better
 # Block matching: at 1/16 up to 8 cells (128 px) away, at 1/8, where thinner things still show, up to 6 (48 px)
-REACH = {2: 8, 1: 6}
+REACH = {16: 8, 8: 6}
 MUCH_BETTER = (0.75, 2.0)  # the error of a match, times the flow's, less so many codes, from which it replaces the flow
+MATCHED_OVER = 28  # px of the frame, over which these errors are averaged
+CONFIRMED = 2.0  # px of the flow, by which the way back may miss the start of a match that counts
 NEARER = 0.15  # codes, for each of 3×3 pixels, by which a match is worse for every cell that it is farther
 MARGIN = 2  # cells: margin of the rectangle in which matches are made finer
 UNEVEN = 2.0  # how many times as long as a pair its neighbour may last, or the reverse, to say how motion goes on
@@ -55,56 +61,56 @@ SMOOTHNESS, BRIGHTNESS, GRADIENT, OMEGA, SWEEPS = 20.0, 5.0, 10.0, 1.6, 5
 ROUNDS = 2  # of propagation, between which the descents are shared out
 
 
-def find_flow(grey0: Tensor, grey1: Tensor, effort: str = "base") -> Tensor:
-    """Optical flow from grey0 to grey1.
+def find_flow(grey0: Tensor, grey1: Tensor, effort: str = "base") -> tuple[Tensor, Tensor]:
+    """Optical flow from grey0 to grey1 and back.
 
     Args:
-        grey0, grey1: [B,1,H,W], 0..255 of any dtype, H and W at least 16. For both directions of a pair concatenate
-            (frame0, frame1) and (frame1, frame0).
+        grey0, grey1: [B,1,H,W], 0..255 of any dtype, H and W at least 16.
         effort: one of EFFORTS, as for `fpsgan.interpolator.cpu_flow.flow_prior`.
 
     Returns:
-        float32 [B, 2, ceil(H/n), ceil(W/n)], n = STRIDE[effort]: (x, y) in pixels of the full frame. Pixel (i, j) of a
-        flow stands for the n×n block of the frame that starts at (n·i, n·j).
+        (flow01, flow10), float32 [B, 2, ceil(H/n), ceil(W/n)], n = STRIDE[effort]: (x, y) in pixels of the full frame.
+        Pixel (i, j) of a flow stands for the n×n block of the frame that starts at (n·i, n·j).
     """
     stride = factor = STRIDE[effort]
     while factor > 1 and min(grey0.shape[-2:]) < MIN_SIDE * factor:
         factor //= 2
-    small0, small1 = (F.avg_pool2d(pad(grey.float(), stride), factor) for grey in (grey0, grey1))
+    smalls = [F.avg_pool2d(pad(grey.float(), stride), factor) for grey in (grey0, grey1)]
+    small0, small1 = torch.cat(smalls), torch.cat(smalls[::-1])
     if factor < stride:
         flow = F.avg_pool2d(_searched(small0, small1, effort), stride // factor) / (stride // factor)
-    elif effort == "best" and min(small0.shape[-2:]) >= 2 * MIN_SIDE:
-        height, width = small0.shape[-2:]
-        half0, half1 = downsample(small0), downsample(small1)
-        coarse = _matched(_searched(half0, half1, effort), half0, half1)
-        flow = run_stage(small0, small1, 2 * upsample(coarse)[..., :height, :width], FINER)
     else:
         flow = _searched(small0, small1, effort)
-        if effort != "quick" and min(small0.shape[-2:]) >= 2 * MIN_SIDE:
-            flow = _matched(flow, small0, small1)
-    return flow * stride
+        if effort != "quick" and min(grey0.shape[-2:]) >= 8 * MIN_SIDE:
+            corrected = _matched(flow, small0, small1, stride)
+            miss = (corrected + warp(corrected.roll(len(grey0), 0), corrected)).norm(dim=1, keepdim=True)
+            flow = torch.where(miss < CONFIRMED, corrected, flow)
+    flow01, flow10 = (flow * stride).chunk(2)
+    return flow01, flow10
 
 
 def _searched(small0: Tensor, small1: Tensor, effort: str) -> Tensor:
-    flow: Tensor | None = None
-    for stage in STAGES.get(effort, STAGES["base"]):
-        flow = run_stage(small0, small1, flow, stage)
-    assert flow is not None
+    first, *later = STAGES[effort]
+    flow = dense_inverse_search(small0, small1, first)
+    for stage in later:
+        start = None if stage.afresh else flow
+        flow = better(small0, small1, flow, dense_inverse_search(small0, small1, stage, start))
     return flow
 
 
-def run_stage(small0: Tensor, small1: Tensor, flow: Tensor | None, stage: Stage) -> Tensor:
-    """DIS once, [B,1,h,w] to [B,2,h,w]; of the flow so far, if any, what explains the frames better stays."""
-    if flow is None:
-        return dense_inverse_search(small0, small1, stage)
-    later = _one_scale(small0, small1, flow, stage)
-    # patches of 4 px lose their way on flat drawings, those of 8 what is small: neither is right everywhere
-    error, later_error = (matching_error(small0, small1, each, COMPARED_OVER) for each in (flow, later))
-    return torch.where(binary_median(later_error + SURER < error, 5), later, flow)
+def better(small0: Tensor, small1: Tensor, flow: Tensor, other: Tensor) -> Tensor:
+    """Of two flows [B,2,h,w], the first unless the frames [B,1,h,w] differ less along the other, place by place.
+
+    Patches of 4 px lose their way on flat drawings, those of 8 what is small: neither is right everywhere.
+    """
+    error, other_error = (matching_error(small0, small1, each, COMPARED_OVER) for each in (flow, other))
+    return torch.where(binary_median(other_error + SURER < error, 5), other, flow)
 
 
-def dense_inverse_search(grey0: Tensor, grey1: Tensor, stage: Stage) -> Tensor:
-    """[B,1,h,w] 0..255 twice to [B,2,h,w], from coarse to fine."""
+def dense_inverse_search(grey0: Tensor, grey1: Tensor, stage: Stage, start: Tensor | None = None) -> Tensor:
+    """[B,1,h,w] 0..255 twice to [B,2,h,w], from coarse to fine, or from a start [B,2,h,w] at this scale alone."""
+    if start is not None:
+        return _one_scale(grey0, grey1, start, stage)
     height, width = grey0.shape[-2:]
     coarsest = min(
         int(math.log2(max(height, width) / (4 * stage.patch)) + 0.5), int(math.log2(min(height, width) / stage.patch))
@@ -281,17 +287,19 @@ def _median3(x: Tensor) -> Tensor:
     return around.view(*x.shape[:2], 9, -1).median(2).values.view(x.shape)
 
 
-def _matched(flow: Tensor, small0: Tensor, small1: Tensor) -> Tensor:
-    """The flow [B,2,h,w] in pixels of 1/4, replaced where a block match, made finer step by step, is much better."""
-    height, width = (side // 4 * 4 for side in flow.shape[-2:])
+def _matched(flow: Tensor, small0: Tensor, small1: Tensor, stride: int) -> Tensor:
+    """The flow [B,2,h,w], replaced where a block match, made finer step by step, is much better."""
+    coarsest = max(REACH) // stride
+    height, width = (side // coarsest * coarsest for side in flow.shape[-2:])
     here, there = ([small[..., :height, :width]] for small in (small0, small1))
     for pyramid in (here, there):
-        for _ in range(2):
+        for _ in range(coarsest.bit_length() - 1):
             pyramid.append(F.avg_pool2d(pyramid[-1], 2))
     found = flow[..., :height, :width]
-    for start, reach in REACH.items():
+    for cell, reach in REACH.items():
+        start = (cell // stride).bit_length() - 1
         match = _median3(block_match(here[start], there[start], reach))
-        found = _corrected(found, match, start, here, there)
+        found = _corrected(found, match, start, here, there, MATCHED_OVER // stride | 1)
     below, right = flow.shape[-2] - height, flow.shape[-1] - width
     if below or right:
         found = torch.cat((torch.cat((found, flow[..., :height, width:]), 3), flow[..., height:, :]), 2)
@@ -326,7 +334,7 @@ def block_match(grey0: Tensor, grey1: Tensor, reach: int) -> Tensor:
     return torch.stack((number % side - reach, number // side - reach), 1).float()
 
 
-def _corrected(flow: Tensor, match: Tensor, start: int, here: list[Tensor], there: list[Tensor]) -> Tensor:
+def _corrected(flow: Tensor, match: Tensor, start: int, here: list[Tensor], there: list[Tensor], window: int) -> Tensor:
     """Only inside of the rectangle around the places where the match is much better before it is made finer."""
     share, less = MUCH_BETTER
     coarse = F.avg_pool2d(flow, 2**start) / 2**start
@@ -337,7 +345,7 @@ def _corrected(flow: Tensor, match: Tensor, start: int, here: list[Tensor], ther
         match = best_neighbour(here[level], there[level], 2 * F.interpolate(match, scale_factor=2.0))
     for _ in range(2):
         match = lucas_kanade(here[0], there[0], match)
-    ours, flows = (matching_error(here[0], there[0], each, COMPARED_OVER) for each in (match, flow))
+    ours, flows = (matching_error(here[0], there[0], each, window) for each in (match, flow))
     better = binary_median(ours < share * flows - less, 5) & (
         F.interpolate(inside.float(), scale_factor=2.0**start) > 0
     )

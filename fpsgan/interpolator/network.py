@@ -275,7 +275,8 @@ class Interpolator(nn.Module):
             F.pad(flow.float(), (0, width - flow.shape[-1], 0, height - flow.shape[-2]), mode="replicate")
             for flow in flows
         ]
-        return Pair(encoded0, encoded1, check_consistency(padded, small0, small1, self.config.stride))
+        size = frame0.shape[-2], frame0.shape[-1]
+        return Pair(encoded0, encoded1, check_consistency(padded, small0, small1, self.config.stride, size))
 
     def compensate(self, pair: Pair, found: Intermediate) -> Intermediate:
         """`overlapped` for every moment of a pair; training leaves it out."""

@@ -26,6 +26,9 @@ FINEST = 4  # px of the frame per pixel of the finest level of the network, and 
 # Consistency check
 PER_PIXEL = 0.05 / 255.0  # of full brightness, that each pixel of motion has to explain
 EXPLAINED_OVER = 28  # px of the frame, over which that is averaged
+AROUND = 8  # pixels of the flow a side of the blocks whose mean motion tells what leaves the picture
+SURE = 0.9  # trust from which a vector is believed even there
+FALSE = 0.01  # times its trust is what a match gets that must be false
 
 # Overlapped compensation
 CELL = 2  # px of half size a side: places are chosen, and motions compared, by cells of 4×4 px of the frame
@@ -97,17 +100,21 @@ def box_filter(x: Tensor, side: int) -> Tensor:
     return F.avg_pool2d(x, side, 1, side // 2, count_include_pad=False)
 
 
-def check_consistency(flows: Sequence[Tensor], small0: Tensor, small1: Tensor, stride: int) -> tuple[Tensor, Tensor]:
+def check_consistency(
+    flows: Sequence[Tensor], small0: Tensor, small1: Tensor, stride: int, size: tuple[int, int]
+) -> tuple[Tensor, Tensor]:
     """Forward-backward and photometric consistency: both flows with a third channel, how far to trust them.
 
     Trust is high where the two flows agree, relative to their length, and the two frames match there. A flow that
     explains the frames no better than standing still, by PER_PIXEL of its length, becomes zero: where brightness
-    changes without motion, as in animated gradients and fades, optical flow finds motion all the same.
+    changes without motion, as in animated gradients and fades, optical flow finds motion all the same. Of what leaves
+    the picture hardly any match is trusted.
 
     Args:
         flows: flow01, flow10 and, where known, both accelerations, [B,2,h,w] in full-size pixels.
         small0, small1: [B,3,h,w], the frames at that size, RGB 0..1.
         stride: pixels of the frames per pixel of these.
+        size: height and width of the frames, which all this may be padded to more than.
 
     Returns:
         Motion of frame0, of frame1, [B,3,h,w] or with acceleration [B,5,h,w] each: flow, trust 0..1, acceleration.
@@ -124,8 +131,34 @@ def check_consistency(flows: Sequence[Tensor], small0: Tensor, small1: Tensor, s
     for (flow, back), left, curve in zip((checked, checked[::-1]), unexplained, curves, strict=True):
         returned = warp(back, flow / stride)
         miss = _length(flow + returned) / (1.0 + 0.1 * (_length(flow) + _length(returned)))
-        motion.append(torch.cat((flow, torch.exp(-miss - 25.0 * left), *curve), dim=1))
+        trust = distrust_leaving(flow, torch.exp(-miss - 25.0 * left), stride, size)
+        motion.append(torch.cat((flow, trust, *curve), dim=1))
     return motion[0], motion[1]
+
+
+def distrust_leaving(flow: Tensor, trust: Tensor, stride: int, size: tuple[int, int]) -> Tensor:
+    """Trust without that in false matches at the border: what leaves the picture is not seen in the other frame.
+
+    Where a pixel goes is told by the trusted motion around it, from which `splat` then fills in its place.
+
+    Args:
+        flow: [B,2,h,w], in pixels of the frame.
+        trust: [B,1,h,w].
+        stride, size: as for `check_consistency`.
+    """
+    height, width = trust.shape[-2:]
+    weight = trust**4  # of what is sure, little else
+    sums = F.avg_pool2d(torch.cat((weight, weight * flow), dim=1), AROUND, ceil_mode=True)
+    sums = F.avg_pool2d(sums, 3, 1, 1)
+    mean = sums[:, 1:] / (sums[:, :1] + 1e-4)
+    ahead = F.interpolate(mean, scale_factor=float(AROUND), mode="bilinear")[..., :height, :width]
+    column, row = (torch.arange(side, device=flow.device, dtype=torch.float32) for side in (width, height))
+    x = ahead[:, :1] + stride * (column + 0.5) - 0.5
+    y = ahead[:, 1:] + stride * (row[:, None] + 0.5) - 0.5
+    outside = (-x).clamp(min=0) + (x - size[1] + 1).clamp(min=0) + (-y).clamp(min=0) + (y - size[0] + 1).clamp(min=0)
+    # gradual, so that a rounding error decides nothing
+    false = outside.clamp(max=1) * ((1 - trust) / (1 - SURE)).clamp(max=1)
+    return trust * (1 - (1 - FALSE) * false)
 
 
 def explained_over(stride: int) -> int:

@@ -90,7 +90,7 @@ def interpolated(
     It can begin at any span: RUN_UP of them before output ``settings.first`` make it as if it had begun earlier. Looks
     one span ahead. Colour conversion and flow run in a thread of their own while the network runs here.
     """
-    pairs = prefetch(_with_motion(_pairs(asked(spans, settings), settings), runner, settings), 1)
+    pairs = prefetch(_with_motion(_pairs(asked(spans, settings)), runner, settings), 1)
     try:
         for made in in_order(pairs, lambda pair: _make(pair, runner, settings), settings.workers):
             spent.seconds += made.seconds / settings.workers
@@ -99,22 +99,31 @@ def interpolated(
         pairs.close()
 
 
-def asked(spans: Iterable[Span[Frame]], settings: InterpolationSettings) -> Iterator[Span[Frame]]:
-    """The spans up to the one behind the last that is asked for, each without the outputs that are not."""
+def asked(spans: Iterable[Span[Frame]], settings: InterpolationSettings) -> Iterator[tuple[Span[Frame], bool]]:
+    """The spans up to the one behind the last that is asked for, each without the outputs that are not, and whether its
+    motion is needed: of the run-up only that of the last one is."""
+    run_up: Span[Frame] | None = None
     for span in spans:
         begin, end = span.number, span.number + len(span.times)
         first = min(max(begin, settings.first), end)
         until = end if settings.until is None else min(max(first, settings.until), end)
-        yield span._replace(times=span.times[first - begin : until - begin], number=first)
+        asked = span._replace(times=span.times[first - begin : until - begin], number=first)
+        if run_up is not None:
+            yield run_up, end > settings.first
+            run_up = None
+        if end <= settings.first:
+            run_up = asked
+            continue
+        yield asked, True
         if settings.until is not None and begin >= settings.until:
             return
 
 
-def _pairs(spans: Iterable[Span[Frame]], settings: InterpolationSettings) -> Iterator[_Pair]:
+def _pairs(spans: Iterable[tuple[Span[Frame], bool]]) -> Iterator[_Pair]:
     """Pairs that have no flow yet."""
     kept: tuple[Frame, Picture] | None = None
     overlays = OverlayFinder()
-    for span in spans:
+    for span, moving in spans:
         frame0, frame1 = span.frame0, span.frame1
         if frame1 is None:
             overlays.forget()
@@ -122,7 +131,7 @@ def _pairs(spans: Iterable[Span[Frame]], settings: InterpolationSettings) -> Ite
             continue
         luma0, luma1 = frame0.luma, frame1.luma
         overlay = overlays.find(luma0, luma1)
-        if not span.times and span.number < settings.first:  # run-up: its motion is not needed
+        if not moving:
             yield _Pair(span)
             continue
         picture0 = kept[1] if kept is not None and kept[0] is frame0 else frame0.as_rgb()

@@ -47,7 +47,7 @@ def interpolated_on_device(
     waiting: list[_Pair] = []  # what has no follower yet
     latest: tuple[Frame, Uploaded] | None = None
     continued: Frame | None = None
-    for group in _groups(asked(spans, settings), engine):
+    for group in _groups((span for span, _ in asked(spans, settings)), engine):
         began = time.perf_counter()
         pairs: list[_Pair] = []
         frames = list({id(f): f for span in group if span.frame1 for f in (span.frame0, span.frame1)}.values())

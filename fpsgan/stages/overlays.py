@@ -46,7 +46,7 @@ class OverlayFinder:
         moves &= _compare(most, cv2.CMP_GE, TEXTURE)
         rests = still & _compare(least, cv2.CMP_GE, TEXTURE)
         since = np.zeros_like(luma0) if self._still is None else self._still
-        self._still = since = np.asarray(cv2.add(since, 1), np.uint8) & still  # type: ignore[call-overload]
+        self._still = since = (since + (since < 255)) & still  # saturates
         lasting = _compare(since, cv2.CMP_GE, STILL_FOR)
         edges = lasting & _compare(least, cv2.CMP_GE, EDGE)
         edges[~_in_motion(moves, rests)] = 0
@@ -90,4 +90,6 @@ def _enlarged(condition: NDArray[np.bool_], picture: Grey) -> NDArray[np.bool_]:
 
 def _compare(one: cv2.typing.MatLike, how: int, other: cv2.typing.MatLike | int) -> Grey:
     """255 where the comparison holds, 0 elsewhere."""
-    return np.asarray(cv2.compare(one, other, how), np.uint8)  # type: ignore[call-overload,arg-type]
+    compare: Any = cv2.compare  # its types know no numbers
+    found: Grey = compare(one, other, how)
+    return found

@@ -109,7 +109,7 @@ class SceneDetector:
         plain0, plain1 = _plain(before), _plain(after)
         likeness = self._explained(plain0, plain1, np.zeros(2))
         if likeness < ALIKE:
-            fade = cv2.createHanningWindow(plain0.shape[::-1], cv2.CV_32F)  # type: ignore[arg-type]
+            fade = cv2.createHanningWindow(plain0.shape[::-1], cv2.CV_32F)
             shift, _ = cv2.phaseCorrelate(plain0.astype(np.float32), plain1.astype(np.float32), fade)
             likeness = max(likeness, self._explained(plain0, plain1, np.array(shift)))
         return max(0.0, likeness - (1 - likeness) * light / 2)
@@ -124,7 +124,7 @@ class SceneDetector:
             moved = cv2.remap(
                 frame1, x + flow[..., 0], y + flow[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
             )
-            best = max(best, _structure(frame0, moved))  # type: ignore[arg-type]
+            best = max(best, _structure(frame0, np.asarray(moved, np.uint8)))
         return best
 
 
@@ -133,7 +133,7 @@ def largest_block_change(frame0: Grey, frame1: Grey) -> float:
     count, grain does not."""
     block = max(2, min(16, min(frame0.shape) // 16))
     size = (frame0.shape[1] // block, frame0.shape[0] // block)
-    change = cv2.subtract(frame1, frame0, dtype=cv2.CV_32F)  # type: ignore[call-overload]
+    change = cv2.subtract(frame1, frame0, dtype=cv2.CV_32F)
     net = cv2.resize(change, size, interpolation=cv2.INTER_AREA)
     # a thin line that moves inside its block leaves the mean alone: look at the size of the changes too
     gross = cv2.resize(np.abs(change), size, interpolation=cv2.INTER_AREA)
@@ -152,13 +152,14 @@ def stillness(before: Grey, after: Grey) -> NDArray[np.float32]:
         cv2.resize(grey, (max(columns // 2, 16), max(rows // 2, 16)), interpolation=cv2.INTER_AREA)
         for grey in (before, after)
     ]
-    flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST).calc(*small, None)  # type: ignore[call-overload]
+    search = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
+    flow = search.calc(small[0], small[1], np.empty(0, np.float32))  # not a start for the flow, but a place for it
     common = cv2.GaussianBlur(cv2.resize(flow, cells, interpolation=cv2.INTER_AREA), (0, 0), 2)
     shift = 2 * np.hypot(common[..., 0], common[..., 1])  # px of the full size
-    change = cv2.subtract(after, before, dtype=cv2.CV_32F)  # type: ignore[call-overload]
+    change = cv2.subtract(after, before, dtype=cv2.CV_32F)
     step = np.abs(cv2.resize(change, cells, interpolation=cv2.INTER_AREA))
-    still = np.clip(2 - shift / 0.2, 0, 1) * np.clip(2 - step / 2, 0, 1)
-    still = cv2.erode(still.astype(np.float32), np.ones((3, 3), np.uint8))
+    calm = np.clip(2 - shift / 0.2, 0, 1) * np.clip(2 - step / 2, 0, 1)
+    still = cv2.erode(calm.astype(np.float32), np.ones((3, 3), np.uint8))
     return np.asarray(cv2.resize(still, (columns, rows), interpolation=cv2.INTER_LINEAR), np.float32)
 
 
@@ -175,7 +176,7 @@ def _structure(frame0: Grey, frame1: Grey) -> float:
     a, b = (cv2.resize(f, size, interpolation=cv2.INTER_AREA).astype(np.float32) for f in (frame0, frame1))
 
     def blur(picture: NDArray[np.float32]) -> NDArray[np.float32]:
-        return cv2.GaussianBlur(picture, (11, 11), 1.5)  # type: ignore[return-value]
+        return np.asarray(cv2.GaussianBlur(picture, (11, 11), 1.5), np.float32)
 
     mean_a, mean_b = blur(a), blur(b)
     var_a, var_b, cov = blur(a * a) - mean_a**2, blur(b * b) - mean_b**2, blur(a * b) - mean_a * mean_b

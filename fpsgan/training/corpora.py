@@ -11,19 +11,17 @@ import dataclasses
 import hashlib
 import os
 import re
-import struct
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
 
-import cv2
-
 from fpsgan.errors import FpsganError, InputError, OptionError
+from fpsgan.training.data import PICTURES
 from fpsgan.training.manifest import SPLITS, Clip, write_manifest
+from fpsgan.video.photo import size_of
 
 __all__ = ["Corpus", "run"]
 
-PICTURES = (".png", ".jpg", ".jpeg")
 SHOWN = 20  # missing things told one by one
 
 
@@ -171,14 +169,11 @@ class Corpus:
 
 
 def picture_size(path: Path) -> tuple[int, int] | None:
-    """(width, height) of a picture, from the header of a PNG; None if it cannot be read."""
-    with path.open("rb") as file:
-        head = file.read(24)
-    if head[:8] == b"\x89PNG\r\n\x1a\n" and len(head) == 24:
-        width, height = struct.unpack(">II", head[16:])
-        return int(width), int(height)
-    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    return None if image is None else (image.shape[1], image.shape[0])
+    """(width, height) of a picture, from its header; None if it cannot be read."""
+    try:
+        return size_of(path)
+    except InputError:
+        return None
 
 
 def run(prepare: Callable[[Corpus], None], licence: str, arguments: Sequence[str] | None = None) -> str:

@@ -360,7 +360,8 @@ def privileged_flow(frames: Sequence[Image]) -> NDArray[np.float32]:
     found = []
     for other in (half[0], half[2]):
         flow = _dis(half[1], other)
-        there = cv2.remap(other, grid + flow, None, cv2.INTER_LINEAR)  # type: ignore[call-overload]
+        places = grid + flow
+        there = cv2.remap(other, places[..., 0], places[..., 1], cv2.INTER_LINEAR)
         error = cv2.absdiff(there, half[1]).mean(axis=2)
         quarter = (width // 2, height // 2)
         small = 2 * cv2.resize(flow, quarter, interpolation=cv2.INTER_AREA).transpose(2, 0, 1)
@@ -387,7 +388,7 @@ def _dis(frame0: Image, frame1: Image) -> NDArray[np.float32]:
     dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
     dis.setFinestScale(0)  # the pictures are small already
     grey = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in (frame0, frame1)]
-    return np.asarray(dis.calc(grey[0], grey[1], None), np.float32)  # type: ignore[call-overload]
+    return np.asarray(dis.calc(grey[0], grey[1], np.empty(0, np.float32)), np.float32)
 
 
 # --- from pictures to a sample -------------------------------------------------------------------------------
@@ -474,5 +475,7 @@ def _recorded(frame: Image, noise: float, quality: int | None, rng: Rng) -> Imag
         frame = np.clip(np.rint(noisy), 0, 255).astype(np.uint8)
     if quality is not None:
         code = cv2.imencode(".jpg", frame[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
-        frame = np.asarray(cv2.imdecode(code, cv2.IMREAD_COLOR)[..., ::-1], np.uint8, order="C")  # type: ignore[index]
+        decoded = cv2.imdecode(code, cv2.IMREAD_COLOR)
+        assert decoded is not None  # our own JPEG
+        frame = np.asarray(decoded[..., ::-1], np.uint8, order="C")
     return frame

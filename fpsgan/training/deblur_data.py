@@ -217,9 +217,8 @@ def expose(frames: Sequence[Image], gamma: float = 2.2) -> NDArray[np.float32]:
 
 
 def _moved(image: NDArray[np.float32], places: NDArray[np.float32]) -> NDArray[np.float32]:
-    return np.asarray(
-        cv2.remap(image, places, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)  # type: ignore[call-overload]
-    )
+    across, down = places[..., 0], places[..., 1]
+    return np.asarray(cv2.remap(image, across, down, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE), np.float32)
 
 
 def _speed(flow: NDArray[np.float32]) -> float:

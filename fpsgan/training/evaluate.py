@@ -433,9 +433,9 @@ def _cases(place: Path, split: str | None, on_note: Callable[[str], None]) -> li
     cases = []
     for clip in _split(place, split, on_note):
         if clip.blurred:
-            cases.append(_Case(_group(clip), clip.name, clip.count, True, lambda clip=clip: _pairs(clip)))  # type: ignore[misc]
+            cases.append(_Case(_group(clip), clip.name, clip.count, True, partial(_pairs, clip)))
         elif clip.count >= EXPOSED:
-            cases.append(_Case(_group(clip), clip.name, 1, False, lambda clip=clip: _exposed(clip)))  # type: ignore[misc]
+            cases.append(_Case(_group(clip), clip.name, 1, False, partial(_exposed, clip)))
     return cases
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 from array import array
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -80,13 +80,13 @@ class Footage:
 
     windows: list[Window] = field(default_factory=list)
     times: array[float] = field(default_factory=lambda: array("d"))
-    rejected: Counter[str] = field(default_factory=Counter)
+    rejected: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
     best_rate: Fraction = Fraction(0)
     cuts: int = 0
     damage: list[str] = field(default_factory=list)
 
     def reject(self, reason: str, seconds: Fraction | float) -> None:
-        self.rejected[reason] += float(seconds)  # type: ignore[assignment]
+        self.rejected[reason] += float(seconds)
 
 
 @dataclass

@@ -6,6 +6,7 @@ it is loaded (`stretched`); frame n then is frame n·16 of the stretched one, to
 
 from __future__ import annotations
 
+import importlib
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -38,7 +39,7 @@ class Animation:
 
     def __init__(self, path: Path, finer: int = 1) -> None:
         try:
-            from rlottie_python import LottieAnimation  # type: ignore[attr-defined]
+            rlottie: Any = importlib.import_module("rlottie_python")  # its package does not name its types
         except ImportError as error:
             raise SetupError("animations need rlottie-python: pip install 'fpsgan[train]'") from error
         try:
@@ -50,7 +51,7 @@ class Animation:
         if not isinstance(content, dict) or not {"layers", "w", "h", "fr", "ip", "op"} <= content.keys():
             raise InputError(f"{path}: not a Lottie animation")
         text = json.dumps(stretched(content, finer) if finer > 1 else content)
-        self._animation: Any = LottieAnimation.from_data(text, resource_path=str(path.parent))
+        self._animation: Any = rlottie.LottieAnimation.from_data(text, resource_path=str(path.parent))
         if not self._animation.animation_p:
             raise InputError(f"{path}: rlottie cannot read this animation")
         # The binding gives every text the same empty key, under which rlottie may find the one before

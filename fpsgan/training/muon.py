@@ -2,12 +2,12 @@
 
 Source: Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024 (the iteration and its three
 coefficients); AdamW: Loshchilov and Hutter, ICLR 2019. All directions of a weight matrix learn at one speed, also those
-whose gradient is small: what tells one blur from another is such a direction, brightness is not.
+whose gradient is small: what tells one blur from another is such a direction, brightness is not. (torch.optim.Muon
+refuses weights with more than two dimensions, those of convolutions.)
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -39,7 +39,7 @@ class Muon(torch.optim.Optimizer):
         super().__init__([g for g in groups if g["params"]], {"lr": 0.0, "weight_decay": weight_decay})
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
+    def step(self, closure: Any = None) -> Any:
         """One update from the gradients in place; a closure is not used."""
         for group in self.param_groups:
             for parameter in group["params"]:

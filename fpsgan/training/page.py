@@ -19,6 +19,7 @@ from fpsgan.errors import SetupError
 try:
     from bokeh.embed import components
     from bokeh.models import HoverTool
+    from bokeh.models.annotations import Legend
     from bokeh.palettes import Colorblind8
     from bokeh.plotting import figure
     from bokeh.resources import Resources
@@ -93,16 +94,14 @@ def curves(
     ``marks`` are dots on the line of ``ours``, ``cuts`` dashed."""
     plot = figure(
         height=320, sizing_mode="stretch_width", tools="xpan,xwheel_zoom,box_zoom,reset,save", active_drag="box_zoom",
-        x_axis_label=where, y_axis_label="PSNR, dB", output_backend="svg",
+        x_axis_label=where, y_axis_label="PSNR, dB",
     )  # fmt: skip
+    plot.add_layout(Legend(orientation="horizontal", click_policy="hide"), "above")
     for (name, values), colour in zip(psnr.items(), (Colorblind8 * len(psnr))[: len(psnr)], strict=True):
         line = plot.line(list(at), list(values), legend_label=name, color=colour, line_width=1.5, name=name)
         plot.add_tools(HoverTool(renderers=[line], tooltips=[(name, "@y{0.00} dB"), (where, "@x{0.00}")]))
     plot.vspan(x=list(cuts), line_color="#bbb", line_dash="dashed")
     plot.scatter([m.at for m in marks], [m.psnr[ours] for m in marks], size=8, color="#c00")
-    plot.legend.click_policy = "hide"
-    plot.legend.orientation = "horizontal"
-    plot.add_layout(plot.legend[0], "above")
     plot.toolbar.logo = None
     return plot
 

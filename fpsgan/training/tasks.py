@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
+from typing import Protocol, cast
 
 import cv2
 import numpy as np
@@ -159,7 +159,7 @@ class InterpolatorTask:
         if self.config.fine_tune:
             return weights.load(self.config.fine_tune, expect="interpolator").requires_grad_(True)
         network = Interpolator(InterpolatorConfig(**self.config.model))
-        return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+        return _channels_last(network)
 
     def dataset(self) -> Dataset[dict[str, NDArray[np.generic]]]:
         return Mixture(list(self.sources.values()), _shares(self.config, self.sources), self.config.seed)
@@ -169,7 +169,7 @@ class InterpolatorTask:
         prior: list[Tensor] | None = [batch[name] for name in PRIOR]
         if np.random.default_rng([self.config.seed, step]).random() < self.config.drop_prior:
             prior = None  # for the whole batch: it is another path through the network
-        result = model.synthesize(frame0, frame1, batch["t"], prior)  # type: ignore[operator]
+        result = cast(Interpolator, model).synthesize(frame0, frame1, batch["t"], prior)  # or what Fabric makes of it
         terms: dict[str, Tensor] = {}
         for name, weight in self.config.losses.items():
             if not weight:
@@ -255,7 +255,7 @@ class DeblurTask:
         else:
             network = Deblur(DeblurConfig(**self.config.model))
         _quicken(network)
-        return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+        return _channels_last(network)
 
     def dataset(self) -> Dataset[dict[str, NDArray[np.generic]]]:
         return Mixture(list(self.sources.values()), _shares(self.config, self.sources), self.config.seed)
@@ -299,6 +299,11 @@ class DeblurTask:
                 pictures[str(number)] = np.concatenate([inputs[-1], found[-1], truths[-1]], 1)
         figures = _scores(found, truths, inputs)
         return ({"gain": figures.pop("gain"), **figures} if figures else {}), pictures
+
+
+def _channels_last(network: nn.Module) -> nn.Module:
+    to: Callable[..., nn.Module] = network.to  # torch's types leave the memory format out
+    return to(memory_format=torch.channels_last)
 
 
 def _shares(config: TrainConfig, sources: dict[str, Source]) -> list[float]:

@@ -24,7 +24,7 @@ from typing import Any
 import cv2
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Sampler
 
 from deblur.discriminator import DoubleScale
 from deblur.losses import Perceptual, gan_losses, gradient_penalty
@@ -150,7 +150,7 @@ def _fabric(config: TrainConfig) -> Fabric:
         num_nodes=world // local,
         # a frozen backbone has no gradients for DDP to wait for
         strategy="auto" if world == 1 else "ddp_find_unused_parameters_true" if config.freeze else "ddp",
-        precision=config.precision,  # type: ignore[arg-type]
+        precision=config.precision,
     )
     fabric.launch()
     return fabric
@@ -263,7 +263,7 @@ class _Run:
             more = {"multiprocessing_context": "spawn", "prefetch_factor": 4, "worker_init_fn": _one_thread}
         return DataLoader(
             self.task.dataset(),
-            batch_sampler=_Steps(self.step, self.config.batch, self.fabric.global_rank, self.fabric.world_size),  # type: ignore[arg-type]
+            batch_sampler=_Steps(self.step, self.config.batch, self.fabric.global_rank, self.fabric.world_size),
             num_workers=workers,
             pin_memory=self.fabric.device.type == "cuda",
             **more,
@@ -487,7 +487,7 @@ class _Run:
         return Trained(best, gan, self.step, samples, self.minutes, self.skipped, self.validation, self.finished())
 
 
-class _Steps:
+class _Steps(Sampler[list[int]]):
     """The sample numbers of each step of one process, from step `start` on, without end."""
 
     def __init__(self, start: int, batch: int, rank: int, world: int) -> None:

@@ -95,7 +95,7 @@ class Encoder:
     def __init__(self, plan: Plan, path: Path, number: int = 0) -> None:
         self.plan, self.path = plan, path
         self.frames = 0
-        self._part = path.with_name(f"{PART}-{path.name}")
+        self._part = path.with_name(f"{PART}-{os.getpid()}-{path.name}")  # a killed job's ffmpeg may go on for a moment
         self._pipe = NutPipe(self._arguments(number), self._failure)
 
     def __enter__(self) -> Encoder:

@@ -8,15 +8,15 @@ ever removed that a job of this program did not make.
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import shutil
-import struct
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
+from PIL import PngImagePlugin
 
 from fpsgan.errors import OutputError
 
@@ -89,8 +89,9 @@ def _not_ours(folder: Path) -> list[str]:
 
 def _signature() -> bytes:
     """A PNG chunk that names the software, as other programs have it, and the end of the file."""
-    chunk = b"tEXtSoftware\0fpsGAN"
-    return struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk)) + PNG_END
+    chunk = io.BytesIO()
+    PngImagePlugin.putchunk(chunk, b"tEXt", b"Software\0fpsGAN")
+    return chunk.getvalue() + PNG_END
 
 
 def _is_signed(picture: Path) -> bool:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from functools import lru_cache
 
@@ -119,8 +119,6 @@ class PixelFormat:
         depth = 8 if form.has_palette or depth <= 8 else next(d for d in (9, 10, 12, 14, 16) if depth <= d)
         suffix = "" if depth == 8 else f"{depth}le"
         if form.has_palette or form.is_rgb or form.is_bayer or (alpha and len(parts) == 2):
-            depth = 16 if alpha and depth == 9 else depth
-            suffix = "" if depth == 8 else f"{depth}le"
             return PixelFormat(f"gbr{'a' if alpha else ''}p{suffix}", "rgb", depth, 0, 0, alpha)
         if len(parts) == 1:
             return PixelFormat(f"gray{suffix}", "gray", depth, 0, 0, False)
@@ -271,7 +269,8 @@ class Orientation:
         odd = width % (1 << log2[0]) or height % (1 << log2[1])  # a cell that is cut off at one end begins at the other
         if odd or log2 != (turned.log2_w, turned.log2_h) or log2[0] * (x - at_x) or log2[1] * (y - at_y):
             for k, whole in zip((1, 2), _upsampled(planes, format, color), strict=True):
-                shown[k] = _quantise(_downsampled(self.plane(whole), turned, color_shown), turned)  # type: ignore[arg-type]
+                moved = np.asarray(self.plane(whole), np.float32)
+                shown[k] = _quantise(_downsampled(moved, turned, color_shown), turned)
         return tuple(shown)
 
     def _site(self, color: Color) -> tuple[float, float]:
@@ -302,11 +301,11 @@ def to_rgb(planes: tuple[Array, ...], format: PixelFormat, color: Color) -> Pict
     """Planes → [H, W, 3] float32 RGB (gamma-coded as in the file), 0..1 for codes inside the RGB cube; no clipping."""
     if format.family == "rgb":
         green, blue, red = (plane.astype(np.float32) for plane in planes[:3])
-        return cv2.merge([red, green, blue]) * np.float32(1 / ((1 << format.depth) - 1))  # type: ignore[return-value]
+        return cv2.merge([red, green, blue]) * np.float32(1 / ((1 << format.depth) - 1))
     y0, y_span, c0, c_span = code_scales(format, color)
     luma = planes[0].astype(np.float32)
     if format.family == "gray":
-        return cv2.merge([(luma - np.float32(y0)) * np.float32(1 / y_span)] * 3)  # type: ignore[return-value]
+        return np.asarray(cv2.merge([(luma - np.float32(y0)) * np.float32(1 / y_span)] * 3), np.float32)
     chroma = _upsampled(planes, format, color)
     kr, kb = luma_weights(color, luma.shape[0])
     kg = 1 - kr - kb
@@ -314,7 +313,7 @@ def to_rgb(planes: tuple[Array, ...], format: PixelFormat, color: Color) -> Pict
     matrix = np.array([[1, 0, from_cr], [1, -from_cb * kb / kg, -from_cr * kr / kg], [1, from_cb, 0]])
     matrix = matrix / np.array([y_span, c_span, c_span])
     offset = -matrix @ np.array([y0, c0, c0])
-    return cv2.transform(cv2.merge([luma, *chroma]), np.column_stack([matrix, offset]))  # type: ignore[return-value]
+    return np.asarray(cv2.transform(cv2.merge([luma, *chroma]), np.column_stack([matrix, offset])), np.float32)
 
 
 def from_rgb(rgb: Picture, format: PixelFormat, color: Color) -> tuple[Array, ...]:
@@ -335,14 +334,15 @@ def from_rgb(rgb: Picture, format: PixelFormat, color: Color) -> tuple[Array, ..
     if format.family == "gray":
         return (_quantise(cv2.transform(rgb, np.append(matrix[0], y0)[None]), format),)
     ycc = cv2.split(cv2.transform(rgb, np.column_stack([matrix, [y0, c0, c0]])))
-    chroma = (_downsampled(plane, format, color) for plane in ycc[1:])  # type: ignore[arg-type]
+    chroma = (_downsampled(np.asarray(plane, np.float32), format, color) for plane in ycc[1:])
     return tuple(_quantise(plane, format) for plane in (ycc[0], *chroma))
 
 
 def _quantise(plane: Array, format: PixelFormat) -> Array:
     # cv2 rounds to nearest and saturates in one pass
-    codes = cv2.add(np.ascontiguousarray(plane), 0, dtype=cv2.CV_8U if format.depth == 8 else cv2.CV_16U)  # type: ignore[call-overload]
-    return codes if format.depth in (8, 16) else np.minimum(codes, (1 << format.depth) - 1)  # type: ignore[no-any-return]
+    add: Callable[..., Array] = cv2.add  # its types know no numbers
+    codes = add(np.ascontiguousarray(plane), 0, dtype=cv2.CV_8U if format.depth == 8 else cv2.CV_16U)
+    return codes if format.depth in (8, 16) else np.minimum(codes, (1 << format.depth) - 1, dtype=codes.dtype)
 
 
 def _upsampled(planes: tuple[Array, ...], format: PixelFormat, color: Color) -> list[Picture]:
@@ -387,7 +387,8 @@ def _downsample(plane: Picture, log2: int, site: float, axis: int) -> Picture:
             plane = np.ascontiguousarray(u.swapaxes(0, axis))
         taps = np.array(DOWN_TAPS[site], np.float32)
         if axis == 0:
-            plane = cv2.filter2D(plane, -1, taps[:, None], anchor=(0, 2), borderType=cv2.BORDER_REPLICATE)[::2]  # type: ignore[assignment]
+            filtered = cv2.filter2D(plane, -1, taps[:, None], anchor=(0, 2), borderType=cv2.BORDER_REPLICATE)[::2]
         else:
-            plane = cv2.filter2D(plane, -1, taps[None], anchor=(2, 0), borderType=cv2.BORDER_REPLICATE)[:, ::2]  # type: ignore[assignment]
+            filtered = cv2.filter2D(plane, -1, taps[None], anchor=(2, 0), borderType=cv2.BORDER_REPLICATE)[:, ::2]
+        plane = np.asarray(filtered, np.float32)
     return plane

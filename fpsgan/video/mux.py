@@ -81,7 +81,7 @@ def mux(
     """
     if plan.muxer == "image2":
         return _images(plan, segments, place)
-    part = place / f"{PART}{plan.target.suffix}"
+    part = place / f"{PART}-{os.getpid()}{plan.target.suffix}"
     ticks = [_ticks(plan, segment) for segment in segments]
     pipe = NutPipe(_arguments(plan, part, limit, trial), lambda said: failure(plan, said))
     try:
@@ -102,7 +102,7 @@ def mux(
 
 
 def _images(plan: Plan, segments: Sequence[Path], place: Path) -> Muxed:
-    part = place / (PART if plan.folder else f"{PART}{plan.target.suffix}")
+    part = place / f"{PART}-{os.getpid()}{plan.target.suffix}"
     pictures = [picture for segment in segments for picture in sorted(segment.iterdir())]
     if not plan.folder:
         shutil.copyfile(pictures[0], part)

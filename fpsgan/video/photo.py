@@ -20,7 +20,7 @@ import cv2
 import numpy as np
 import pi_heif
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageCms, ImageFile, ImageOps, TiffImagePlugin
+from PIL import ExifTags, Image, ImageCms, ImageFile, ImageOps, PngImagePlugin, TiffImagePlugin
 
 from fpsgan.errors import InputError
 from fpsgan.video.frame import Orientation
@@ -158,7 +158,7 @@ def read(path: Path) -> Photo:
         raise InputError(f"{path}: holds {pages} pictures; save them one by one first")
     if not deep and photo.mode not in ("RGB", "RGBA", "L", "LA"):
         raise InputError(f"{path}: its colours are {photo.mode}; save it as RGB first")
-    return Photo(pixels if pixels.ndim == 3 else pixels[..., None], format, icc, _exif(exif))  # type: ignore[arg-type]
+    return Photo(pixels if pixels.ndim == 3 else pixels[..., None], format, icc, _exif(exif))
 
 
 def read_frame(path: Path) -> Any:
@@ -233,7 +233,8 @@ def _plain(photo: Image.Image, icc: bytes) -> tuple[Image.Image, bytes]:
         srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
         print_profile = ImageCms.ImageCmsProfile(io.BytesIO(icc))
         made = ImageCms.profileToProfile(photo, print_profile, srgb, outputMode="RGB")
-        return made, srgb.tobytes()  # type: ignore[return-value]
+        assert made is not None  # it is not done in place
+        return made, srgb.tobytes()
     if photo.mode in ("P", "PA"):
         return photo.convert("RGBA" if "transparency" in photo.info or photo.mode == "PA" else "RGB"), icc
     other = {"1": "L", "RGBX": "RGB", "YCbCr": "RGB", "RGBa": "RGBA", "La": "LA"}
@@ -253,13 +254,12 @@ def _deep_pixels(path: Path) -> Any:
 def _deep_png(photo: Photo) -> bytes:
     order = {1: [0], 3: [2, 1, 0], 4: [2, 1, 0, 3]}[photo.pixels.shape[2]]
     whole = cv2.imencode(".png", np.ascontiguousarray(photo.pixels[..., order]))[1].tobytes()
-
-    def chunk(name: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-
-    icc = chunk(b"iCCP", b"ICC\0\0" + zlib.compress(photo.icc)) if photo.icc else b""
-    exif = chunk(b"eXIf", photo.exif.removeprefix(b"Exif\0\0")) if photo.exif else b""
-    return whole[:33] + icc + exif + whole[33:]  # behind the header, which takes 33 bytes
+    about = io.BytesIO()
+    if photo.icc:
+        PngImagePlugin.putchunk(about, b"iCCP", b"ICC\0\0", zlib.compress(photo.icc))
+    if photo.exif:
+        PngImagePlugin.putchunk(about, b"eXIf", photo.exif.removeprefix(b"Exif\0\0"))
+    return whole[:33] + about.getvalue() + whole[33:]  # behind the header, which takes 33 bytes
 
 
 def _tiff(photo: Photo) -> bytes:

@@ -119,7 +119,8 @@ def save(path: str | Path, network: nn.Module, card: dict[str, str]) -> Path:
     architecture = next((name for name, (_, kind) in ARCHITECTURES.items() if isinstance(network, kind)), None)
     if architecture is None:
         raise WeightsError(f"{type(network).__name__} is none of {', '.join(ARCHITECTURES)}")
-    config = json.dumps(dataclasses.asdict(network.config))  # type: ignore[call-overload]
+    settings: Any = network.config
+    config = json.dumps(dataclasses.asdict(settings))
     parameters = dict(network.named_parameters())
     tensors = {
         name: (value.half() if name in parameters else value).contiguous().cpu()
