@@ -154,11 +154,9 @@ def _device_stages(engine: DeviceInterpolator, pictures: list[Any], repeats: int
     network = engine.network
     up = clock("planes up, RGB, luma", lambda: engine.upload(frames))
     rgb, luma = torch.cat([frame.rgb for frame in up]), torch.cat([frame.luma for frame in up])
-    clock(
-        "exposure, overlays",
-        lambda: (exposure_change(luma[:-1], luma[1:]), overlays(luma[:-1], luma[1:], [True] * pairs)),
-    )
-    flows = clock("flow", lambda: find_flow(luma[:-1], luma[1:], network.config.prior))
+    sides = luma[:-1], luma[1:]
+    clock("exposure, overlays", lambda: (exposure_change(*sides), overlays(*sides, [True] * pairs)))
+    flows = clock("flow", lambda: find_flow(*sides, network.config.prior))
     lengths, t = torch.ones(pairs, 2, device=engine.device), torch.full((pairs,), 0.5, device=engine.device)
     motion = clock(
         "acceleration", lambda: (*flows, *accelerations(flows, flows, flows, lengths, network.config.stride))

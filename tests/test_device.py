@@ -256,16 +256,17 @@ class Transfers(TorchDispatchMode):
         return made
 
 
-@pytest.mark.parametrize("name", ["interpolator-fast", "interpolator-base", "interpolator-best"])
+@pytest.mark.parametrize("name", ["interpolator-fast", "interpolator-best"])
 def test_planes_go_up_and_down_once_and_nothing_waits(name: str) -> None:
     """Per batch: the fresh frames' three planes and one small tensor up, the three planes of what was made down."""
     frames, relations = clip("yuv420p", 13), [Relation.MOTION] * 13
     device = DeviceInterpolator(weights.load(name), torch.device("meta"), torch.float16, 4)  # type: ignore[arg-type]
     spans = list(schedule(zip(frames, relations, strict=True), Fraction(1, 2), longest_gap=Fraction(4)))
     given = InterpolationSettings(Fraction(2))
-    for _ in range(2):  # constants go up once for all
-        with Transfers() as transfers:
-            outputs = list(interpolated_on_device(spans, device, given, Spent()))
+    with Transfers():
+        list(interpolated_on_device(spans[:2], device, given, Spent()))  # constants go up once for all
+    with Transfers() as transfers:
+        outputs = list(interpolated_on_device(spans, device, given, Spent()))
     assert sum(output.generated for output in outputs) == 12
     made = [shape[0] for shape in transfers.down if shape[1:] == (112, 192)]
     assert sum(made) == 12 and len(transfers.down) == 3 * len(made) <= 12
