@@ -134,7 +134,7 @@ def blur_score(frame: NDArray[Any]) -> float:
         gray = cv2.cvtColor(np.ascontiguousarray(tile), cv2.COLOR_RGB2GRAY).astype(np.float32)
         if frame.dtype != np.uint8:
             gray *= 255
-        noise = 2 * _noise_variance(gray)
+        noise = 2 * noise_variance(gray)
         best = 0.0
         for x, y in DIRECTIONS:
             near, far = (_difference(gray, r * x, r * y) - noise for r in (2, 4))
@@ -162,8 +162,9 @@ def _difference(gray: Image, x: int, y: int) -> float:
     return float(cv2.norm(near, far, cv2.NORM_L2SQR)) / near.size
 
 
-def _noise_variance(gray: Image) -> float:
-    """Of white noise, from its quietest fifth: Immerkær, "Fast Noise Variance Estimation", CVIU 1996, by blocks."""
+def noise_variance(gray: Image) -> float:
+    """Of white noise in a picture [H,W], in its units squared, from its quietest fifth: Immerkær, "Fast Noise Variance
+    Estimation", CVIU 1996, by blocks."""
     mask = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]], np.float32)
     blocks = cv2.resize(np.abs(cv2.filter2D(gray, -1, mask)), (16, 16), interpolation=cv2.INTER_AREA)
     return float(np.pi / 2 * (np.percentile(blocks, 20) / 6) ** 2)

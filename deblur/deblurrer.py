@@ -32,7 +32,7 @@ BLACK = 4 / 255  # in a bar, as compression leaves it
 @dataclass(frozen=True, eq=False)
 class Sharpened:
     """picture: [H,W,3] float32, of its own size; one that was left alone is the very object that was given. touched:
-    whether anything was done. share: of the change, how much was shown, 0 to 1.15 (`deblur.gate.MOST`)."""
+    whether anything was done. share: of the change, how much was shown in the mean, 0 to `deblur.gate.MOST`."""
 
     picture: Picture
     share: float
@@ -85,16 +85,17 @@ class Deblurrer(Runner):
         if not strength or min(side.stop - side.start for side in inside) < MINIMUM:
             return Sharpened(picture, 0.0)
         shown = picture[inside]
-        undone = undo_shake(shown, gamma) if self.undoes_shake else Undone(shown, 1.0)
+        as_it_is = Undone(shown, np.ones(shown.shape[:2], np.float32))
+        undone = undo_shake(shown, gamma) if self.undoes_shake else as_it_is
         if undone is None and cautious:
             return Sharpened(picture, 0.0)
-        start, share = undone or Undone(shown, 1.0)
+        start, share = undone or as_it_is
         sharpened = picture.copy()
-        sharpened[inside] = self._changed(shown, start, strength * share)
-        return Sharpened(sharpened, strength * share)
+        sharpened[inside] = self._changed(shown, start, np.float32(strength) * share)
+        return Sharpened(sharpened, strength * float(share.mean()))
 
-    def _changed(self, picture: Picture, start: Picture, strength: float) -> Picture:
-        """The picture with so much of the network's change; `start` is what the network is given."""
+    def _changed(self, picture: Picture, start: Picture, share: Picture) -> Picture:
+        """The picture with so much of the network's change, [H,W]; `start` is what the network is given."""
         height, width = picture.shape[:2]
 
         def run() -> Picture:
@@ -103,10 +104,11 @@ class Deblurrer(Runner):
             result = blend_tiles(
                 height, width, self.tile, (1, 3), lambda rows, columns: self.network(given[:, :, rows, columns])
             )
-            change = result - whole.clamp(0, 1)
-            level, drift = (part.mean((2, 3), keepdim=True) for part in (result, change))
-            change -= result * (drift / level.clamp(min=1 / 255))
-            return picture_of((whole + strength * change)[0])
+            shown = self.tensor(share[..., None])
+            change, counterweight = shown * (result - whole.clamp(0, 1)), shown * result
+            level, drift = (part.mean((2, 3), keepdim=True) for part in (counterweight, change))
+            change -= counterweight * (drift / level.clamp(min=1e-6))
+            return picture_of((whole + change)[0])
 
         return self.within_memory(run, height, width)
 

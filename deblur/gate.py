@@ -11,9 +11,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 __all__ = [
-    "BLURRED", "FAINTEST", "GAMMA_VOTES", "MODES", "MOST", "STEADINESS", "KernelSigns", "Settings", "blur_strength",
-    "is_shake", "shown_share", "steady_score",
+    "BLURRED", "FAINTEST", "GAMMA_VOTES", "MODES", "MOST", "STEADINESS", "WINDOW", "KernelSigns", "Settings",
+    "agreement", "blur_strength", "is_shake", "shown_share", "steady_score",
 ]  # fmt: skip
 
 MODES = ("auto", "on", "off")
@@ -33,11 +36,15 @@ GAMMA_VOTES = 3  # frames of a scene that decide together in which gamma they we
 SHARP_PEAK = 0.27  # a kernel with so much of its weight in one pixel (up to 0.24 in shakes of 5 px) blurs nothing
 SHORTEST = 1.3  # px, standard deviation along its longer axis, of a shake: what is shorter is the look of a soft lens
 
-# The best share of what is changed by a faultless kernel, and how much less it is for each sign of a bad one
-# (`shown_share`): by least squares over 690 shaken photos (docs/deblur.md)
-FAULTLESS = 1.477
-FAULTS = (0.860, 1.278, 0.912, 0.140)
+# The share of the change to show of a faultless kernel, and how much less for each sign of a bad one (`shown_share`):
+# fitted on 105 training pictures of 16 kinds of blur to gain most, a loss counting seven times (docs/deblur.md)
+FAULTLESS = 2.1
+FAULTS = (0.391, 5.761, 1.165, 0.150, 2.024, 0.822)
 LESS_SPARSE = 1.1  # edges that come out so much less sparse are ringing, not sharpness
+REPEATED = 0.8  # what repeats itself is as well explained by many kernels: nothing is shown
+# Of one place in a picture: a window in which the edges come out so much less sparse is blurred otherwise
+WINDOW = 96  # px
+AGREES, DISAGREES = 1.03, 1.1  # ringing there: all of the change is shown, nothing of it
 HARMFUL, HARMLESS = 0.3, 0.5  # of that share: from nothing to all of it is shown
 MOST = 1.15  # above 1, since short shakes are undone too timidly
 LONG = 5.0  # px, standard deviation: of longer kernels less is right
@@ -97,14 +104,21 @@ def steady_score(before: float | None, score: float) -> float:
 
 @dataclass(frozen=True)
 class KernelSigns:
-    """What tells a good kernel from a bad one: its standard deviation along the longer axis in px; how much less sparse
-    the edges are without its blur (above 1: they ring); how many of its pixels are not zero, and the sum of squares
-    of their values, which add up to 1."""
+    """What tells a good kernel from a bad one, measured on it and on the region that it was found in.
+
+    length: its standard deviation along the longer axis, px. pixels: how many are not zero. squares: the sum of squares
+    of their values, which add up to 1. ringing: how much less sparse the edges are without its blur; above 1 they
+    ring. overshoot: which share of the change goes beyond the darkest and lightest values near by. noise: standard
+    deviation of the noise over the mean change. repetition: how alike the region is to itself some way off, 0 to 1.
+    """
 
     length: float
-    ringing: float
     pixels: int
     squares: float
+    ringing: float
+    overshoot: float
+    noise: float
+    repetition: float
 
 
 def is_shake(peak: float, length: float) -> bool:
@@ -113,12 +127,13 @@ def is_shake(peak: float, length: float) -> bool:
 
 
 def shown_share(signs: KernelSigns) -> float:
-    """The best share of what sharpening by a kernel changes, 0 (leave the picture alone) to MOST.
+    """Which share to show of what sharpening by a kernel changes, 0 (leave the picture alone) to MOST.
 
-    A hand's path is short and thin, and its pixels weigh about the same. A kernel that is a broad haze, or leaves edges
-    less sparse than they were, is wrong.
+    A hand's path is short and thin, and its pixels weigh about the same. A kernel that is a broad haze, leaves edges
+    less sparse than they were, or makes things darker and lighter than all around them, is wrong; one read from little
+    more than noise may be.
     """
-    if signs.ringing > LESS_SPARSE:
+    if signs.ringing > LESS_SPARSE or signs.repetition > REPEATED:
         return 0.0
     faults = (
         math.log(max(1, signs.length / LONG)),
@@ -126,6 +141,13 @@ def shown_share(signs: KernelSigns) -> float:
         math.log(signs.pixels * signs.squares),  # haze; 0: all pixels alike
         # thickness: a straight even path has a deviation of 1/√12 of its length
         math.log(signs.pixels / (1 + math.sqrt(12) * signs.length)),
+        signs.overshoot,
+        signs.noise,
     )
     share = FAULTLESS - sum(weight * fault for weight, fault in zip(FAULTS, faults, strict=True))
     return min(max(share, 0), MOST) * min(max((share - HARMFUL) / (HARMLESS - HARMFUL), 0), 1)
+
+
+def agreement(ringing: NDArray[np.float32]) -> NDArray[np.float32]:
+    """How much of the change is shown at a place, 1 to 0, by how much less sparse the edges around it came out."""
+    return np.asarray(np.clip((DISAGREES - ringing) / np.float32(DISAGREES - AGREES), 0, 1), np.float32)

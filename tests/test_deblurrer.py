@@ -93,7 +93,8 @@ def test_strength_mixes() -> None:
 def test_shake_is_undone_for_weights_that_want_it_unless_time_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
     frame = picture(0.3)
     asked: list[tuple[int, ...]] = []
-    monkeypatch.setattr("deblur.deblurrer.undo_shake", lambda p, gamma: asked.append(p.shape) or Undone(p[::-1], 1.0))
+    whole = np.ones(frame.shape[:2], np.float32)
+    monkeypatch.setattr("deblur.deblurrer.undo_shake", lambda p, gamma: asked.append(p.shape) or Undone(p[::-1], whole))
     turned = shipped().sharpen(frame).picture
     assert asked == [frame.shape]
     quick = shipped(quick=True).sharpen(frame).picture
@@ -105,3 +106,15 @@ def test_shake_is_undone_for_weights_that_want_it_unless_time_is_short(monkeypat
 def test_a_tile_that_is_too_small_is_refused() -> None:
     with pytest.raises(TileError, match="tile 100: must be 0"):
         shipped(tile=100)
+
+
+def test_a_share_of_a_place_is_that_of_a_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The left half is shown, the right half is as it came; each channel keeps its mean."""
+    frame = picture(0.3)
+    share = np.zeros(frame.shape[:2], np.float32)
+    share[:, :160] = 1
+    monkeypatch.setattr("deblur.deblurrer.undo_shake", lambda p, gamma: Undone(p[::-1], share))
+    done = shipped().sharpen(frame)
+    change = np.abs(done.picture - frame)
+    assert done.share == pytest.approx(0.5) and change[:, 160:].max() < 1e-6 < 0.01 < change[:, :160].mean()
+    assert np.abs(done.picture.mean((0, 1)) - frame.mean((0, 1))).max() < 1e-4
