@@ -71,7 +71,6 @@ def benchmark(options: Options, size: str = "1080p", frames: int = 25, repeats: 
         raise OptionError(f"--frames {frames}: must be at least 3")
     width, height = SIZES[size]
     options = dataclasses.replace(options, deblur="off", multi=Fraction(2), resume=False, overwrite=True)
-    options.check()
     engines = Engines(options, width * height)
     on_device = isinstance(engines.interpolator, DeviceInterpolator)
     pictures = [render_scene(k / 24, width, height) for k in range(frames)]

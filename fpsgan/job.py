@@ -92,7 +92,6 @@ def enhance(
     from there, unless ``options.resume`` is False.
     """
     options = options or Options()
-    options.check()
     source, target = Path(source), Path(target)
     target = check_target(source, target, overwrite=options.overwrite, suffixes=tuple(CONTAINERS))
     info = _probe(source, options)
@@ -234,7 +233,6 @@ def _check_sound(muxed: Muxed, result: Result, note: Callable[[str], None]) -> N
 def estimate(source: str | Path, target: str | Path, *, options: Options | None = None) -> Estimate:
     """Predict time, memory and size of ``enhance`` by doing it to the first few frames, into a throw-away file."""
     options = options or Options()
-    options.check()
     source, target = Path(source), Path(target)
     check_target(source, target, overwrite=options.overwrite, suffixes=tuple(CONTAINERS))
     info = _probe(source, options)

@@ -167,7 +167,6 @@ def stream(
     where one cannot be opened, OptionError for values that make no sense.
     """
     options = options or Options()
-    options.check()
     for field in dataclasses.fields(Options):
         if field.name not in HEEDED and getattr(options, field.name) != getattr(Options(), field.name):
             raise OptionError(f"{field.name}: a live stream knows nothing of it; leave it out")

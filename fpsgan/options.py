@@ -22,7 +22,8 @@ ENGINES = ("auto", "cpu", "torch")
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What the user may ask. Rates and times are exact Fractions, times in seconds.
+    """What the user may ask. Rates and times are exact Fractions, times in seconds. Raises OptionError for values, or
+    combinations, that make no sense.
 
     ``interpolate``/``deblur`` switch the stages (deblur: "auto" touches blurred frames only, each by
     as much as it is blurred, "on" all, "off" none).
@@ -83,8 +84,7 @@ class Options:
         """Whether a rate, or a speed, was asked for."""
         return any(value is not None for value in (self.fps, self.multi, self.slowmo))
 
-    def check(self) -> None:
-        """Raise OptionError for values, or combinations, that make no sense."""
+    def __post_init__(self) -> None:
         _ = self.scenes
         if self.retimed and not self.interpolate:
             raise OptionError("--fps, --multi and --slowmo need the interpolation stage")

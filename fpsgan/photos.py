@@ -59,7 +59,6 @@ def deblur_photos(
     several are worked on at once. One that fails ends it all, those before it are written; with ``on_error``, which
     hears of it, the others are done all the same.
     """
-    options.check()
     on_failure = on_error or _raise
     pairs: list[tuple[Path, Path]] = []
     for source, target in zip(sources, targets, strict=True):

@@ -202,6 +202,4 @@ def job_options(*groups: Deblurring | Rate | Interpolation | Machine, **more: An
         if on_error not in ("stop", "conceal"):
             raise OptionError(f"--on-error {on_error}: must be stop or conceal")
         given["conceal"] = on_error == "conceal"
-    options = Options(**given)
-    options.check()
-    return options
+    return Options(**given)
