@@ -408,3 +408,12 @@ def test_every_pair_knows_how_motion_was_before_and_is_behind_but_not_across_a_c
     settings = InterpolationSettings(Fraction(20), look_ahead=False)
     assert len(list(interpolated(spans(), Runner(), settings, Spent()))) == len(outputs)
     assert [after for _, after, _ in told] == [None] * 4 and told[1][0] == ("0-1",)
+
+
+@pytest.mark.parametrize("interpolate", [True, False])
+def test_the_first_segment_begins_at_start(
+    make_clip: MakeClip, tmp_path: Path, blend: list[float], interpolate: bool
+) -> None:
+    options = Options(**OFF, interpolate=interpolate, start=Fraction(1, 2), end=Fraction(3, 4))
+    result = enhance(make_clip("c.mkv", rate="12", seconds=1), tmp_path / "o.mkv", options=options)
+    assert result.frames_in == 3 and result.frames_out == (6 if interpolate else 3)
