@@ -64,7 +64,7 @@ def test_a_file_is_doubled_at_its_own_speed(make_clip: MakeClip, tmp_path: Path)
 
 def test_pipes_in_and_out(make_clip: MakeClip, tmp_path: Path) -> None:
     clip = make_clip("c.mkv", rate="10", seconds=0.6, sound=False, encode=("-c:v", "ffv1", "-pix_fmt", "yuv420p"))
-    words = ["-", "-o", "-", "--deblur", "off", "--multi", "1", "--max-delay", "30", "--json"]
+    words = ["-", "-o", "-", "--deblur", "off", "--multi", "1", "--max-delay", "30", "--json", "--quiet"]
     done = subprocess.run([*COMMAND, *words], input=clip.read_bytes(), capture_output=True, check=True)
     assert json.loads(done.stderr)["frames_out"] == 6
     picture = io.BytesIO(done.stdout)
