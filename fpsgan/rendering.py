@@ -181,7 +181,7 @@ class Reader:
         self._frames: Iterator[Frame] | None = None
         self._kept: deque[Frame] = deque()  # read already, and wanted by the segment that follows
         self._read = Fraction(-1)  # the time of the last one
-        self._report: Callable[[str], None] = print
+        self._report: Callable[[str], None] = lambda text: None
 
     def _goes_on(self, segment: Segment) -> bool:
         """Whether every frame that the segment wants has been kept, or is still to come, and soon."""
