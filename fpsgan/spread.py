@@ -126,8 +126,9 @@ def on_cluster(
         raise SetupError("--cluster needs Ray: pip install 'fpsgan[cluster]'") from error
     if job.options.confidence_map is not None:
         raise OptionError("--confidence-map: its pictures would stay on the cluster's machines; leave --cluster out")
+    connected = not ray.is_initialized()
     try:
-        if not ray.is_initialized():
+        if connected:
             _reach(address)
             ray.init(address=address, log_to_driver=False, logging_level="ERROR", configure_logging=False)
     except (OSError, RayError, RuntimeError, ValueError) as error:
@@ -137,22 +138,27 @@ def on_cluster(
         ) from error
     cards = ray.cluster_resources().get("GPU", 0)
     make = ray.remote(num_cpus=1, num_gpus=1 if cards else 0, max_retries=RETRIES)(_on_node)
-    files = job.info.images or (job.info.path,)
-    source = {str(path): (fingerprint(path), ray.put(path.read_bytes())) for path in files}
+    known = {path: fingerprint(path) for path in job.info.images or (job.info.path,)}
+    contents: dict[Path, Any] = {}  # the source in the object store, once a node has asked for it
     settled = ray.put(job)
-    running = {make.remote([settled], segment, list(source.items())): segment for segment in segments}
+    running = {make.remote([settled], segment, known, {}): segment for segment in segments}
     try:
         while running:
             ready, _ = ray.wait(list(running), timeout=0.5)
             for done in ready:
                 segment = running.pop(done)
                 try:
-                    record, pictures = ray.get(done)
+                    found = ray.get(done)
                 except RayError as error:
                     cause = getattr(error, "cause", None)
                     if isinstance(cause, FpsganError):
                         raise cause from error
                     raise SetupError(f"{segment.words}: failed on the cluster ({str(error)[-300:]})") from error
+                if found is None:
+                    contents = contents or {path: ray.put(path.read_bytes()) for path in known}
+                    running[make.remote([settled], segment, known, contents)] = segment
+                    continue
+                record, pictures = found
                 for text in record["notes"]:
                     note(text)
                 if record["pictures"]:
@@ -164,6 +170,8 @@ def on_cluster(
     finally:
         for task in running:
             ray.cancel(task, force=True)
+        if connected:
+            ray.shutdown()
 
 
 def _reach(address: str) -> None:
@@ -173,37 +181,44 @@ def _reach(address: str) -> None:
         socket.create_connection((host, int(port)), timeout=10).close()
 
 
-def _on_node(settled: list[Any], segment: Segment, source: list[Any]) -> tuple[Record, dict[str, bytes]]:
-    """A Ray task: make one segment in a folder of its own; its record, and its files by their names."""
+def _on_node(
+    settled: list[Any], segment: Segment, known: dict[Path, Any], contents: dict[Path, Any]
+) -> tuple[Record, dict[str, bytes]] | None:
+    """A Ray task: make one segment in a folder of its own; its record, and its files by their names.
+
+    None where this machine does not have the source under its path, and was not sent it in ``contents`` either.
+    """
     import ray
 
     job: Job = ray.get(settled[0])
+    missing = [path for path, expected in known.items() if not _is_here(path, expected)]
+    if missing and not contents:
+        return None
     with tempfile.TemporaryDirectory(prefix="fpsgan-") as name:
         folder = Path(name)
-        job = _with_source(job, folder, source)
+        job = _with_source(job, {path: ray.get(contents[path]) for path in missing}, folder)
         store = Store.at(folder)
         ((_, record),) = make_segments(job, [segment], store, lambda: None, lambda text: None)
         return record, store.read(record["pictures"]) if record["pictures"] else {}
 
 
-def _with_source(job: Job, folder: Path, source: list[Any]) -> Job:
-    """The job with paths at which this machine has the source."""
-    import ray
+def _is_here(path: Path, known: Any) -> bool:
+    try:
+        return bool(fingerprint(path) == known)
+    except InputError:
+        return False
 
+
+def _with_source(job: Job, sent: dict[Path, bytes], folder: Path) -> Job:
+    """The job with the paths at which ``folder`` holds the files that were sent."""
     there: dict[Path, Path] = {}
-    for text, (known, content) in source:
-        path = Path(text)
-        try:
-            same = fingerprint(path) == known
-        except InputError:
-            same = False
-        if not same:
-            there[path] = folder / "source" / path.name
-            there[path].parent.mkdir(exist_ok=True)
-            there[path].write_bytes(ray.get(content))
+    for path, content in sent.items():
+        there[path] = folder / "source" / path.name
+        there[path].parent.mkdir(exist_ok=True)
+        there[path].write_bytes(content)
     info = dataclasses.replace(
         job.info,
-        path=there.get(Path(job.info.path), job.info.path),
+        path=there.get(job.info.path, job.info.path),
         images=tuple(there.get(path, path) for path in job.info.images),
     )
     return dataclasses.replace(job, info=info)

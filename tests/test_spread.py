@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from conftest import MakeClip
 
-from fpsgan import cli, rendering, segments
+from fpsgan import cli, rendering, segments, spread
 from fpsgan.errors import InputError, SetupError
 from fpsgan.job import Progress, enhance
 from fpsgan.options import Options
@@ -199,6 +199,26 @@ def test_a_cluster_loses_a_node_and_the_result_is_the_same(
     finally:
         ray.shutdown()
         cluster.shutdown()
+
+
+def test_a_node_that_has_no_source_is_sent_it(clip: Path, tmp_path: Path) -> None:
+    """As `_on_node` does it, on the files themselves: the job is made from what was sent, the source is gone."""
+    enhance(clip, tmp_path / "one.mkv", options=Options(**FAST))
+    seen: list[Any] = []
+
+    def on_node(job: Any, missing: Any, store: Any, on_frame: Any, note: Any) -> Any:
+        known, content = segments.fingerprint(clip), clip.read_bytes()
+        away = clip.rename(clip.with_suffix(".away"))
+        assert not spread._is_here(clip, known)
+        seen.append(spread._with_source(job, {clip: content}, tmp_path))
+        yield from rendering.make_segments(seen[0], missing, store, on_frame, note)
+        away.rename(clip)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("fpsgan.job.make_segments", on_node)
+        enhance(clip, tmp_path / "two.mkv", options=Options(**FAST))
+    assert seen[0].info.path == tmp_path / "source" / clip.name
+    assert checksum(tmp_path / "one.mkv") == checksum(tmp_path / "two.mkv")
 
 
 def test_no_cluster_is_one_line(clip: Path, tmp_path: Path) -> None:
