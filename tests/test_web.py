@@ -20,9 +20,8 @@ import av
 import numpy as np
 import pytest
 from conftest import MakeClip, raw_planes
-from webserver import Client, Server, is_over
+from webserver import Client, Server, is_over, servers
 
-from fpsgan.cli.web import fields
 from fpsgan.errors import OptionError, OutputError
 from fpsgan.web import work
 from fpsgan.web.jobs import Queue
@@ -34,15 +33,8 @@ TINY = {"video": "testsrc2=s=64x48", "rate": "10", "seconds": 1, "sound": False}
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Callable[..., Server]]:
-    servers: list[Server] = []
-
-    def begin(**settings: Any) -> Server:
-        servers.append(Server(Settings(tmp_path / "work", fields(), **settings)))
-        return servers[-1]
-
-    yield begin
-    for server in servers:
-        server.close()
+    with servers(tmp_path / "work") as begin:
+        yield begin
 
 
 def state_of(job: dict[str, Any]) -> str:

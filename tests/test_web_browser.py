@@ -18,10 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import MakeClip, raw_planes
-from webserver import PATIENCE, Server
-
-from fpsgan.cli.web import fields
-from fpsgan.web.server import Settings
+from webserver import PATIENCE, Server, servers
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is missing: pip install playwright")
 expect = sync_api.expect
@@ -87,15 +84,8 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture
 def serve(tmp_path: Path) -> Iterator[Callable[..., Server]]:
-    servers: list[Server] = []
-
-    def begin(**settings: Any) -> Server:
-        servers.append(Server(Settings(tmp_path / "work", fields(), **settings)))
-        return servers[-1]
-
-    yield begin
-    for server in servers:
-        server.close()
+    with servers(tmp_path / "work") as begin:
+        yield begin
 
 
 @pytest.fixture

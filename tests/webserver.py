@@ -8,13 +8,15 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import uvicorn
 
+from fpsgan.cli.web import fields
 from fpsgan.web.jobs import Queue
 from fpsgan.web.server import Settings, make_app
 
@@ -85,3 +87,17 @@ class Server(Client):
         self.thread.join()
         self.socket.close()
         self.queue.close()
+
+
+@contextmanager
+def servers(place: Path) -> Iterator[Callable[..., Server]]:
+    """Starts servers that work in ``place``, as many as are asked for, and ends them."""
+    begun: list[Server] = []
+
+    def begin(**settings: Any) -> Server:
+        begun.append(Server(Settings(place, fields(), **settings)))
+        return begun[-1]
+
+    yield begin
+    for server in begun:
+        server.close()

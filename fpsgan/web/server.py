@@ -28,7 +28,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, HTTPConnection, Request
-from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, RedirectResponse, Response
+from starlette.responses import FileResponse, HTMLResponse, JSONResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -40,6 +40,7 @@ from fpsgan.web.jobs import Queue
 __all__ = ["Settings", "make_app", "serve"]
 
 PAGE = Path(__file__).parent / "page"
+WRONG = '<p class="problem" role="alert">That is not the password.</p>'
 ASSETS = {
     "app.js": "text/javascript",
     "compare.js": "text/javascript",
@@ -177,7 +178,8 @@ def make_app(settings: Settings, queue: Queue) -> ASGIApp:
             answer.set_cookie(COOKIE, session, httponly=True, samesite="strict", secure=request.url.scheme == "https")
             return answer
         tried.append(time.monotonic())
-        return FileResponse(PAGE / "wrong.html", 401)
+        form = (PAGE / "login.html").read_text(encoding="utf-8")
+        return HTMLResponse(form.replace("<!-- problem -->", WRONG), 401)
 
     async def logout(request: Request) -> Response:
         sessions.discard(request.cookies.get(COOKIE, ""))
