@@ -69,13 +69,15 @@ def piped(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., tupl
 
 @pytest.fixture
 def film(make_clip: MakeClip, tmp_path: Path) -> Path:
-    """Two tracks of sound, of which the second begins late, and subtitles."""
+    """Two tracks of sound, of which the second begins late, subtitles and their font."""
+    (tmp_path / "a.ttf").write_bytes(b"font")
     (tmp_path / "s.srt").write_text("1\n00:00:00,500 --> 00:00:00,900\nHello\n")
     path, picture = tmp_path / "film.mkv", make_clip("p.mkv", rate="10", seconds=1.5, sound=False)
     ffmpeg(
         "-i", str(picture), "-f", "lavfi", "-i", "sine=330:r=44100:d=1.5", "-itsoffset", "0.7", "-f", "lavfi", "-i",
         "sine=660:r=44100:d=0.8", "-i", str(tmp_path / "s.srt"), "-map", "0", "-map", "1", "-map", "2", "-map", "3",
-        "-c:v", "copy", "-c:a", "libmp3lame", "-c:s", "srt", "-metadata:s:a:1", "language=ger", str(path),
+        "-c:v", "copy", "-c:a", "libmp3lame", "-c:s", "srt", "-metadata:s:a:1", "language=ger", "-attach",
+        str(tmp_path / "a.ttf"), "-metadata:s:t", "mimetype=font/ttf", str(path),
     )  # fmt: skip
     return path
 
@@ -152,13 +154,15 @@ def test_a_film_keeps_its_sound_and_subtitles_in_step(
             assert time1 == pytest.approx(time0, abs=2e-3)
     with av.open(io.BytesIO(written)) as opened:
         assert [track.language for track in opened.streams.audio] == [None, "ger"]
+        (font,) = opened.streams.attachments
+        assert (font.name, font.mimetype, bytes(font.data)) == ("a.ttf", "font/ttf", b"font")
 
 
 def test_what_a_container_does_not_hold_is_encoded_anew_or_named(
     film: Path, tmp_path: Path, piped: Callable[..., tuple[StreamReport, bytes]]
 ) -> None:
     mp4 = tmp_path / "film.mp4"
-    ffmpeg("-i", str(film), "-map", "0", "-c", "copy", "-c:s", "mov_text", str(mp4))
+    ffmpeg("-i", str(film), "-map", "0", "-map", "-0:t", "-c", "copy", "-c:s", "mov_text", str(mp4))
     _, written = piped(mp4)
     found = heard(av.open(io.BytesIO(written)))
     assert [(round(when, 3), data) for when, data in found[3]] == [(0.5, b"Hello")]

@@ -69,6 +69,9 @@ class Sink:
             ways = _ways(source.others, container, container, note)
             self._pipe = PacketPipe(container)
             self._pipe.open(os.fdopen(os.dup(sys.stdout.fileno()), "wb"))
+            if container == "matroska":
+                for font in source.container.streams.attachments:
+                    self._pipe.add_attachment(font.name or "", font.mimetype or "", font.data)
         else:
             container = "matroska"
             self.format = choose_format(first.format, encoder_formats("libx264"), None, "libx264")

@@ -178,6 +178,9 @@ class PacketPipe:
         """The stream, of packets in that codec that come without one."""
         return self._container.add_mux_stream(codec)
 
+    def add_attachment(self, name: str, mimetype: str, data: bytes) -> None:
+        self._container.add_attachment(name, mimetype, data)
+
     def add_samples(self, codec: str, rate: int, layout: str) -> Any:
         """The stream, of sound that is encoded here."""
         return self._container.add_stream(codec, rate=rate, layout=layout)
