@@ -567,8 +567,33 @@ def test_what_is_held_or_halved(clock: Clock, now: list[float]) -> None:
     half = effort_of(clock, "half", halved=True)
     assert len(list(half._judged([span]))) == 1
     assert half.planned == {3: Planned("half", True), 4: Planned("half", False), 5: Planned("half", True)}
+    assert half._too_late(2, Span(frame(4), frame(5), (Fraction(0), Fraction(4, 5)), 3)) is False
+    now[0] = 101.6
+    assert half._too_late(2, Span(frame(4), frame(5), (Fraction(0), Fraction(4, 5)), 3))
+    assert half.planned[6] == Planned("half", False) and half.planned[8] == Planned("half", True)
     none = effort_of(clock, "source frames", generating=False)
     assert next(none._judged([span]))[1].frame1 is None
+
+
+def test_nothing_is_made_only_where_a_pair_took_all_of_the_delay(clock: Clock, now: list[float]) -> None:
+    effort = effort_of(clock, "fast", "source frames", generating=False)
+    effort.judge(0.9)
+    assert effort.level.name == "fast"
+    effort.judge(1.1)
+    assert effort.level.name == "source frames"
+
+
+def test_deblurring_goes_first(clock: Clock, now: list[float]) -> None:
+    effort = effort_of(clock, "without")
+    effort.levels.insert(0, effort.levels[0]._replace(name="deblurring", deblurring=True))
+    assert not effort.too_late_to_deblur(frame(9))
+    now[0] = 101.7
+    assert effort.too_late_to_deblur(frame(9)), "this one"
+    now[0] = 101.0
+    assert not effort.too_late_to_deblur(frame(9))
+    effort.judge(0.6)
+    assert effort.too_late_to_deblur(frame(9)), "none, for a while"
+    assert effort.not_deblurred == 2
 
 
 def test_at_a_halved_level_every_second_output_is_made(

@@ -61,7 +61,7 @@ class StreamReport:
     time: ``not_deblurred`` and ``dropped`` source frames, ``held`` outputs that show the picture before them again,
     ``skipped`` outputs that nobody took. ``waited``: outputs that show the picture before them again since the source
     had sent nothing. ``damaged``: packets of the source that could not be decoded; ``left_out``:
-    packets of sound and subtitles for which there was no picture.
+    packets of sound and subtitles that fit to no picture, or came too late.
     """
 
     width: int = 0
@@ -368,7 +368,8 @@ class _Showing:
         report.latency_p95 = float(np.percentile(self.latencies, 95))
         report.frames_in, report.dropped, report.not_deblurred = effort.frames_in, effort.dropped, effort.not_deblurred
         report.deblurred = self.sharpening.deblurred
-        report.damaged, report.left_out = self.read.damaged, self.read.left_out
+        report.damaged = self.read.damaged + self.sink.damaged
+        report.left_out = self.read.left_out + self.sink.left_out
         report.level = effort.level.name
         report.levels = {level.name: self.levels[level.name] for level in effort.levels if self.levels[level.name]}
         for number in [number for number in list(effort.planned) if number < self.number]:

@@ -19,7 +19,9 @@ from fpsgan.video.frame import Frame
 
 __all__ = ["Clock", "Effort", "Level", "Planned"]
 
-LOWER, CALM, HOLD = 1 / 2, 1 / 4, 3 / 4  # of the delay: how late a pair may be
+# Of the delay, how late a pair may be, for calm; and how late one is from which on effort goes down, it is shown as it
+# came, or no other is made for a while
+CALM, LOWER, HOLD, REST = 1 / 4, 1 / 2, 3 / 4, 1.0
 SETTLING = 1.0  # seconds until a lower level shows
 FIRST_PAUSE, LONGEST_PAUSE = 2.0, 64.0  # seconds of calm before a level is tried again; doubled each time it was left
 
@@ -104,7 +106,7 @@ class Effort:
         self.planned: dict[int, Planned] = {}
         last = max((k for k, level in enumerate(levels) if level.generating), default=0)
         self._at = min(last, next((k for k, level in enumerate(levels) if level.fits), last))
-        self._pauses = [FIRST_PAUSE if level.fits else LONGEST_PAUSE for level in levels]
+        self._pauses = [FIRST_PAUSE if level.fits or k == last else LONGEST_PAUSE for k, level in enumerate(levels)]
         self._calm_since = self._settled = time.monotonic()
 
     @property
@@ -130,7 +132,9 @@ class Effort:
         now = time.monotonic()
         if lag > CALM * self.max_delay:
             self._calm_since = now
-        if lag > LOWER * self.max_delay and now >= self._settled and self._at < len(self.levels) - 1:
+        lower = self.levels[self._at + 1 :][:1]
+        late = lag > (LOWER if lower and lower[0].generating else REST) * self.max_delay
+        if lower and late and now >= self._settled:
             self._pauses[self._at] = min(2 * self._pauses[self._at], LONGEST_PAUSE)
             self._at += 1
             self._settled = now + SETTLING

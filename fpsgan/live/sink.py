@@ -112,6 +112,16 @@ class Sink:
             for packet in track.packets(aside.packet, aside.time - self._zero):
                 self._pipe.write(packet)
 
+    @property
+    def damaged(self) -> int:
+        """Packets of sound that could not be decoded."""
+        return sum(track.damaged for track in self._tracks.values())
+
+    @property
+    def left_out(self) -> int:
+        """Packets that came far too late after others of their stream."""
+        return sum(track.left_out for track in self._tracks.values())
+
     def finish(self) -> None:
         self._pipe.finish()
 
@@ -184,6 +194,7 @@ class _Track:
         self.track.disposition = stream.disposition
         self.track.metadata.update({k: v for k, v in stream.metadata.items() if k in ("language", "title")})
         self._last: int | None = None
+        self.damaged = self.left_out = 0
 
     def packets(self, packet: Any, time: Fraction) -> Iterator[Any]:
         """What goes into the container of a packet whose time is that many seconds from zero."""
@@ -196,6 +207,7 @@ class _Track:
             tick = round(time * 1000)
             if self._last is not None and tick <= self._last:
                 if tick < self._last - BEHIND:
+                    self.left_out += 1
                     return
                 tick = self._last + 1
             self._last = tick
@@ -210,6 +222,7 @@ class _Track:
         try:
             frames = packet.decode()
         except av.error.InvalidDataError:
+            self.damaged += 1
             return
         for frame in frames:
             for samples in self._resampler.resample(frame):
