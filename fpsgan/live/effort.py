@@ -19,10 +19,10 @@ from fpsgan.video.frame import Frame
 
 __all__ = ["Clock", "Effort", "Level", "Planned"]
 
-# Of the delay, how late a pair may be, for calm; and how late one is from which on effort goes down, it is shown as it
-# came, or no other is made for a while
-CALM, LOWER, HOLD, REST = 1 / 4, 1 / 2, 3 / 4, 1.0
-SETTLING = 1.0  # seconds until a lower level shows
+# Of the delay: how late a picture may be made, for calm; and from where on effort goes down a step, a pair is expected
+# to come too late, or no more pictures are made for a while
+CALM, LOWER, HOLD, REST = 1 / 2, 3 / 4, 9 / 10, 1.0
+SETTLING = 1.0  # seconds from the last output of another level until a level is judged
 FIRST_PAUSE, LONGEST_PAUSE = 2.0, 64.0  # seconds of calm before a level is tried again; doubled each time it was left
 
 
@@ -88,10 +88,12 @@ class Level(NamedTuple):
 
 
 class Planned(NamedTuple):
-    """At which level an output is made, and whether the picture before it is shown again there to save time."""
+    """At which level an output is made, whether the picture before it is shown again there to save time, and when that
+    was settled."""
 
     level: str
     spared: bool
+    when: float = 0.0
 
 
 class Effort:
@@ -108,6 +110,7 @@ class Effort:
         self._at = min(last, next((k for k, level in enumerate(levels) if level.fits), last))
         self._pauses = [FIRST_PAUSE if level.fits or k == last else LONGEST_PAUSE for k, level in enumerate(levels)]
         self._calm_since = self._settled = time.monotonic()
+        self._transit = 0.0  # seconds that a pair takes from here to its pictures, where they do not come ahead of time
 
     @property
     def level(self) -> Level:
@@ -123,12 +126,12 @@ class Effort:
                 yield frame
 
     def too_late_to_deblur(self, frame: Frame) -> bool:
-        late = not self.level.deblurring or self.clock.lag(frame.pts) > HOLD * self.max_delay
+        late = not self.level.deblurring or self.clock.lag(frame.pts) > LOWER * self.max_delay
         self.not_deblurred += late
         return late
 
     def judge(self, lag: float) -> None:
-        """Choose the level for a pair that comes so many seconds after it was due."""
+        """Choose the level, for an output that is made so many seconds after it was due."""
         now = time.monotonic()
         if lag > CALM * self.max_delay:
             self._calm_since = now
@@ -153,7 +156,16 @@ class Effort:
             now = dataclasses.replace(settings, rate=settings.rate / every)
             late = partial(self._too_late, every)
             for output in level.engines.between(_halved(at_level) if level.halved else at_level, now, spent, late):
-                yield output._replace(number=every * output.number)
+                number = every * output.number
+                lag = self.clock.lag(output.frame.pts)
+                plan = self.planned.get(number)
+                if output.generated and plan is not None:
+                    self._transit = time.monotonic() - plan.when if lag > 0 else 0.0
+                if level is self.level:
+                    self.judge(lag)
+                else:  # it tells nothing of what is done now
+                    self._settled = time.monotonic() + SETTLING
+                yield output._replace(number=number)
 
     def _too_late(self, every: int, span: Span[Frame]) -> bool:
         """Whether the time of a span has run out while it waited for others."""
@@ -166,14 +178,13 @@ class Effort:
 
     def _judged(self, spans: Iterable[Span[Frame]]) -> Iterator[tuple[Level, Span[Frame]]]:
         for span in spans:
-            held = False
+            level, now, held = self.level, time.monotonic(), False
             if span.frame1 is not None:
-                lag = self.clock.lag(span.frame1.pts)
-                self.judge(lag)
-                held = not self.level.generating or lag > HOLD * self.max_delay
-            level = self.level
+                expected = self.clock.lag(span.frame1.pts) + self._transit
+                held = not level.generating or expected > HOLD * self.max_delay
             for number, t in enumerate(span.times, span.number):
-                self.planned[number] = Planned(level.name, (held and bool(t)) or (level.halved and number % 2 == 1))
+                spared = (held and bool(t)) or (level.halved and number % 2 == 1)
+                self.planned[number] = Planned(level.name, spared, now)
             if held:
                 span = span._replace(frame1=None, times=(Fraction(0),) * len(span.times))
             yield level, span
