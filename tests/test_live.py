@@ -575,11 +575,11 @@ def test_what_is_held_or_halved(clock: Clock, now: list[float]) -> None:
     assert next(none._judged([span]))[1].frame1 is None
 
 
-def test_nothing_is_made_only_where_a_pair_took_all_of_the_delay(clock: Clock, now: list[float]) -> None:
+def test_nothing_is_made_only_where_pairs_come_far_too_late(clock: Clock, now: list[float]) -> None:
     effort = effort_of(clock, "fast", "source frames", generating=False)
-    effort.judge(0.9)
+    effort.judge(1.4)
     assert effort.level.name == "fast"
-    effort.judge(1.1)
+    effort.judge(1.6)
     assert effort.level.name == "source frames"
 
 

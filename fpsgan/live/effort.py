@@ -21,7 +21,7 @@ __all__ = ["Clock", "Effort", "Level", "Planned"]
 
 # Of the delay: how late a picture may be made, for calm; and from where on effort goes down a step, a pair is expected
 # to come too late, or no more pictures are made for a while
-CALM, LOWER, HOLD, REST = 1 / 2, 3 / 4, 9 / 10, 1.0
+CALM, LOWER, HOLD, REST = 1 / 2, 3 / 4, 4 / 5, 3 / 2
 SETTLING = 1.0  # seconds from the last output of another level until a level is judged
 FIRST_PAUSE, LONGEST_PAUSE = 2.0, 64.0  # seconds of calm before a level is tried again; doubled each time it was left
 
