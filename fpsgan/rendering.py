@@ -32,7 +32,7 @@ from fpsgan.stages import deblurring
 from fpsgan.stages.interpolation import InterpolationSettings, Output, Spent, interpolated
 from fpsgan.stages.interpolation_on_device import interpolated_on_device
 from fpsgan.stages.scenes import related
-from fpsgan.stages.timeline import Relation, longest_gap, schedule
+from fpsgan.stages.timeline import Relation, Span, longest_gap, schedule
 from fpsgan.threads import prefetch
 from fpsgan.video.decode import decode
 from fpsgan.video.encode import Encoder
@@ -82,12 +82,12 @@ class Counts:
 
 
 class Engines:
-    """The networks that a job needs, on their device, and how many frames to work on at once.
+    """The networks that a job needs, on their device, and how many frames to work on at once; ``quick``: see Deblurrer.
 
     Raises WeightsError, and SetupError for a device that is not there.
     """
 
-    def __init__(self, options: Options, pixels: int) -> None:
+    def __init__(self, options: Options, pixels: int, *, quick: bool = False) -> None:
         self.device = pick_device(options.device)
         dtype = pick_dtype(self.device, options.half)
         self.workers = at_once(self.device, pixels)
@@ -95,7 +95,7 @@ class Engines:
         self.interpolator: InterpolatorRunner | DeviceInterpolator | None = None
         if options.deblur != "off":
             deblur = weights.load(options.deblur_weights, expect="deblur")
-            self.deblurrer = Deblurrer(deblur, self.device, dtype, options.tile)
+            self.deblurrer = Deblurrer(deblur, self.device, dtype, options.tile, quick=quick)
         if options.interpolate:
             network = weights.load(options.weights, expect="interpolator")
             on_device = self.device.type != "cpu" and not options.tile
@@ -103,6 +103,19 @@ class Engines:
                 self.interpolator = DeviceInterpolator(network, self.device, dtype)
             else:
                 self.interpolator = InterpolatorRunner(network, self.device, dtype, options.tile, self.workers)
+
+    def between(
+        self,
+        spans: Iterable[Span[Frame]],
+        settings: InterpolationSettings,
+        spent: Spent,
+        late: Callable[[Span[Frame]], bool] = lambda _: False,
+    ) -> Iterator[Output]:
+        """The interpolation stage; on a device no more than a batch waits, and `late` is not asked."""
+        if isinstance(self.interpolator, DeviceInterpolator):
+            return interpolated_on_device(spans, self.interpolator, settings, spent)
+        assert self.interpolator is not None
+        return interpolated(spans, self.interpolator, settings, spent, late)
 
 
 def make_segments(
@@ -236,17 +249,13 @@ def _outputs(job: Job, segment: Segment, engines: Engines, frames: Iterator[Fram
     if timing.rate is None:
         outputs = _at_own_times(scenes, segment, timing)
     else:
-        assert engines.interpolator is not None
         spans = schedule(scenes, timing.step, longest_gap=longest_gap(job.info.frame_rate), start=timing.first)
         settings = InterpolationSettings(
             timing.rate, timing.begin, segment.first, segment.until,
             confidence=options.confidence_map is not None, workers=engines.workers,
             target=(job.output.format, job.output.color),
         )  # fmt: skip
-        if isinstance(engines.interpolator, DeviceInterpolator):
-            outputs = interpolated_on_device(spans, engines.interpolator, settings, spent)
-        else:
-            outputs = interpolated(spans, engines.interpolator, settings, spent)
+        outputs = engines.between(spans, settings, spent)
     for output in outputs:
         counts.generated += output.generated
         counts.untouched += output.frame.rgb is None and not output.generated

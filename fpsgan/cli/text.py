@@ -75,12 +75,22 @@ def stream_line(now: StreamReport) -> Line:
 
 
 def stream_text(now: StreamReport) -> str:
-    left_out = {"not deblurred": now.not_deblurred, "held": now.held, "dropped": now.dropped}
+    left_out = {
+        "not deblurred": now.not_deblurred,
+        "held": now.held,
+        "dropped": now.dropped,
+        "skipped": now.skipped,
+        "packets of sound left out": now.left_out,
+    }
+    wanting = ", ".join(f"{count} {what}" for what, count in left_out.items() if count)
+    levels = ", ".join(f"{name} {100 * count / max(now.frames_out, 1):.0f} %" for name, count in now.levels.items())
     return (
         f"{now.frames_in} frames in, {now.frames_out} out ({now.generated} generated, {now.deblurred} deblurred), "
-        f"{now.rate:.1f} of {now.fps:.4g} frames/s, latency {1000 * now.latency:.0f} ms "
-        f"(95 %: {1000 * now.latency_p95:.0f}, longest {1000 * now.latency_max:.0f}), for want of time: "
-        + ", ".join(f"{count} {what}" for what, count in left_out.items())
+        f"{now.rate:.1f} of {now.fps:.4g} frames/s, {1000 * now.latency:.0f} ms late "
+        f"(95 %: {1000 * now.latency_p95:.0f}, longest {1000 * now.latency_max:.0f})"
+        + (f"; effort: {levels}" if levels else "")
+        + (f"; for want of time: {wanting}" if wanting else "")
+        + (f"; waited for the source for {now.waited} frames" if now.waited else "")
         + (f"; {now.damaged} damaged packets passed over" if now.damaged else "")
     )
 

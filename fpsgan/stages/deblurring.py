@@ -38,12 +38,14 @@ class Counters:
 
 
 class _Plan(NamedTuple):
-    """How strongly a frame is to be sharpened (0: not at all), and in which gamma it was blurred, if that is known."""
+    """How strongly a frame is to be sharpened (0: not at all), in which gamma it was blurred, if that is known, and
+    whether it passes as it is for want of time."""
 
     frame: Frame
     relation: Relation
     strength: float
     gamma: float | None
+    late: bool
 
 
 class _Done(NamedTuple):
@@ -92,13 +94,13 @@ def deblurred(
 
     # of the last frame, if it was sharpened: as shown, and in grey before and after sharpening
     before: tuple[Picture, Grey, Grey] | None = None
-    results = in_order(_planned(frames, deblurrer, settings, counters, late), sharpen, workers)
+    results = in_order(_planned(frames, deblurrer, settings, late), sharpen, workers)
     if deblurrer.undoes_shake:
         results = _without_lone_shakes(results)
-    for (frame, relation, strength, _), picture, seconds in results:
+    for (frame, relation, strength, _, passed), picture, seconds in results:
         counters.seconds += seconds / workers
         if picture is None:
-            counters.sharp_skipped += strength > 0
+            counters.sharp_skipped += not passed
             before = None
             yield frame, relation
             continue
@@ -117,7 +119,6 @@ def _planned(
     frames: Iterable[tuple[Frame, Relation]],
     deblurrer: Deblurrer,
     settings: Settings,
-    counters: Counters,
     late: Callable[[Frame], bool],
 ) -> Iterator[_Plan]:
     score: float | None = None
@@ -126,18 +127,18 @@ def _planned(
         strength, gamma = 0.0, None
         if relation is Relation.CUT:
             votes = []
-        if not late(frame):
+        passed = late(frame)
+        if not passed:
             if settings.mode == "auto":
                 # one scene has one look: its score is steadied, and begins anew with the next
                 score = steady_score(None if relation is Relation.CUT else score, blur_score(_grey(frame)))
             strength = settings.strength_for(score or 0.0)
-            counters.sharp_skipped += not strength
         if strength and len(votes) < GAMMA_VOTES:
             costs = deblurrer.gamma_costs(frame.as_rgb())
             votes += [] if costs is None else [costs]
         if strength and votes:
             gamma = gamma_of(votes)
-        yield _Plan(frame, relation, strength, gamma)
+        yield _Plan(frame, relation, strength, gamma, passed)
 
 
 def _without_lone_shakes(results: Iterable[_Done]) -> Iterator[_Done]:

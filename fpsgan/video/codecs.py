@@ -9,7 +9,7 @@ from typing import Any
 from fpsgan.errors import OptionError
 from fpsgan.video.frame import PixelFormat
 
-__all__ = ["CODECS", "CONTAINERS", "EncodeOptions", "choose_format"]
+__all__ = ["CODECS", "CONTAINERS", "PIPED", "EncodeOptions", "choose_format"]
 
 # codec → (ffmpeg's encoder, flag that sets the quality, its default, further options)
 CODECS: dict[str, tuple[str, str, int | None, dict[str, Any]]] = {
@@ -44,6 +44,8 @@ CONTAINERS: dict[str, tuple[str, str, str, str]] = {
     ".jpeg": ("image2", "jpg", "", ""),
     "": ("image2", "png", "", ""),  # a folder of images
 }
+
+PIPED = ("matroska", "nut", "yuv4mpegpipe")  # containers of raw pictures that go through a pipe
 
 
 @dataclasses.dataclass(frozen=True)

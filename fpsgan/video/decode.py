@@ -17,11 +17,11 @@ import numpy as np
 from fpsgan.errors import InputError
 from fpsgan.video.clock import Clock, Order
 from fpsgan.video.fields import treat
-from fpsgan.video.frame import Frame, PixelFormat
+from fpsgan.video.frame import Frame, Orientation, PixelFormat
 from fpsgan.video.photo import read_frame
 from fpsgan.video.probe import VideoInfo, color_of, open_container, video_decoder
 
-__all__ = ["Trouble", "check_damage", "decode"]
+__all__ = ["Fitter", "Trouble", "check_damage", "decode", "frame_of"]
 
 Report = Callable[[str], None]
 
@@ -256,14 +256,14 @@ def _timed(info: VideoInfo, pictures: Iterator[tuple[Fraction | None, Any]], rep
     """Frames with clean times: missing ones filled in, repeated ones dropped, a constant rate exact."""
     step = 1 / info.frame_rate
     first = info.start - info.origin
-    fit = _Fitter(info, report)
+    fit = Fitter(info.coded, info.pixel_format, info.time_base, report)
     last: Fraction | None = None
     held: tuple[Fraction, Any] | None = None  # until the next one tells whether its time is one
     left_out = 0
 
     def frame(pts: Fraction, picture: Any) -> Frame:
         duration = (picture.duration or 0) * info.time_base if info.vfr else step
-        return _frame(info, fit(picture, pts), pts, duration or step)
+        return frame_of(fit(picture, pts), info.siting, info.orientation, pts, duration or step)
 
     for time, picture in _begun(pictures, step, report) if info.presentation.times else pictures:
         pts = time if time is not None else first if held is None else held[0] + step
@@ -306,12 +306,11 @@ def _begun(
     yield from pictures
 
 
-class _Fitter:
+class Fitter:
     """Brings pictures of another size or pixel format, where a file changes it on the way, into those of the first."""
 
-    def __init__(self, info: VideoInfo, report: Report) -> None:
-        self._info, self._report = info, report
-        self._size, self._format = info.coded, info.pixel_format
+    def __init__(self, size: tuple[int, int], pixel_format: str, time_base: Fraction, report: Report) -> None:
+        self._size, self._format, self._time_base, self._report = size, pixel_format, time_base, report
         self._graph: Any = None
         self._from: tuple[int, int, str] | None = None
 
@@ -320,7 +319,7 @@ class _Fitter:
         if shape == (*self._size, self._format):
             return picture
         if shape != self._from:
-            (width, height), info = self._size, self._info
+            width, height = self._size
             if shape[:2] != self._size:
                 self._report(
                     f"the picture changes size{_at(pts)}, from {width}×{height} to {shape[0]}×{shape[1]}: "
@@ -331,26 +330,27 @@ class _Fitter:
             # black bars keep its shape
             self._graph.link_nodes(
                 self._graph.add_buffer(
-                    width=shape[0], height=shape[1], format=picture.format, time_base=info.time_base
+                    width=shape[0], height=shape[1], format=picture.format, time_base=self._time_base
                 ),
                 self._graph.add("scale", f"{width}:{height}:force_original_aspect_ratio=decrease:flags=bicubic"),
                 self._graph.add("pad", f"{width}:{height}:-1:-1"),
                 self._graph.add("format", self._format),
                 self._graph.add("buffersink"),
             ).configure()
-        picture.time_base = self._info.time_base
+        picture.time_base = self._time_base
         picture.pts = None
         self._graph.push(picture)
         return self._graph.pull()
 
 
-def _frame(info: VideoInfo, picture: Any, pts: Fraction, duration: Fraction) -> Frame:
-    format, color = PixelFormat.of(picture.format.name), color_of(picture, info.siting)
+def frame_of(picture: Any, siting: str, orientation: Orientation, pts: Fraction, duration: Fraction) -> Frame:
+    """A decoded PyAV picture, whose chroma is at ``siting``, as it is shown. ValueError: see PixelFormat.of."""
+    format, color = PixelFormat.of(picture.format.name), color_of(picture, siting)
     if picture.format.name.replace("yuvj", "yuv") != format.name:
         picture = picture.reformat(format=format.name)  # unpacks without loss; see PixelFormat.of
     stored = tuple(_plane(picture, format, k) for k in range(format.planes))
-    planes = info.orientation.planes(stored, format, color)
-    return Frame(planes, *info.orientation.described(format, color), pts, duration)
+    planes = orientation.planes(stored, format, color)
+    return Frame(planes, *orientation.described(format, color), pts, duration)
 
 
 def _plane(picture: Any, format: PixelFormat, k: int) -> Any:

@@ -8,13 +8,12 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import av
 import ffmpeg
 import numpy as np
 
 from fpsgan.errors import FpsganError, OutputError
 from fpsgan.video.codecs import CODECS
-from fpsgan.video.ffmpeg import NutPipe, ffmpeg_path
+from fpsgan.video.ffmpeg import FfmpegPipe, ffmpeg_path
 from fpsgan.video.files import PART
 from fpsgan.video.frame import MATRICES, PRIMARIES, TRANSFERS, Array, Color, Frame, PixelFormat, code_point
 from fpsgan.video.probe import NUT_TICK, Stream, VideoInfo, open_container
@@ -96,7 +95,7 @@ class Encoder:
         self.plan, self.path = plan, path
         self.frames = 0
         self._part = path.with_name(f"{PART}-{os.getpid()}-{path.name}")  # a killed job's ffmpeg may go on for a moment
-        self._pipe = NutPipe(self._arguments(number), self._failure)
+        self._pipe = FfmpegPipe(self._arguments(number), self._failure)
 
     def __enter__(self) -> Encoder:
         self.open()
@@ -122,12 +121,7 @@ class Encoder:
     def write(self, frame: Frame) -> None:
         """Send one frame, at ``frame.pts`` seconds of the output. Raises OutputError if ffmpeg has given up."""
         planes = [self._padded(plane, k) for k, plane in enumerate(frame.as_planes(self.plan.format, self.plan.color))]
-        packet = av.Packet(b"".join(plane.tobytes() for plane in planes))
-        packet.stream = self._stream
-        packet.time_base = self.plan.time_base
-        packet.pts = packet.dts = round(frame.pts / self.plan.time_base)
-        packet.is_keyframe = True
-        self._pipe.write(packet)
+        self._pipe.write_picture(self._stream, planes, round(frame.pts / self.plan.time_base))
         self.frames += 1
 
     def abort(self) -> None:

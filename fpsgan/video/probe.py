@@ -31,7 +31,7 @@ from fpsgan.video.ffmpeg import run
 from fpsgan.video.frame import MATRICES, PRIMARIES, SITING, TRANSFERS, Color, Orientation, PixelFormat
 from fpsgan.video.photo import KINDS, kind_of, read_frame
 
-__all__ = ["Damage", "Stream", "VideoInfo", "constant_rate", "probe", "scan"]
+__all__ = ["Damage", "Stream", "VideoInfo", "constant_rate", "orientation_of", "probe", "scan"]
 
 STANDARD_RATES = [
     *(Fraction(n) for n in (24, 25, 30, 48, 50, 60, 100, 120, 240, 12, 15)),
@@ -202,7 +202,7 @@ def probe(path: str | Path, *, stream: int | None = None, image_rate: Fraction =
         when, count = max(holes, key=lambda hole: hole[1])
         missing = sum(count for _, count in holes)
         notes.append(f"{missing} frames missing in its even rate, the most ({count}) at {float(when - origin):.3f} s")
-    orientation = _orientation(frame)
+    orientation = orientation_of(frame)
     turned = orientation.transposes
     try:
         form, siting = PixelFormat.of(frame.format.name), "left"
@@ -521,7 +521,7 @@ def _side_data(frame: Any) -> list[Any]:
         return []
 
 
-def _orientation(frame: Any) -> Orientation:
+def orientation_of(frame: Any) -> Orientation:
     """Of a decoded frame. PyAV's own ``frame.rotation`` calls a mirrored picture turned by 180 degrees; it has to do
     where PyAV cannot list what comes along with a frame."""
     found = (struct.unpack("9i", bytes(data)) for data in _side_data(frame) if data.type.name == "DISPLAYMATRIX")
