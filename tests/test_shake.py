@@ -115,7 +115,7 @@ def test_a_doubtful_kernel_is_looked_for_elsewhere(
     point[1, 1] = 1
     asked: list[tuple[float, torch.Tensor]] = []
 
-    def found(region: torch.Tensor, gamma: float) -> _Estimate | None:
+    def found(region: torch.Tensor, gamma: float, coarse: torch.Tensor | None = None) -> _Estimate | None:
         asked.append((gamma, region))
         share = shares[len(asked) - 1]
         return None if share is None else _Estimate(share, gamma, point)
@@ -186,7 +186,9 @@ def test_what_moves_by_itself_is_left_out(scene: Image, monkeypatch: pytest.Monk
     blurred = np.asarray(np.rint(255 * convolve(scene, true)), np.uint8)
     thing = np.s_[60:260, 200:400]
     blurred[thing] = scene[thing]
-    monkeypatch.setattr("deblur.shake._estimate", lambda region, gamma: _Estimate(1.0, gamma, torch.from_numpy(true)))
+    monkeypatch.setattr(
+        "deblur.shake._estimate", lambda region, gamma, coarse: _Estimate(1.0, gamma, torch.from_numpy(true))
+    )
     undone = undo_shake(tensor(blurred), 2.2)
     assert undone is not None
     outside = np.ones(scene.shape[:2], np.bool_)
