@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from deblur.folded import FoldedDeblur
 from deblur.fpn import MINIMUM, Deblur
@@ -62,8 +62,8 @@ class Deblurrer(Runner):
 
     def gamma_costs(self, picture: Picture) -> Picture | None:
         """`deblur.shake.gamma_costs` of what a picture shows inside of black bars; None where no shake is undone."""
-        inside = _inside_bars(picture)
-        return gamma_costs(picture[inside]) if self.undoes_shake and picture[inside].size else None
+        shown = picture[_inside_bars(picture)]
+        return gamma_costs(self.tensor(shown)[0]) if self.undoes_shake and shown.size else None
 
     @torch.inference_mode()
     def sharpen(
@@ -84,31 +84,28 @@ class Deblurrer(Runner):
         inside = _inside_bars(picture)
         if not strength or min(side.stop - side.start for side in inside) < MINIMUM:
             return Sharpened(picture, 0.0)
-        shown = picture[inside]
-        as_it_is = Undone(shown, np.ones(shown.shape[:2], np.float32))
-        undone = undo_shake(shown, gamma) if self.undoes_shake else as_it_is
+        shown = self.tensor(picture[inside]).float()
+        as_it_is = Undone(shown[0], shown.new_ones(shown.shape[2:]))
+        undone = undo_shake(shown[0], gamma) if self.undoes_shake else as_it_is
         if undone is None and cautious:
             return Sharpened(picture, 0.0)
         start, share = undone or as_it_is
         sharpened = picture.copy()
-        sharpened[inside] = self._changed(shown, start, np.float32(strength) * share)
+        sharpened[inside] = self._changed(shown, start[None], strength * share)
         return Sharpened(sharpened, strength * float(share.mean()))
 
-    def _changed(self, picture: Picture, start: Picture, share: Picture) -> Picture:
-        """The picture with so much of the network's change, [H,W]; `start` is what the network is given."""
-        height, width = picture.shape[:2]
+    def _changed(self, shown: Tensor, start: Tensor, share: Tensor) -> Picture:
+        """A picture [1,3,h,w] with so much of the network's change, [h,w]; `start` is what the network is given."""
+        height, width = shown.shape[2:]
 
         def run() -> Picture:
-            whole = self.tensor(picture).float()
-            given = whole if start is picture else self.tensor(start)
             result = blend_tiles(
-                height, width, self.tile, (1, 3), lambda rows, columns: self.network(given[:, :, rows, columns])
+                height, width, self.tile, (1, 3), lambda rows, columns: self.network(start[:, :, rows, columns])
             )
-            shown = self.tensor(share[..., None])
-            change, counterweight = shown * (result - whole.clamp(0, 1)), shown * result
+            change, counterweight = share * (result - shown.clamp(0, 1)), share * result
             level, drift = (part.mean((2, 3), keepdim=True) for part in (counterweight, change))
             change -= counterweight * (drift / level.clamp(min=1e-6))
-            return picture_of((whole + change)[0])
+            return picture_of((shown + change)[0])
 
         return self.within_memory(run, height, width)
 

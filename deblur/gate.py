@@ -11,8 +11,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
+from torch import Tensor
 
 __all__ = [
     "BLURRED", "FAINTEST", "GAMMA_VOTES", "MODES", "MOST", "STEADINESS", "WINDOW", "KernelSigns", "Settings",
@@ -148,6 +147,6 @@ def shown_share(signs: KernelSigns) -> float:
     return min(max(share, 0), MOST) * min(max((share - HARMFUL) / (HARMLESS - HARMFUL), 0), 1)
 
 
-def agreement(ringing: NDArray[np.float32]) -> NDArray[np.float32]:
+def agreement(ringing: Tensor) -> Tensor:
     """How much of the change is shown at a place, 1 to 0, by how much less sparse the edges around it came out."""
-    return np.asarray(np.clip((DISAGREES - ringing) / np.float32(DISAGREES - AGREES), 0, 1), np.float32)
+    return ((DISAGREES - ringing) / (DISAGREES - AGREES)).clamp(0, 1)

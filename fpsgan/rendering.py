@@ -19,6 +19,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+from av.codec.hwaccel import HWAccel
 
 from deblur import Deblurrer
 from fpsgan import weights
@@ -48,13 +49,15 @@ Record = dict[str, Any]  # what was done for a segment: Counts, and what is note
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """A job that is settled: all that is needed to make any of its segments, anywhere."""
+    """A job that is settled: all that is needed to make any of its segments, anywhere. ``decoder``: the kind of device
+    that decodes its source, "" for software."""
 
     info: VideoInfo
     options: Options
     timing: Timing
     output: OutputPlan
     segments: tuple[Segment, ...]
+    decoder: str = ""
 
 
 @dataclasses.dataclass
@@ -190,6 +193,7 @@ class Reader:
 
     def __init__(self, job: Job) -> None:
         self.job = job
+        self._hardware = HWAccel(job.decoder, allow_software_fallback=True) if job.decoder else None
         self._lock = threading.Lock()
         self._frames: Iterator[Frame] | None = None
         self._kept: deque[Frame] = deque()  # read already, and wanted by the segment that follows
@@ -214,7 +218,7 @@ class Reader:
                 self._kept.clear()
                 self._frames = decode(
                     self.job.info, start=options.start if start is None or not segment.seek else start, end=options.end,
-                    conceal=options.conceal, report=lambda text: self._report(text),
+                    conceal=options.conceal, report=lambda text: self._report(text), hardware=self._hardware,
                 )  # fmt: skip
             assert self._frames is not None
             current = self._frames

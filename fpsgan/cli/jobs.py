@@ -290,12 +290,13 @@ def benchmark_command(
     frames: Annotated[int, option("Of the rendered clip.")] = 25,
     engine: Engine = "auto",
     weights: InterpolatorWeights = "interpolator-base",
+    peers: Annotated[bool, option("Measure RIFE v4.0 and HDv3 as well, where they are installed.", "--peers")] = False,
     json: Json = False,
 ) -> None:
     """Measure how fast this machine interpolates, and where the time goes."""
     from fpsgan.benchmark import benchmark
 
-    found = benchmark(job_options(machine, engine=engine, weights=weights), size, frames)
+    found = benchmark(job_options(machine, engine=engine, weights=weights), size, frames, peers=peers)
     print(json_text(dataclasses.asdict(found)) if json else benchmark_text(found))
 
 

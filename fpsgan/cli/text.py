@@ -61,12 +61,14 @@ def building_line(now: build.Progress) -> Line:
 def benchmark_text(found: Benchmark) -> str:
     rows = [[name, f"{spent:.2f}"] for name, spent in found.stages.items()]
     rows.append(["all of these", f"{sum(found.stages.values()):.2f}"])
+    rows += [[name, f"{spent:.2f}"] for name, spent in found.peers.items()]
     memory = f", {size_text(found.device_memory)} on the device" if found.device_memory else ""
     return (
         f"{found.device}; engine {found.engine}, {found.dtype}, {found.weights}, {found.size}, {found.batch} at once\n"
         f"{table_text(['stage', 'ms a pair'], rows)}\n"
         f"file to file: {found.fps:.1f} output frames/s ({found.frames} in {found.seconds:.2f} s), bound by "
         f"{found.bound}; peak memory {size_text(found.peak_rss)}{memory}"
+        + "".join(f"\n{what}" for what in found.missing)
     )
 
 

@@ -242,7 +242,7 @@ def _arguments(plan: Plan, part: Path, limit: Fraction | None, trial: bool) -> l
     if plan.muxer in ("mp4", "mov"):
         settings |= {"movflags": "+faststart", "video_track_timescale": plan.time_base.denominator}
         settings["movie_timescale"] = 90000  # a late start is kept in this unit; ffmpeg's own is a millisecond
-        if encoder in ("libx265", "hevc_nvenc"):
+        if plan.codec.startswith("hevc"):
             settings["tag:v"] = "hvc1"
     graph = ffmpeg.output(*streams, PART, format=plan.muxer, **settings)
     graph = graph.global_args("-hide_banner", "-nostats", "-loglevel", "error", "-copyts")

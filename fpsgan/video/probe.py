@@ -23,12 +23,14 @@ import av.error
 import av.logging
 import cv2
 import numpy as np
+from av.codec.hwaccel import HWAccel
 
 from fpsgan.errors import InputError
 from fpsgan.video import fields
 from fpsgan.video.clock import Piece, Presentation, Track, join
 from fpsgan.video.ffmpeg import run
 from fpsgan.video.frame import MATRICES, PRIMARIES, SITING, TRANSFERS, Color, Orientation, PixelFormat
+from fpsgan.video.hardware import native_decoder
 from fpsgan.video.photo import KINDS, kind_of, read_frame
 
 __all__ = ["Damage", "Stream", "VideoInfo", "constant_rate", "orientation_of", "probe", "scan"]
@@ -339,15 +341,21 @@ def _animated_webp(path: Path) -> io.BytesIO:
     return nut
 
 
-def video_decoder(video: Any) -> Any:
+def video_decoder(video: Any, hardware: HWAccel | None = None) -> Any:
     """The decoder for a stream: its own, or libvpx where a VP8/VP9 stream carries an alpha plane that only it reads.
 
-    It works in the thread that calls it, where `av.logging.Capture` hears what it complains of.
+    With ``hardware`` the chip decodes, and av.error.FFmpegError is raised where that does not open. It works in the
+    thread that calls it, where `av.logging.Capture` hears what it complains of.
     """
-    alpha_decoder = {"vp8": "libvpx", "vp9": "libvpx-vp9"}.get(video.codec_context.name)
-    decoder = video.codec_context
+    decoder: Any = video.codec_context
+    alpha_decoder = {"vp8": "libvpx", "vp9": "libvpx-vp9"}.get(decoder.name)
     if video.metadata.get("alpha_mode") == "1" and alpha_decoder in av.codecs_available:
         decoder = av.CodecContext.create(alpha_decoder, "r")
+    elif hardware is not None:
+        decoder = av.CodecContext.create(native_decoder(decoder.name), "r", hardware)
+        own = video.codec_context
+        decoder.extradata, decoder.reorder_depth = own.extradata, own.reorder_depth
+        decoder.width, decoder.height = own.width, own.height
     decoder.thread_count = 1
     return decoder
 
