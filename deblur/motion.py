@@ -12,8 +12,9 @@ The three ideas are our own; the physics is that of Nah et al., CVPR 2017, secti
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -22,9 +23,9 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from deblur.gate import MOVED
+from deblur.gate import MOVED, VOTERS
 
-__all__ = ["Motion", "MotionBlur", "MotionConfig", "Vote", "flows_between", "motion_of"]
+__all__ = ["LUMA", "Motion", "MotionBlur", "MotionConfig", "Vote", "agreed", "flows_between", "motion_of"]
 
 Image = NDArray[np.float32]
 Grey = NDArray[np.uint8]
@@ -41,6 +42,7 @@ SLOPE = 0.75  # px to either side, over which a derivative is taken
 FEATURES = len(ALONG) + len(SLOPES) + 2 * len(SLOPES_BESIDE) + len(NEAR) + len(ACROSS) + 2 * len(NEIGHBOURS)
 CONTEXT = 8  # what is told of the place itself
 AT_ONCE = 1 << 16  # pixels
+LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # of RGB
 
 # The exposure, from pixels that move so fast, on so much contrast
 LAGS = tuple(np.arange(0.1, 1.41, 0.1).astype(np.float32).tolist())  # in distances from frame to frame
@@ -79,17 +81,19 @@ def flows_between(grey0: Grey, grey1: Grey) -> tuple[Image, Image]:
     Frames of uint8 [H,W], 32 px a side at least. Smoother than the interpolator's: blur wants regions, not edges.
     """
     size = (-(-grey0.shape[1] // 2), -(-grey0.shape[0] // 2))
-    small0, small1 = (np.asarray(cv2.resize(grey, size, interpolation=cv2.INTER_AREA)) for grey in (grey0, grey1))
+    small0, small1 = (np.asarray(cv2.resize(grey, size, interpolation=cv2.INTER_AREA), np.uint8) for grey in (grey0, grey1))
     scale = np.array([grey0.shape[1] / size[0], grey0.shape[0] / size[1]], np.float32)
 
-    def flow(here: NDArray[np.generic], there: NDArray[np.generic]) -> Image:
+    nothing: Any = None  # OpenCV's stubs miss that it may be
+
+    def flow(here: Grey, there: Grey) -> Image:
         dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
         dis.setFinestScale(0)
         dis.setPatchSize(8)
         dis.setPatchStride(4)
         dis.setGradientDescentIterations(16)
         dis.setVariationalRefinementIterations(5)
-        return np.asarray(dis.calc(here, there, np.zeros((*here.shape, 2), np.float32)), np.float32) * scale
+        return np.asarray(dis.calc(here, there, nothing), np.float32) * scale
 
     return flow(small0, small1), flow(small1, small0)
 
@@ -114,7 +118,7 @@ def motion_of(
     # where both flows are confirmed their mean, else the one that is
     share0, share1 = (each / (trust[0] + trust[1]) for each in trust)
     velocity = to_after * share1[..., None] - to_before * share0[..., None]
-    return Motion(velocity.astype(np.float32), *warped, np.stack(missed).astype(np.float32))
+    return Motion(velocity.astype(np.float32), warped[0], warped[1], np.stack(missed).astype(np.float32))
 
 
 class MotionBlur(nn.Module):
@@ -126,7 +130,8 @@ class MotionBlur(nn.Module):
         hidden = self.config.hidden
         self.first, self.last = nn.Linear(FEATURES + CONTEXT, hidden), nn.Linear(hidden, 1)
         self.middle = nn.ModuleList(nn.Linear(hidden, hidden) for _ in range(2))
-        self.filter = nn.Sequential(nn.Linear(CONTEXT, 24), nn.SiLU(), nn.Linear(24, FEATURES))
+        shaped = nn.Linear(24, FEATURES)
+        self.filter = nn.Sequential(nn.Linear(CONTEXT, 24), nn.SiLU(), shaped)
         signs = 2 * len(LAGS) + 4
         self.share = nn.Sequential(
             nn.Linear(signs, 24), nn.SiLU(), nn.Dropout(0.1), nn.Linear(24, 24), nn.SiLU(), nn.Linear(24, 1)
@@ -135,7 +140,7 @@ class MotionBlur(nn.Module):
         self.register_buffer("deviation", torch.ones(signs))
         self.mean: Tensor
         self.deviation: Tensor
-        for layer in (self.last, self.filter[2]):
+        for layer in (self.last, shaped):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
 
@@ -145,7 +150,8 @@ class MotionBlur(nn.Module):
         hidden = F.silu(self.first(torch.cat((features, context), 1)))
         for layer in self.middle:
             hidden = hidden + F.silu(layer(hidden))
-        return ((self.filter(context) * features).sum(1) + self.last(hidden)[:, 0]) * contrast
+        made: Tensor = ((self.filter(context) * features).sum(1) + self.last(hidden)[:, 0]) * contrast
+        return made
 
     @torch.inference_mode()
     def exposure(self, here: Grey, motion: Motion) -> Vote | None:
@@ -174,7 +180,16 @@ class MotionBlur(nn.Module):
             places = [torch.from_numpy(each[some]).to(device) for each in (rows, columns)]
             made = self(*path_features(planes, paths, missed, share, *places))
             found[rows[some], columns[some]] = made.cpu().numpy()
-        return found * shown.astype(np.float32)
+        return np.asarray(found * shown, np.float32)
+
+
+def agreed(votes: Iterable[Vote | None]) -> float:
+    """What several frames say of the exposure together; 0 where too little moves in them all."""
+    given = [vote for vote in votes if vote is not None]
+    weights = [min(vote.pixels, MOST // 2) for vote in given]
+    if sum(weights) < VOTERS:
+        return 0.0
+    return min(sum(weight * vote.share for weight, vote in zip(weights, given, strict=True)) / sum(weights), 1.0)
 
 
 def path_features(
@@ -205,7 +220,7 @@ def path_features(
     steps += [(t, side * SLOPE, r) for t, r in slopes for side in (1, -1)]
     steps += [(0.0, float(s), 0.0) for s in NEAR] + [(0.0, 0.0, float(s)) for s in ACROSS]
     seen = sampled(planes[:1], steps)[0]
-    along, pairs, near = seen.split((len(ALONG), 2 * len(slopes), len(NEAR) + len(ACROSS)))
+    along, pairs, near = torch.split(seen, [len(ALONG), 2 * len(slopes), len(NEAR) + len(ACROSS)])
     slope = length.sqrt() * (pairs[0::2] - pairs[1::2])
     neighbours = sampled(planes[1:], [(t, 0.0, 0.0) for t in NEIGHBOURS]).transpose(0, 1).flatten(0, 1)
     features = torch.cat((along - here, slope, near - here, neighbours - here))
@@ -240,7 +255,7 @@ def exposure_signs(here: Grey, motion: Motion) -> tuple[Image, int] | None:
         return None
     some = np.linspace(0, pixels - 1, min(pixels, MOST)).astype(np.int64)
     rows, columns = rows[some], columns[some]
-    vx, vy, speed = (each[rows, columns] for each in (vx, vy, speed))
+    vx, vy, speed = (np.asarray(each[rows, columns], np.float32) for each in (vx, vy, speed))
     ux, uy = vx / speed, vy / speed
     evened = 1 / (np.sqrt(cv2.blur(slopes, (15, 15))[rows, columns]) / 4 + 0.01)
 

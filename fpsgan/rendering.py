@@ -43,6 +43,7 @@ from fpsgan.video.probe import VideoInfo
 
 __all__ = ["Counts", "Engines", "Job", "Reader", "make_segments"]
 
+MOTION = "deblur-motion"  # the weights that undo what moves by itself
 JUMP = Fraction(5)  # seconds of the source that are decoded for nothing, at most, where one could seek instead
 Record = dict[str, Any]  # what was done for a segment: Counts, and what is noted of it
 
@@ -98,7 +99,8 @@ class Engines:
         self.interpolator: InterpolatorRunner | DeviceInterpolator | None = None
         if options.deblur != "off":
             deblur = weights.load(options.deblur_weights, expect="deblur")
-            self.deblurrer = Deblurrer(deblur, self.device, dtype, options.tile, quick=quick)
+            motion = None if quick else weights.load(MOTION, expect="motion")
+            self.deblurrer = Deblurrer(deblur, self.device, dtype, options.tile, quick=quick, motion=motion)
         if options.interpolate:
             network = weights.load(options.weights, expect="interpolator")
             on_device = self.device.type != "cpu" and not options.tile
