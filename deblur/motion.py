@@ -81,7 +81,9 @@ def flows_between(grey0: Grey, grey1: Grey) -> tuple[Image, Image]:
     Frames of uint8 [H,W], 32 px a side at least. Smoother than the interpolator's: blur wants regions, not edges.
     """
     size = (-(-grey0.shape[1] // 2), -(-grey0.shape[0] // 2))
-    small0, small1 = (np.asarray(cv2.resize(grey, size, interpolation=cv2.INTER_AREA), np.uint8) for grey in (grey0, grey1))
+    small0, small1 = (
+        np.asarray(cv2.resize(grey, size, interpolation=cv2.INTER_AREA), np.uint8) for grey in (grey0, grey1)
+    )
     scale = np.array([grey0.shape[1] / size[0], grey0.shape[0] / size[1]], np.float32)
 
     nothing: Any = None  # OpenCV's stubs miss that it may be

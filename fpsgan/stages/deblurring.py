@@ -193,7 +193,7 @@ def _with_motion(plans: Iterable[_Plan], motion: MotionBlur, workers: int) -> It
 
 
 def _without_lone_shakes(results: Iterable[_Done], deblurrer: Deblurrer) -> Iterator[_Done]:
-    """A frame that alone shows a shake, between two as soft that show none, is a mistake: it is taken for one of them."""
+    """A frame that alone shows a shake, between two as soft that show none, is a mistake: it is taken for one more."""
 
     def unshaken(done: _Done) -> _Done:
         plan, picture = done.plan, None
