@@ -59,6 +59,7 @@ DOUBT = 0.3  # per pixel by which two flows miss one another
 # Variational refinement, as OpenCV's: weights of smoothness, of brightness and of gradient constancy; relaxation
 SMOOTHNESS, BRIGHTNESS, GRADIENT, OMEGA, SWEEPS = 20.0, 5.0, 10.0, 1.6, 5
 ROUNDS = 2  # of propagation, between which the descents are shared out
+JUMPS = (2, 1)  # patches away, up, down and to either side, that each asks in turn
 
 
 def find_flow(grey0: Tensor, grey1: Tensor, effort: str = "base") -> tuple[Tensor, Tensor]:
@@ -167,16 +168,16 @@ def _patch_search(here: Tensor, there: Tensor, flow: Tensor, stage: Stage) -> Te
         return difference, difference.square().sum(1)
 
     def descended(start: Tensor, steps: int) -> Tensor:
+        """The best place on the way, which may lead over worse ones: so a line is found that grows."""
         vector = best = start
-        difference, least = compared(vector)
-        going = torch.ones_like(least, dtype=torch.bool)
+        difference, least = compared(start)
         for _ in range(steps):
             by_x, by_y = (across * difference).sum(1), (down * difference).sum(1)
             change = torch.stack((yy * by_x - xy * by_y, xx * by_y - xy * by_x), 1) * inverse[:, None]
-            vector = torch.where(going[:, None], vector - change, vector)
+            vector = vector - change
             difference, cost = compared(vector)
-            going = going & (cost < least)
-            best, least = torch.where(going[:, None], vector, best), torch.where(going, cost, least)
+            nearer = cost < least
+            best, least = torch.where(nearer[:, None], vector, best), torch.where(nearer, cost, least)
         far = (best - start).square().sum(1, keepdim=True) > size * size
         return torch.where(far, start, best)
 
@@ -186,12 +187,13 @@ def _patch_search(here: Tensor, there: Tensor, flow: Tensor, stage: Stage) -> Te
     vectors = descended(vectors, steps)
     for _ in range(ROUNDS):
         least = compared(vectors)[1]
-        around = F.pad(vectors.view(-1, 2, rows, columns), (1, 1, 1, 1), mode="replicate")
-        for top, left in ((0, 1), (1, 0), (1, 2), (2, 1)):
-            candidate = around[..., top : top + rows, left : left + columns].flatten(2)
-            cost = compared(candidate)[1]
-            better = cost < least
-            vectors, least = torch.where(better[:, None], candidate, vectors), torch.where(better, cost, least)
+        for far in JUMPS:
+            around = F.pad(vectors.view(-1, 2, rows, columns), (far, far, far, far), mode="replicate")
+            for top, left in ((0, far), (far, 0), (far, 2 * far), (2 * far, far)):
+                candidate = around[..., top : top + rows, left : left + columns].flatten(2)
+                cost = compared(candidate)[1]
+                nearer = cost < least
+                vectors, least = torch.where(nearer[:, None], candidate, vectors), torch.where(nearer, cost, least)
         vectors = descended(vectors, steps)
     weights = 1 / (moved(vectors) - patch).abs().clamp(min=1)
     votes = torch.cat((weights * vectors[:, :1], weights * vectors[:, 1:], weights), 1)
