@@ -153,12 +153,13 @@ def _patch_search(here: Tensor, there: Tensor, flow: Tensor, stage: Stage) -> Te
     y = (torch.arange(rows, device=device) * step)[:, None] + inner.repeat_interleave(size)[:, None, None]
     x = (torch.arange(columns, device=device) * step) + inner.repeat(size)[:, None, None]
     x, y = (each.expand(-1, rows, columns).reshape(1, size * size, -1).float() for each in (x, y))
+    # as grid_sample counts, from −1 to 1
+    places = torch.stack(((2 * x + 1) / wide - 1, (2 * y + 1) / high - 1), -1)
+    scale = torch.stack([x.new_full((), 2 / side) for side in (wide, high)])
 
     def moved(vector: Tensor) -> Tensor:
         """The other picture under every patch, [B,P·P,N], moved by [B,2,N]."""
-        grid_x = (2 * (x + vector[:, :1]) + 1) / wide - 1
-        grid_y = (2 * (y + vector[:, 1:]) + 1) / high - 1
-        grid = torch.stack((grid_x, grid_y), -1)
+        grid = torch.addcmul(places, vector.transpose(1, 2)[:, None], scale)
         return F.grid_sample(there, grid, padding_mode="border", align_corners=False)[:, 0]
 
     def compared(vector: Tensor) -> tuple[Tensor, Tensor]:
