@@ -35,12 +35,15 @@ PREVIEW = 8  # source frames that estimate() really processes, and two more for 
 
 
 class Progress(NamedTuple):
-    """Where a running job stands: output frames done and expected, output frames per second, seconds left."""
+    """Where a running job stands: output frames done and expected, output frames per second, seconds left; and the
+    stage: "frames" are being made, or "joining" (their segments and the sound become the file, which is then checked).
+    """
 
     done: int
     total: int
     rate: float
     eta: float
+    stage: str = "frames"
 
 
 @dataclasses.dataclass
@@ -86,10 +89,10 @@ def enhance(
 ) -> Result:
     """Make a sharper, smoother video of ``source`` and put it, whole and verified, at ``target``.
 
-    ``on_progress`` is called for every output frame, ``on_note`` for everything the user should know as it happens.
-    Raises a FpsganError (see errors.py) and leaves no file under the target's name in that case; a KeyboardInterrupt
-    does the same. What was finished by then is kept beside the target (`fpsgan.segments`), and the same call goes on
-    from there, unless ``options.resume`` is False.
+    ``on_progress`` is called for every output frame and before the joining, ``on_note`` for everything the user should
+    know as it happens. Raises a FpsganError (see errors.py) and leaves no file under the target's name in that case; a
+    KeyboardInterrupt does the same. What was finished by then is kept beside the target (`fpsgan.segments`), and the
+    same call goes on from there, unless ``options.resume`` is False.
     """
     options = options or Options()
     source, target = Path(source), Path(target)
@@ -157,6 +160,7 @@ def _enhance(
     if not paths:
         raise OutputError(f"{target}: nothing to write, the source gave no frame")
     limit = options.end - timing.start if options.end is not None else None
+    pace.joining()
     muxed = mux(output, paths, place, limit=limit)
     result.frames_out = muxed.frames
     _check_sound(muxed, result, note)
@@ -216,6 +220,10 @@ class _Pace:
         ahead = max(self.total - self.done, 0)
         self.on_progress(Progress(self.done, self.done + ahead, speed, ahead / speed))
 
+    def joining(self) -> None:
+        speed = (self.done - self.before) / (time.perf_counter() - self.began)
+        self.on_progress(Progress(self.done, self.done, speed, 0.0, "joining"))
+
 
 def _check_sound(muxed: Muxed, result: Result, note: Callable[[str], None]) -> None:
     """Measure how the sound lies to the picture, before and now."""
@@ -246,7 +254,12 @@ def estimate(source: str | Path, target: str | Path, *, options: Options | None 
         workers = at_once(pick_device(options.device), info.width * info.height)
         preview = timing.first + (PREVIEW + 2 * workers) / info.frame_rate  # what is worked on at once comes at once
         some = dataclasses.replace(options, end=min(preview, options.end or preview), confidence_map=None)
-        result = enhance(source, trial, options=some, on_progress=lambda _: ticks.append(time.perf_counter()))
+
+        def tick(now: Progress) -> None:
+            if now.stage == "frames":
+                ticks.append(time.perf_counter())
+
+        result = enhance(source, trial, options=some, on_progress=tick)
     # the first output pays for warming up
     steady = (ticks[-1] - ticks[0]) / (len(ticks) - 1) if len(ticks) > 1 else result.seconds
     return Estimate(

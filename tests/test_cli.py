@@ -213,6 +213,37 @@ def test_meter_on_a_terminal_is_rewritten_in_place_and_leaves_no_trace(monkeypat
     assert "a note\n" in shown and shown.endswith("\x1b[?25h\r\x1b[1A\x1b[2K")  # cursor shown, the bar's line cleared
 
 
+def test_several_inputs_share_one_bar(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, make_clip: MakeClip, tmp_path: Path
+) -> None:
+    """The second of three cannot be read: its part of the bar is passed over, the third goes on where it would be."""
+    short, long = make_clip(seconds=0.2), make_clip(seconds=1)
+    broken = tmp_path / "broken.mp4"
+    broken.write_bytes(bytes(short.stat().st_size))
+    for name, clip in (("a.mp4", short), ("c.mp4", long)):
+        (tmp_path / name).write_bytes(clip.read_bytes())
+    shares: list[tuple[str, float]] = []
+    terminal = io.StringIO()
+    monkeypatch.setattr(progress, "CONSOLE", Console(file=terminal, force_terminal=True, width=100, markup=False))
+    update = progress.Progress.update
+
+    def seen(bar: progress.Progress, task: int, **fields: object) -> None:
+        update(bar, task, **fields)
+        shares.append((bar.tasks[0].description, bar.tasks[0].percentage))
+
+    monkeypatch.setattr(progress.Progress, "update", seen)
+    inputs = tmp_path / "a.mp4", broken, tmp_path / "c.mp4"
+    code, _, err = run(capsys, monkeypatch, "interpolate", *inputs, "-o", tmp_path / "made", "--multi", "2")
+    assert code == 1 and "1 of 3 inputs failed" in err
+    assert "broken.mp4" in terminal.getvalue()
+    assert [share for _, share in shares] == sorted(share for _, share in shares) and shares[-1][1] == 100
+    sizes = [path.stat().st_size + 1 for path in inputs]
+    for title, part in (("1/3 a.mp4", (0, 1)), ("2/3 broken.mp4", (1, 1)), ("3/3 c.mp4", (2, 3))):
+        here = [share for name, share in shares if name == title]
+        assert here[0] == pytest.approx(100 * sum(sizes[: part[0]]) / sum(sizes))
+        assert here[-1] == pytest.approx(100 * sum(sizes[: part[1]]) / sum(sizes))
+
+
 def test_meter_elsewhere_is_a_line_now_and_then(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

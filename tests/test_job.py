@@ -356,7 +356,9 @@ def test_nothing_between_start_and_end(make_clip: MakeClip, tmp_path: Path) -> N
 def test_progress_and_estimate(make_clip: MakeClip, tmp_path: Path, blend: list[float]) -> None:
     clip, seen = make_clip(seconds=1), list[Progress]()
     result = enhance(clip, tmp_path / "o.mp4", options=Options(**OFF, fps=Fraction(60)), on_progress=seen.append)
-    assert isinstance(result, Result) and [p.done for p in seen] == list(range(1, 61)) and seen[-1].total == 60
+    assert isinstance(result, Result) and [p.done for p in seen[:-1]] == list(range(1, 61))
+    assert {p.stage for p in seen[:-1]} == {"frames"} and seen[-2].total == 60
+    assert (seen[-1].stage, seen[-1].done, seen[-1].total) == ("joining", 60, 60)
     expected = estimate(clip, tmp_path / "new.mp4", options=Options(**OFF, fps=Fraction(60)))
     assert (expected.frames_in, expected.frames_out) == (24, 60)
     assert 0.2 * result.size < expected.size < 5 * result.size and expected.seconds > 0 and expected.peak_rss > 0

@@ -203,6 +203,27 @@ def test_a_clock_that_wraps_or_was_set_anew(tmp_path: Path, blend: list[float]) 
     assert doubled(clip)[2] == shown
 
 
+@pytest.mark.parametrize("strays", [1, 3])
+def test_stamps_that_stray_and_come_back_hold_nothing_up(tmp_path: Path, blend: list[float], strays: int) -> None:
+    """A flipped bit in the times of an FLV (milliseconds): no hour of held frames."""
+    clip = source(tmp_path / "a.flv", *X264[:4], "-bf", "0", "-c:a", "aac", seconds=2)
+    shown = pictures(clip)
+    data = bytearray(clip.read_bytes())
+    tags, at = [], 13
+    while at < len(data):
+        if data[at] == 9:
+            tags.append(at)
+        at += 15 + int.from_bytes(data[at + 1 : at + 4], "big")
+    for tag in tags[20 : 20 + strays]:
+        data[tag + 7] = 1  # 2²⁴ ms: over four hours
+    clip.write_bytes(data)
+    info = probe(clip)
+    assert (info.frame_count, info.frame_rate, info.vfr, info.duration) == (50, 25, False, 2)
+    assert "its clock goes from" in " ".join(info.notes)
+    result, _, kept = doubled(clip)
+    assert kept == shown and abs(result.av_offset_out - result.av_offset_in) < 0.002
+
+
 # 03: edit lists
 
 

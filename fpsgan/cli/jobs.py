@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from functools import partial
+from itertools import accumulate
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -44,6 +45,9 @@ from fpsgan.options import Options
 from fpsgan.video.codecs import CONTAINERS
 from fpsgan.video.photo import KINDS, kind_of, name_for
 from fpsgan.video.probe import image_files
+
+if TYPE_CHECKING:  # for its type alone: it loads torch
+    from fpsgan.job import Progress
 
 Pair = tuple[Path, Path]  # a source and its target
 
@@ -112,22 +116,25 @@ def _run(
         failed += 1
         tell(f"fpsgan: {error}")
 
-    jobs: list[Callable[[], list[Any]]] = []
-    if pictures:
-        on_error = fail if len(pairs) > 1 else None
-        jobs.append(lambda: _photos(pictures, options, report, compare, truth, on_error))
-    for number, (source, target) in enumerate(pairs, 1):
-        if (source, target) not in pictures:
-            title = source.name if len(pairs) == 1 else f"{number}/{len(pairs)} {source.name}"
-            jobs.append(partial(_video, source, target, options, report, title))
     records: list[Any] = []
-    for job in jobs:
+
+    def attempt(job: Callable[[], list[Any]]) -> None:
         try:
-            records += until_interrupted(job)
+            records.extend(until_interrupted(job))
         except FpsganError as error:
             if len(pairs) == 1 or isinstance(error, OptionError):
                 raise
             fail(error)
+
+    if pictures:
+        on_error = fail if len(pairs) > 1 else None
+        attempt(lambda: _photos(pictures, options, report, compare, truth, on_error))
+    videos = [pair for pair in pairs if pair not in pictures]
+    if videos:
+        with _meter(report, several=len(videos) > 1) as meter:
+            for number, ((source, target), part) in enumerate(zip(videos, _parts(videos), strict=True), 1):
+                meter.begin(source.name if len(pairs) == 1 else f"{number}/{len(videos)} {source.name}", part)
+                attempt(partial(_video, source, target, options, report, meter))
     if report.json and records:
         single = len(pairs) == 1 and not pictures
         print(json_text(records[0] if single else records))
@@ -200,19 +207,36 @@ def _photos(
     return [dataclasses.asdict(result) for result in results]
 
 
-def _video(source: Path, target: Path, options: Options, report: Report, title: str) -> list[Any]:
-    from fpsgan.job import Progress, enhance, estimate, peak_rss
+def _meter(report: Report, *, several: bool) -> Meter[Progress]:
+    from fpsgan.job import Progress
 
     if report.progress not in ("text", "json"):
         raise OptionError(f"--progress {report.progress}: must be text or json")
+    record = Progress._asdict if report.progress == "json" else None
+    return Meter(job_line, quiet=report.quiet or report.dry_run, several=several, record=record)
+
+
+def _parts(pairs: list[Pair]) -> list[tuple[float, float]]:
+    """Where each source begins and ends in the whole work, judged by size: what is long takes long."""
+    sizes = [1 + _size(source) for source, _ in pairs]
+    ends = [end / sum(sizes) for end in accumulate(sizes)]
+    return list(zip([0.0, *ends], ends, strict=False))
+
+
+def _size(source: Path) -> int:
+    files = source.glob("*") if source.is_dir() else [source]
+    return sum(path.stat().st_size for path in files if path.is_file())
+
+
+def _video(source: Path, target: Path, options: Options, report: Report, meter: Meter[Progress]) -> list[Any]:
+    from fpsgan.job import enhance, estimate, peak_rss
+
     if report.dry_run:
         expected = estimate(source, target, options=options)
         if not report.json:
             print(estimate_text(expected))
         return [dataclasses.asdict(expected)]
-    record = Progress._asdict if report.progress == "json" else None
-    with Meter(job_line, title=title, quiet=report.quiet, record=record) as meter:
-        result = enhance(source, target, options=options, on_progress=meter, on_note=meter.say)
+    result = enhance(source, target, options=options, on_progress=meter, on_note=meter.say)
     if not report.json:
         meter.say(result_text(result))
     if report.benchmark:

@@ -11,7 +11,15 @@ from types import TracebackType
 from typing import Any, Generic, NamedTuple, Self, TypeVar
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    TaskProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
 
 __all__ = ["Line", "Meter", "tell", "until_interrupted"]
 
@@ -34,8 +42,9 @@ class Meter(Generic[P]):
     """Shows how far the work is, as long as the ``with`` block lasts.
 
     On a terminal a bar that is rewritten in place, elsewhere a line every 10 seconds; nothing with ``quiet``. To be
-    called with the library's progress, which ``line`` puts into words; ``title`` says what is worked on. ``record``:
-    what programs are told instead, as JSON, one object a line: that of each progress, and {"note": …}.
+    called with the library's progress, which ``line`` puts into words; ``title`` says what is worked on. ``several``:
+    the work has parts, see ``begin``; one bar for all of them, with the time that is left in all. ``record``: what
+    programs are told instead, as JSON, one object a line: that of each progress, and {"note": …}.
     """
 
     def __init__(
@@ -44,9 +53,11 @@ class Meter(Generic[P]):
         *,
         title: str = "",
         quiet: bool = False,
+        several: bool = False,
         record: Callable[[P], dict[str, Any]] | None = None,
     ) -> None:
-        self.line, self.quiet, self.record = line, quiet, record
+        self.line, self.title, self.quiet, self.several, self.record = line, title, quiet, several, record
+        self.part = 0.0, 1.0
         self.every = EVERY if record is None else OFTEN
         self.told = -EVERY
         self.bar: Progress | None = None
@@ -54,7 +65,8 @@ class Meter(Generic[P]):
             title_column, text_column = (
                 TextColumn(f"{{task.{name}}}", markup=False) for name in ("description", "fields[text]")
             )
-            columns = (SpinnerColumn(), title_column, BarColumn(24), TaskProgressColumn(), text_column)
+            columns: list[ProgressColumn] = [SpinnerColumn(), title_column, BarColumn(24), TaskProgressColumn()]
+            columns += [TimeRemainingColumn(), text_column] if several else [text_column]
             self.bar = Progress(*columns, console=CONSOLE, transient=True, refresh_per_second=5)
             self.task = self.bar.add_task(title, total=None, text="starting")
 
@@ -67,12 +79,21 @@ class Meter(Generic[P]):
         if self.bar is not None:
             self.bar.stop()
 
+    def begin(self, title: str, part: tuple[float, float]) -> None:
+        """Go on with another part of the work: between these two shares of the whole."""
+        self.title, self.part, self.told = title, part, -EVERY
+        if self.bar is not None:
+            self.bar.update(self.task, total=1.0, completed=part[0], description=title, text="starting")
+
     def __call__(self, now: P) -> None:
         share, text = self.line(now)
         if self.bar is not None:
-            self.bar.update(self.task, total=None if share is None else 1.0, completed=share or 0.0, text=text)
+            begin, end = self.part
+            done = begin + (end - begin) * (share or 0.0)
+            self.bar.update(self.task, total=None if share is None else 1.0, completed=done, text=text)
         elif not self.quiet and (time.monotonic() - self.told >= self.every or share == 1):
             self.told = time.monotonic()
+            text = f"{self.title}: {text}" if self.several else text
             tell(text if self.record is None else json.dumps(self.record(now)))
 
     def say(self, text: str) -> None:

@@ -37,8 +37,9 @@ def frames_line(now: Progress | evaluate.Progress) -> Line:
 
 
 def job_line(now: Progress) -> Line:
-    share, text = frames_line(now)
-    return Line(share, text if now.done < now.total else f"{text}; checking the file")
+    if now.stage == "joining":
+        return Line(1.0, f"{now.done} frames; joining and checking the file")
+    return frames_line(now)
 
 
 def training_line(now: train.Progress) -> Line:

@@ -41,11 +41,11 @@ class Stage(NamedTuple):
 # Of the flows of all stages each place has the one that explains it best.
 STAGES = {
     "quick": (Stage(8, 4, 16, 3),),
-    "base": (Stage(8, 4, 16, 0), Stage(4, 2, 8, 1, afresh=False)),
+    "base": (Stage(8, 4, 16, 1), Stage(4, 2, 4, 1, afresh=False)),
     "best": (Stage(8, 3, 16, 0), Stage(4, 2, 8, 0)),
 }
 COMPARED_OVER = 7  # px of the flow over which two flows are compared
-SURER = 0.3  # codes by which the later one has to be better
+SURER = 0.6  # codes by which the later one has to be better
 # Block matching: at 1/16 up to 8 cells (128 px) away, at 1/8, where thinner things still show, up to 6 (48 px)
 REACH = {16: 8, 8: 6}
 MUCH_BETTER = (0.75, 2.0)  # the error of a match, times the flow's, less so many codes, from which it replaces the flow

@@ -233,7 +233,7 @@ class DeblurTask:
             else:
                 self.sources["clips"] = BlurredClips(some, config.crop)
         model = weights.metadata(config.fine_tune)["config"] if config.fine_tune else config.model
-        undone = bool(model.get("undo_shake"))
+        undone = DeblurConfig(**model).undo_shake
         validation: list[Source] = []
         if config.photos:
             files = files_below(config.photos, PICTURES, "pictures")

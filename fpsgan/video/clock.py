@@ -188,7 +188,7 @@ def join(video: Track, sound: Sequence[Track]) -> Presentation:
         first, last = min(shown), max(shown)
         if times:
             wrap = round(WRAP / video.time_base)
-            following = times[-1] + _usual_step(shown)
+            following = times[-1] + _usual_step(shown if len(shown) > 1 else times)
             ends = [int(track.pieces[number - 1].end * track.time_base / video.time_base) + shift for track in heard]
             if max(ends, default=0) - following > OUTLASTS / video.time_base:
                 following = max(ends)
@@ -205,11 +205,13 @@ def join(video: Track, sound: Sequence[Track]) -> Presentation:
 
 
 def _runs(video: Track, sound: Sequence[Track]) -> list[list[_Stamps]]:
-    """The pieces of the video, those joined again between which the clock went on and only the picture stood still."""
+    """The pieces of the video, those joined again between which the clock went on and only the picture stood still. It
+    did not go on where the next jump takes it back: there the stamps between are wrong."""
     runs: list[list[_Stamps]] = [[piece] for piece in video.pieces[:1]]
-    for jump, piece in zip(video.jumps, video.pieces[1:], strict=True):
+    for number, (jump, piece) in enumerate(zip(video.jumps, video.pieces[1:], strict=True)):
         heard = [any(abs(jump - other) < ALIKE for other in track.jumps) for track in sound]
-        anew = jump < 0 or (video.no_header and (any(heard) or not heard))
+        undone = any(abs(jump + other) < ALIKE for other in video.jumps[max(0, number - 1) : number + 2])
+        anew = jump < 0 or undone or (video.no_header and (any(heard) or not heard))
         if anew:
             runs.append([piece])
         else:

@@ -99,9 +99,9 @@ function clock(seconds) {
 }
 function progressText(now) {
   if (!now.total) return "Getting ready …";
-  if (now.done >= now.total) return "Checking what was written …";
+  if (now.stage === "joining") return "Joining and checking the file …";
   const pace = now.done >= 8 ? `, ${now.rate.toFixed(1)} frames/s, ${clock(now.eta)} left` : "";
-  return `${now.stage ? `${now.stage}: ` : ""}frame ${now.done} of ${now.total}${pace}`;
+  return `frame ${now.done} of ${now.total}${pace}`;
 }
 
 // cards: a part is built anew only when what it shows has changed, so that a video goes on and the focus stays
