@@ -41,7 +41,7 @@ class Stage(NamedTuple):
 # Of the flows of all stages each place has the one that explains it best.
 STAGES = {
     "quick": (Stage(8, 4, 16, 3),),
-    "base": (Stage(8, 4, 16, 1), Stage(4, 2, 4, 1, afresh=False)),
+    "base": (Stage(8, 4, 16, 0), Stage(4, 2, 8, 1, afresh=False)),
     "best": (Stage(8, 3, 16, 0), Stage(4, 2, 8, 0)),
 }
 COMPARED_OVER = 7  # px of the flow over which two flows are compared
@@ -184,7 +184,7 @@ def _patch_search(here: Tensor, there: Tensor, flow: Tensor, stage: Stage) -> Te
 
     start = size // 2  # the flow at the middle of each patch, [B,2,N]
     vectors = flow[..., start::step, start::step][..., :rows, :columns].flatten(2)
-    steps = stage.descents // (2 * (ROUNDS + 1))  # full Gauss–Newton steps: OpenCV's are an eighth as long
+    steps = max(1, stage.descents // (2 * (ROUNDS + 1)))  # full Gauss–Newton steps: OpenCV's are an eighth as long
     vectors = descended(vectors, steps)
     for _ in range(ROUNDS):
         least = compared(vectors)[1]
