@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from fpsgan import weights
 from fpsgan.errors import InputError, OutputError
 from fpsgan.options import Options
-from fpsgan.rendering import Counts, Job, make_segments
+from fpsgan.rendering import MOTION, Counts, Job, make_segments
 from fpsgan.runtime import at_once, library_errors, pick_device
 from fpsgan.segments import Segment, Store, Timing, finished, identity, plan_segments
 from fpsgan.spread import in_processes, on_cluster
@@ -204,6 +204,7 @@ def _settings(options: Options) -> dict[str, Any]:
         given["weights"] = weights.digest(options.weights)
     if options.deblur != "off":
         given["deblur_weights"] = weights.digest(options.deblur_weights)
+        given["motion_weights"] = weights.digest(MOTION)
     return given
 
 

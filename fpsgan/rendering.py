@@ -41,7 +41,7 @@ from fpsgan.video.encode import Plan as OutputPlan
 from fpsgan.video.frame import Frame, Picture
 from fpsgan.video.probe import VideoInfo
 
-__all__ = ["Counts", "Engines", "Job", "Reader", "make_segments"]
+__all__ = ["MOTION", "Counts", "Engines", "Job", "Reader", "make_segments"]
 
 MOTION = "deblur-motion"  # the weights that undo what moves by itself
 JUMP = Fraction(5)  # seconds of the source that are decoded for nothing, at most, where one could seek instead
