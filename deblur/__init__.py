@@ -6,12 +6,13 @@ training, blur synthesis, and a measure of blur. Needs torch, numpy and cv2.
 """
 
 from deblur.blur import blur_score
-from deblur.deblurrer import Deblurrer, Sharpened
+from deblur.deblurrer import Deblurrer, Moving, Sharpened
 from deblur.fpn import PUBLISHED, Deblur, DeblurConfig
 from deblur.gate import BLURRED, Settings
+from deblur.motion import MotionBlur, MotionConfig
 from deblur.tiles import OutOfMemory, TileError
 
 __all__ = [
-    "BLURRED", "PUBLISHED", "Deblur", "DeblurConfig", "Deblurrer", "OutOfMemory", "Settings", "Sharpened", "TileError",
-    "blur_score",
+    "BLURRED", "PUBLISHED", "Deblur", "DeblurConfig", "Deblurrer", "MotionBlur", "MotionConfig", "Moving",
+    "OutOfMemory", "Settings", "Sharpened", "TileError", "blur_score",
 ]  # fmt: skip

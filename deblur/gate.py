@@ -11,12 +11,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
+from torch import Tensor
 
 __all__ = [
-    "BLURRED", "FAINTEST", "GAMMA_VOTES", "MODES", "MOST", "STEADINESS", "WINDOW", "KernelSigns", "Settings",
-    "agreement", "blur_strength", "is_shake", "shown_share", "steady_score",
+    "BLURRED", "EXPOSED", "EXPOSURE_VOTES", "FAINTEST", "GAMMA_VOTES", "MODES", "MOST", "MOVED", "STEADINESS", "VOTERS",
+    "WINDOW", "KernelSigns", "Settings", "agreement", "blur_strength", "exposed", "is_shake", "shown_share",
+    "steady_score",
 ]  # fmt: skip
 
 MODES = ("auto", "on", "off")
@@ -31,6 +31,12 @@ FOLLOWED = 0.1  # share of a small change of the score that is followed at once
 JUMP = 0.2  # a change of the score that is followed at once altogether
 STEADINESS = 0.75  # share of the last sharpened frame in the next, where both stand still
 GAMMA_VOTES = 3  # frames of a scene that decide together in which gamma they were blurred
+
+# Motion blur, undone where no shake is found
+EXPOSURE_VOTES = 7  # frames up to this one that tell together for which share of the time the shutter was open
+VOTERS = 2000  # moving pixels in all of them, at least
+EXPOSED = (0.25, 0.35)  # such shares, from which a picture counts as blurred: from nothing to all of it is shown
+MOVED = (0.6, 1.2)  # px passed meanwhile: likewise, of each place
 
 # Which kernels are a shake
 SHARP_PEAK = 0.27  # a kernel with so much of its weight in one pixel (up to 0.24 in shakes of 5 px) blurs nothing
@@ -148,6 +154,11 @@ def shown_share(signs: KernelSigns) -> float:
     return min(max(share, 0), MOST) * min(max((share - HARMFUL) / (HARMLESS - HARMFUL), 0), 1)
 
 
-def agreement(ringing: NDArray[np.float32]) -> NDArray[np.float32]:
+def agreement(ringing: Tensor) -> Tensor:
     """How much of the change is shown at a place, 1 to 0, by how much less sparse the edges around it came out."""
-    return np.asarray(np.clip((DISAGREES - ringing) / np.float32(DISAGREES - AGREES), 0, 1), np.float32)
+    return ((DISAGREES - ringing) / (DISAGREES - AGREES)).clamp(0, 1)
+
+
+def exposed(share: float) -> float:
+    """How much of the change to show where the shutter seems to have been open for this share of the time: 0 to 1."""
+    return min(max((share - EXPOSED[0]) / (EXPOSED[1] - EXPOSED[0]), 0.0), 1.0)

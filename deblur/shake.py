@@ -19,21 +19,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.fft import rfft2
 
-from deblur.blur import noise_variance, to_code, to_linear
+from deblur.blur import noise_variance
 from deblur.gate import CLEARLY, SURE, WINDOW, KernelSigns, agreement, is_shake, shown_share
 
 __all__ = ["Undone", "deconvolve", "find_kernel", "gamma_costs", "gamma_of", "kernel_signs", "undo_shake"]
-
-Image = NDArray[np.float32]
 
 SIDE = 31  # of the kernel, px
 REGION = 480  # px: the piece of the frame that the kernel is read from
@@ -41,210 +40,240 @@ GAMMAS = (1.0, 1.5, 2.2)  # candidates: the blur was a mean of code values to th
 LEAST = 128  # px a side, to read anything from
 ROUNDS = 4  # of sharpening and finding the kernel, at every size
 LAST_ROUNDS = 2  # more of them at the full size
-FITTING = 40  # steps of FISTA in each
+FITTING = 20  # steps of FISTA in each
 SPARSE = 0.01  # weight of the L1 penalty, relative to the energy of the edges
 RIDGE = 1e-3  # of the L2 penalty, likewise
 SPECK = 0.03  # of the kernel's largest value: what is less is taken for zero
 FLAT = 4e-3  # weight of the L0 penalty on the sharpened frame's gradients
-# Of the splitting, from × the L0 weight on, doubled each time. Published is up to 1e5; above 100 nothing changes. To
-# begin higher, at 64, is quicker and may look as good, but loses up to 2.5 dB on long and on short shakes
-FIRST_WEIGHT, LAST_WEIGHT = 2.0, 100.0
+# Of the splitting, from × the L0 weight on, and how many times as large each is as the one before. Published are up to
+# 1e5 and 2; above 100 nothing changes, and 2.4 gains as much as 2 where 4 loses 0.2 dB. To begin higher, at 64, is
+# quicker and may look as good, but loses up to 2.5 dB on long and on short shakes
+FIRST_WEIGHT, LAST_WEIGHT, GROWTH = 2.0, 100.0, 2.4
 FAINT = 1 / 255  # a region whose neighbouring pixels differ by less, apart from an even ramp, shows no edges to read
 SMOOTH = 0.03  # weight of the gradients when the whole frame is sharpened: the less, the sharper and the noisier
 WHITE = 1e-4  # weight of the picture itself there: frequencies that the kernel takes away altogether stay away
 SMOOTH_TEST = 0.02  # the same where the kernel is put to the test: ringing shows more
 REPEATS = 18  # px, from which on a likeness of a picture with itself counts as repetition
+CELL = 8  # px: as exactly is it looked where edges are, and where they ring
 COMMON = 0.6  # share of the area that the second region to look in may have in common with the first
 
 
 class Undone(NamedTuple):
-    """A picture without its shake, [H,W,3] float32 0..1, and the best share of the change at every place, [H,W] float32
+    """A picture without its shake, [3,H,W] float32 0..1, and the best share of the change at every place, [H,W] float32
     of 0 to `deblur.gate.MOST`: less where the edges do not agree with the kernel, as on what moves by itself."""
 
-    picture: Image
-    share: Image
+    picture: Tensor
+    share: Tensor
 
 
-def undo_shake(picture: NDArray[Any], gamma: float | None = None) -> Undone | None:
+@torch.inference_mode()
+def undo_shake(picture: Tensor, gamma: float | None = None) -> Undone | None:
     """The picture without its camera shake, or None where there is none to be found, or none that can be trusted.
 
     Args:
-        picture: [H,W,3] RGB, uint8 or float 0..1 (what is beyond is clipped). Of less than 128 px a side: None.
+        picture: [3,H,W] RGB, float 0..1 (what is beyond is clipped), on any device, where all is done and the result
+            is. Of less than 128 px a side: None.
         gamma: in which the blur was a mean, one of GAMMAS, where it is known, as from other frames: to find it takes
             nearly half of the time.
 
     Nothing is shifted: the kernel's centre of gravity is at zero.
     """
+    picture = picture.contiguous()  # plane by plane
+    place = _place(picture)
+    if place is None:
+        return None
     others: Sequence[float] = ()
+    coarse: dict[float, Tensor] = {}  # kernels at half the size
     if gamma is None:
-        costs = gamma_costs(picture)
-        if costs is None:
-            return None
+        costs, coarse = _gamma_costs(picture, place)
         gamma = gamma_of([costs])
         others = [other for other in GAMMAS if other != gamma]
-    elif _plain(picture):
-        return None
-    best = _estimate(_region(picture, gamma), gamma)
+    best = _estimate(_grey(picture[place], gamma), gamma, coarse.get(gamma))
     if best is None:
         return None
     if best.share < SURE:
-        second = _estimate(_region(picture, gamma, other=True), gamma)
+        second = _estimate(_grey(picture[_busiest(picture, place)], gamma), gamma)
         if second is None:
             return None  # what only one place shows was not the camera
-        rivals = [second, *(_estimate(_region(picture, other), other) for other in others)]
+        rivals = [second, *(_estimate(_grey(picture[place], other), other, coarse[other]) for other in others)]
         clearly = [one for one in rivals if one is not None and one.share > best.share + CLEARLY]
         best = max(clearly, key=lambda one: one.share, default=best)
     if not best.share:
         return None
     sharp = deconvolve(picture, best.kernel, best.gamma)
     after, before = (_sparsity(_grey(one, best.gamma)) for one in (sharp, picture))
-    return Undone(sharp, np.float32(best.share) * agreement(np.asarray(after / before, np.float32)))
+    share = (best.share * agreement(after / before))[None, None]
+    share = F.interpolate(share, scale_factor=float(CELL), mode="bilinear")[0, 0, : sharp.shape[1], : sharp.shape[2]]
+    return Undone(sharp, share)
 
 
-def gamma_costs(picture: NDArray[Any]) -> Image | None:
-    """How little each of GAMMAS explains a blurred picture, [3] float32; None for a picture that shows nothing.
+@torch.inference_mode()
+def gamma_costs(picture: Tensor) -> NDArray[np.float32] | None:
+    """How little each of GAMMAS explains a blurred picture, [3]; None for a picture that shows nothing.
 
     The picture is as for `undo_shake`.
     """
-    if _plain(picture):
-        return None
-    return np.array([_gamma_cost(_region(picture, gamma)) for gamma in GAMMAS], np.float32)
+    place = _place(picture)
+    return None if place is None else _gamma_costs(picture, place)[0]
 
 
-def gamma_of(costs: Sequence[Image]) -> float:
+def gamma_of(costs: Sequence[NDArray[np.float32]]) -> float:
     """The gamma in which a scene was blurred, by the `gamma_costs` of one or more of its frames together."""
     return GAMMAS[int(np.sum(costs, axis=0).argmin())]
 
 
-def deconvolve(picture: NDArray[Any], kernel: Tensor, gamma: float = 2.2) -> Image:
-    """[H,W,3], uint8 or float 0..1, without the blur of a kernel [side,side], side odd, that was a mean in this gamma.
+@torch.inference_mode()
+def deconvolve(picture: Tensor, kernel: Tensor, gamma: float = 2.2) -> Tensor:
+    """[3,H,W], 0..1, without the blur of a kernel [side,side], side odd, that was a mean in this gamma: float32 0..1.
 
-    float32 0..1. Nothing is shifted, wherever the kernel's centre of gravity lies in it.
+    Nothing is shifted, wherever the kernel's centre of gravity lies in it.
     """
-    linear = to_linear(picture, gamma)
-    planes = _deconvolved(torch.from_numpy(linear.transpose(2, 0, 1)), kernel)
-    return to_code(np.ascontiguousarray(planes.numpy().transpose(1, 2, 0)), gamma)
+    return _code(_deconvolved(_linear(picture, gamma), kernel), gamma)
 
 
 @torch.inference_mode()
-def find_kernel(grey: Image, side: int = SIDE) -> Tensor | None:
+def find_kernel(grey: Tensor, side: int = SIDE, start: Tensor | None = None) -> Tensor | None:
     """The blur kernel of a grey picture [H,W], 0..1: [side,side], sum 1, no negative values; None if nothing is in it.
 
-    `side` is odd, and the largest blur that can be found. Time grows with the picture's area.
+    `side` is odd, and the largest blur that can be found. start: a smaller kernel that was found in the picture shrunk
+    by as much. Time grows with the picture's area.
     """
-    sides = [side]
-    while sides[-1] > 5:
-        smaller = int(sides[-1] * math.sqrt(0.5)) | 1
-        sides.append(min(smaller, sides[-1] - 2))
-    kernel = torch.zeros(3, 3)
-    kernel[1, :2] = 0.5
+    kernel = _find_kernels(grey[None], side, start if start is None else start[None])[0]
+    return kernel if float(kernel.sum()) > 0 else None
+
+
+def _find_kernels(greys: Tensor, side: int, start: Tensor | None = None) -> Tensor:
+    """`find_kernel` of pictures [B,H,W] at once: [B,side,side], all zero where nothing is found."""
+    sides, least = [side], 3 if start is None else start.shape[-1]
+    while (smaller := min(int(sides[-1] * math.sqrt(0.5)) | 1, sides[-1] - 2)) > least:
+        sides.append(smaller)
+    if start is None:
+        kernels = greys.new_zeros(len(greys), 3, 3)
+        kernels[:, 1, :2] = 0.5
+    else:
+        kernels = start
     for size in reversed(sides):
-        scale = size / side
-        small = grey if size == side else cv2.resize(grey, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-        rows, columns = (_fft_length(length, -1) for length in small.shape)
-        blurred = _tapered(torch.from_numpy(np.ascontiguousarray(small[:rows, :columns], np.float32)), size // 2 + 1)
+        small = greys if size == side else _shrunk(greys, size / side)
+        rows, columns = (_fft_length(length, -1) for length in small.shape[1:])
+        blurred = _tapered(small[:, :rows, :columns], size // 2 + 1)
         spectrum = rfft2(blurred)
-        along = _differences(blurred.shape)
+        along = _differences(blurred.shape[1:], blurred.device)
         edges = spectrum * along[0], spectrum * along[1]
-        kernel = _resized(kernel, size)
+        roughness = _power(along[0]) + _power(along[1])
+        kernels = _resized(kernels, size)
         flat, weakest = FLAT, None
         for _ in range(ROUNDS + (LAST_ROUNDS if size == side else 0)):
-            sharp = _flatten(spectrum, along, kernel, flat, blurred.shape)
-            step_x, step_y = torch.roll(sharp, -1, 1) - sharp, torch.roll(sharp, -1, 0) - sharp
-            length = step_x.square() + step_y.square()
-            weakest = _threshold(step_x, step_y, length, size) if weakest is None else weakest / 1.1
-            step_x, step_y = (step.masked_fill(length < weakest, 0.0) for step in (step_x, step_y))
-            found = _fit_kernel(edges, (step_x, step_y), kernel)
-            if found is None:
-                return None
-            kernel, flat = found, flat / 1.1
-    return kernel
+            sharp = _flatten(blurred, spectrum, roughness, kernels, flat)
+            step_x, step_y = torch.roll(sharp, -1, -1) - sharp, torch.roll(sharp, -1, -2) - sharp
+            length = step_x.square().addcmul_(step_y, step_y)
+            weakest = _thresholds(step_x, step_y, length, size) if weakest is None else weakest / 1.1
+            faint = length < weakest[:, None, None]
+            steps = step_x.masked_fill_(faint, 0.0), step_y.masked_fill_(faint, 0.0)
+            kernels = _fit_kernels(edges, steps, kernels)
+            flat /= 1.1
+    return kernels
 
 
-def _fit_kernel(edges: tuple[Tensor, Tensor], steps: tuple[Tensor, Tensor], start: Tensor) -> Tensor | None:
-    """The kernel k ≥ 0 that minimises ½|k * steps − edges|² + SPARSE·|k|₁ + ½RIDGE·|k|² (energy of the steps = 1), by
+def _fit_kernels(edges: tuple[Tensor, Tensor], steps: tuple[Tensor, Tensor], start: Tensor) -> Tensor:
+    """The kernels k ≥ 0 that minimise ½|k * steps − edges|² + SPARSE·|k|₁ + ½RIDGE·|k|² (energy of the steps = 1), by
     FISTA (Beck and Teboulle 2009) on the normal equations, which are as small as the kernel. edges: spectra, steps:
-    pictures. None where there are no steps."""
-    shape, side = steps[0].shape, start.shape[0]
+    pictures. All zero where there are no steps."""
+    shape, side = steps[0].shape[1:], start.shape[-1]
     x, y = (rfft2(step) for step in steps)
     wanted = _picture(x.conj() * edges[0] + y.conj() * edges[1], shape)
-    likeness = _picture(x.abs().square() + y.abs().square(), shape)
-    energy = float(likeness[0, 0])
-    if energy <= 0:
-        return None
-    middle = side // 2
-    wanted = torch.roll(wanted, (middle, middle), (0, 1))[:side, :side] / energy
-    size = 2 ** math.ceil(math.log2(2 * side - 1))
-    padded = torch.zeros(size, size)
-    reach = np.s_[: 2 * side - 1, : 2 * side - 1]
-    padded[reach] = torch.roll(likeness, (side - 1, side - 1), (0, 1))[reach]
-    matrix = rfft2(torch.roll(padded, (1 - side, 1 - side), (0, 1))) / energy
-    steepest = float(matrix.abs().max()) + RIDGE
-
-    def gradient(kernel: Tensor) -> Tensor:
-        embedded = torch.zeros(size, size)
-        embedded[:side, :side] = kernel
-        return _picture(matrix * rfft2(embedded), (size, size))[:side, :side] + RIDGE * kernel - wanted + SPARSE
-
+    likeness = _picture(_power(x) + _power(y), shape)
+    energy = likeness[:, :1, :1].clamp(min=1e-12)
+    middle, size = side // 2, 2 ** math.ceil(math.log2(2 * side - 1))
+    wanted = _around_zero(wanted, middle) / energy - SPARSE
+    padded = F.pad(_around_zero(likeness, side - 1) / energy, (0, size - 2 * side + 1) * 2)
+    matrix = rfft2(torch.roll(padded, (1 - side, 1 - side), (1, 2)))
+    step = 1 / (matrix.abs().amax((1, 2), keepdim=True) + RIDGE)
+    matrix, wanted = matrix * step, wanted * step
     kernel = ahead = start
     momentum = 1.0
     for _ in range(FITTING):
-        moved = (ahead - gradient(ahead) / steepest).clamp(min=0)
+        pulled = _picture(rfft2(ahead, s=(size, size)).mul_(matrix), (size, size))[:, :side, :side]
+        moved = torch.addcmul(wanted + ahead - pulled, ahead, step, value=-RIDGE).clamp_(min=0)
         following = (1 + math.sqrt(1 + 4 * momentum**2)) / 2
-        ahead = moved + (momentum - 1) / following * (moved - kernel)
+        ahead = torch.lerp(kernel, moved, 1 + (momentum - 1) / following)
         kernel, momentum = moved, following
-    kernel = kernel * (kernel >= SPECK * kernel.max())
-    total = float(kernel.sum())
-    return kernel / total if total > 0 else None
+    kernel = kernel * (kernel >= SPECK * kernel.amax((1, 2), keepdim=True))
+    return kernel / kernel.sum((1, 2), keepdim=True).clamp(min=1e-12)
 
 
-def _flatten(spectrum: Tensor, along: tuple[Tensor, Tensor], kernel: Tensor, flat: float, shape: torch.Size) -> Tensor:
-    """The picture that blurs to `spectrum`, piecewise flat: few gradients, by half-quadratic splitting (Xu et al. 2013,
-    section 3). along: `_differences` of its shape."""
-    transfer = _transfer(kernel, shape)
-    roughness = along[0].abs().square() + along[1].abs().square()
-    explained, power = transfer.conj() * spectrum, transfer.abs().square()
+def _flatten(blurred: Tensor, spectrum: Tensor, roughness: Tensor, kernels: Tensor, flat: float) -> Tensor:
+    """The pictures that blur to `blurred`, piecewise flat: few gradients, by half-quadratic splitting (Xu et al. 2013,
+    section 3). spectrum: of it; roughness: power of the `_differences` of its size."""
+    shape = blurred.shape[1:]
+    transfer = _transfer(kernels, shape)
+    explained, power = transfer.conj() * spectrum, _power(transfer)
     weight = FIRST_WEIGHT * flat
-    sharp = _picture(spectrum, shape)
+    sharp = blurred
     while weight < LAST_WEIGHT:
-        x, y = torch.roll(sharp, -1, 1).sub_(sharp), torch.roll(sharp, -1, 0).sub_(sharp)
-        kept = x.square().addcmul_(y, y) >= flat / weight
+        x, y = torch.roll(sharp, -1, -1).sub_(sharp), torch.roll(sharp, -1, -2).sub_(sharp)
+        # 1 where the gradient stays, else 0: a comparison, and a product with its result, take five times as long
+        kept = x.square().addcmul_(y, y).sub_(flat / weight).mul_(1e30).clamp_(0, 1)
         x.mul_(kept)
         y.mul_(kept)
-        gathered = torch.roll(x, 1, 1).sub_(x).add_(torch.roll(y, 1, 0)).sub_(y)  # the differences' adjoint
-        inverse = torch.add(power, roughness, alpha=weight).reciprocal_()
-        sharp = _picture(rfft2(gathered).mul_(weight).add_(explained).mul_(inverse), shape)
-        weight *= 2
+        gathered = torch.roll(x, 1, -1).sub_(x).add_(torch.roll(y, 1, -2)).sub_(y)  # the differences' adjoint
+        inverse = torch.add(roughness, power, alpha=1 / weight).reciprocal_()
+        sharp = _picture(rfft2(gathered).add_(explained, alpha=1 / weight).mul_(inverse), shape)
+        weight *= GROWTH
     return sharp
 
 
-def _threshold(x: Tensor, y: Tensor, length: Tensor, side: int) -> float:
-    """The squared length from which a gradient counts: enough remain in each of four directions to fix the kernel."""
-    sector = (torch.atan2(y, x) % math.pi / (math.pi / 4)).clamp(max=3).int()
-    least = []
-    for which in range(4):
-        lengths = length[sector == which]
-        many = min(int(0.5 * side * math.sqrt(length.numel())), lengths.numel() - 1)
-        if many > 0:
-            least.append(float(lengths.kthvalue(lengths.numel() - many)[0]))
-    return min(least, default=0.0)
+def _thresholds(x: Tensor, y: Tensor, length: Tensor, side: int) -> Tensor:
+    """The squared length [B] from which a gradient [B,h,w] counts: enough remain in each of four directions to fix the
+    kernel."""
+    sectors = (torch.atan2(y, x) % math.pi / (math.pi / 4)).clamp(max=3).int()
+    found = []
+    for sector, lengths in zip(sectors, length, strict=True):
+        least = []
+        for which in range(4):
+            some = lengths[sector == which]
+            many = min(int(0.5 * side * math.sqrt(lengths.numel())), some.numel() - 1)
+            if many > 0:
+                least.append(some.kthvalue(some.numel() - many)[0])
+        found.append(torch.stack(least).amin() if least else length.new_zeros(()))
+    return torch.stack(found)
 
 
 def _deconvolved(planes: Tensor, kernel: Tensor, smooth: float = SMOOTH) -> Tensor:
     """[C,H,W] deconvolved: least squares with a penalty on gradients. The border is mirrored outwards."""
-    margin = SIDE
     height, width = planes.shape[1:]
-    bottom, right = (_fft_length(length + 2 * margin, 1) - length - margin for length in (height, width))
-    wide = _tapered(torch.nn.functional.pad(planes, (margin, right, margin, bottom), mode="reflect"), margin // 2)
-    shape = wide.shape[1:]
+    rows, columns = (_fft_length(length + 2 * SIDE, 1) for length in (height, width))
     # centre of gravity at zero, to a fraction of a pixel: what is sharpened must not move
-    (down, along), _ = _extent(kernel)
-    turn = torch.fft.fftfreq(shape[0])[:, None] * down + torch.fft.rfftfreq(shape[1]) * along
-    transfer = _transfer(kernel, shape) * torch.exp(2j * math.pi * turn)
-    along_x, along_y = _differences(shape)
-    roughness = along_x.abs().square() + along_y.abs().square()
-    inverse = transfer.conj() / (transfer.abs().square() + smooth * roughness + WHITE)
-    return _picture(rfft2(wide).mul_(inverse), shape)[:, margin : margin + height, margin : margin + width]
+    turns = []
+    for length, by, frequencies in zip(
+        (rows, columns), _moments(kernel)[0], (torch.fft.fftfreq, torch.fft.rfftfreq), strict=True
+    ):
+        turn = 2 * math.pi * by * frequencies(length, device=planes.device)
+        turns.append(torch.polar(torch.ones_like(turn), turn))
+    transfer = _transfer(kernel[None], (rows, columns))[0].mul_(turns[0][:, None]).mul_(turns[1])
+    along = _differences((rows, columns), planes.device)
+    roughness = _power(along[0]) + _power(along[1])
+    inverse = transfer.conj() / (_power(transfer) + smooth * roughness + WHITE)
+    sharp = torch.empty_like(planes)
+    for plane, result in zip(planes, sharp, strict=True):  # one by one, for the sake of memory
+        spectrum = rfft2(_continued(plane, rows, columns)).mul_(inverse)
+        result.copy_(_picture(spectrum, (rows, columns))[:height, :width])
+    return sharp
+
+
+def _continued(plane: Tensor, rows: int, columns: int) -> Tensor:
+    """[H,W] made larger at its end, so that it repeats without an edge: its mirrored borders faded into one another."""
+    for dim, length in enumerate((rows, columns)):
+        more = torch.arange(length - plane.shape[dim], device=plane.device)
+        after = plane.index_select(dim, plane.shape[dim] - 2 - more)
+        before = plane.index_select(dim, len(more) - more)
+        fade = (more + 1) / (len(more) + 1)
+        fade = (fade.square() * (3 - 2 * fade)).unsqueeze(1 - dim)
+        plane = torch.cat((plane, torch.lerp(after, before, fade)), dim)
+    return plane
+
+
+def _power(spectrum: Tensor) -> Tensor:
+    return spectrum.real.square().addcmul_(spectrum.imag, spectrum.imag)
 
 
 def _picture(spectrum: Tensor, shape: Sequence[int]) -> Tensor:
@@ -252,13 +281,18 @@ def _picture(spectrum: Tensor, shape: Sequence[int]) -> Tensor:
     return picture
 
 
-def _transfer(kernel: Tensor, shape: torch.Size) -> Tensor:
-    """The kernel's spectrum, its middle at zero."""
-    side = kernel.shape[0]
-    wide = torch.zeros(shape)
-    wide[:side, :side] = kernel
-    spectrum: Tensor = rfft2(torch.roll(wide, (-(side // 2), -(side // 2)), (0, 1)))
-    return spectrum
+def _around_zero(planes: Tensor, reach: int) -> Tensor:
+    """[B,h,w] from −reach to reach around its first pixel, periodically: [B, 2·reach+1, 2·reach+1]."""
+    side = 2 * reach + 1
+    return torch.roll(planes, (reach, reach), (1, 2))[:, :side, :side]
+
+
+def _transfer(kernels: Tensor, shape: Sequence[int]) -> Tensor:
+    """Spectra of kernels [B,side,side], their middle at zero."""
+    side = kernels.shape[-1]
+    wide = F.pad(kernels, (0, shape[1] - side, 0, shape[0] - side))
+    spectra: Tensor = rfft2(torch.roll(wide, (-(side // 2), -(side // 2)), (1, 2)))
+    return spectra
 
 
 def _fft_length(length: int, step: int) -> int:
@@ -268,97 +302,138 @@ def _fft_length(length: int, step: int) -> int:
     return length
 
 
-def _differences(shape: torch.Size) -> tuple[Tensor, Tensor]:
-    """Spectra of the forward differences along x and along y."""
-    x = torch.exp(2j * math.pi * torch.fft.rfftfreq(shape[1])) - 1
-    y = torch.exp(2j * math.pi * torch.fft.fftfreq(shape[0])[:, None]) - 1
-    return x, y
+def _differences(shape: Sequence[int], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Spectra of the forward differences along x [1,w] and along y [h,1], of pictures [h,w]."""
+    found = []
+    for length, frequencies in ((shape[1], torch.fft.rfftfreq), (shape[0], torch.fft.fftfreq)):
+        turn = 2 * math.pi * frequencies(length, device=device)
+        found.append(torch.polar(torch.ones_like(turn), turn) - 1)
+    return found[0], found[1][:, None]
 
 
 def _tapered(planes: Tensor, margin: int) -> Tensor:
-    """[…,H,W] with the borders faded into a blur of both ends, so that a Fourier transform sees no edge there."""
+    """[B,H,W] with the borders faded into a blur of both ends, so that a Fourier transform sees no edge there."""
     size = 2 * margin + 1
     shape = planes.shape[-2:]
-    blur = _transfer(torch.full((size, size), 1.0 / size**2), shape)
+    blur = _transfer(planes.new_full((1, size, size), 1.0 / size**2), shape)
     blurred = _picture(rfft2(planes).mul_(blur.square()), shape)
     ramps = []
     for side in shape:
-        place = torch.arange(side, dtype=torch.float32)
+        place = torch.arange(side, dtype=torch.float32, device=planes.device)
         ramps.append((torch.minimum(place, side - 1 - place) / (1.5 * margin)).clamp(0, 1))
     weight = ramps[0][:, None] * ramps[1]
     return torch.lerp(blurred, planes, weight.square() * (3 - 2 * weight))
 
 
-def _resized(kernel: Tensor, side: int) -> Tensor:
-    """The kernel at another size, its centre of gravity moved to the middle by whole pixels."""
-    image = np.maximum(cv2.resize(kernel.numpy(), (side, side), interpolation=cv2.INTER_CUBIC), 0)
-    image /= image.sum()
-    place = np.arange(side) - side // 2
-    move = [-round(float((image.sum(axis) * place).sum())) for axis in (1, 0)]
-    return torch.from_numpy(np.roll(image, move, (0, 1)))
+def _shrunk(planes: Tensor, scale: float) -> Tensor:
+    """[B,h,w] at so many times the size, below 1: means over the areas of the larger pixels."""
+    shares = []
+    for length in planes.shape[1:]:
+        edge = torch.arange(round(length * scale) + 1, device=planes.device) / scale
+        pixel = torch.arange(length, device=planes.device)
+        overlap = torch.minimum(edge[1:, None], pixel + 1) - torch.maximum(edge[:-1, None], pixel)
+        share = overlap.clamp(min=0)
+        shares.append(share / share.sum(1, keepdim=True))
+    return shares[0] @ planes @ shares[1].T
 
 
-def _extent(kernel: Tensor) -> tuple[tuple[float, float], float]:
+def _resized(kernels: Tensor, side: int) -> Tensor:
+    """Kernels [B,n,n] at another size, their centres of gravity moved to the middle by whole pixels."""
+    images = F.interpolate(kernels[:, None], (side, side), mode="bicubic")[:, 0].clamp(min=0)
+    images = images / images.sum((1, 2), keepdim=True).clamp(min=1e-12)
+    place = torch.arange(side, device=kernels.device)
+    for dim in (1, 2):
+        centre = (images.sum(3 - dim) * (place - side // 2)).sum(1, keepdim=True).round().long()
+        source = ((place + centre) % side).unsqueeze(3 - dim).expand_as(images)
+        images = images.gather(dim, source)
+    return images
+
+
+def _moments(kernel: Tensor) -> tuple[tuple[float, float], float]:
     """Centre of gravity (y, x), from the middle, and standard deviation along the longer axis, in px."""
-    place = torch.arange(kernel.shape[0]) - kernel.shape[0] // 2
+    image = kernel.cpu()  # small, and the numbers decide what is done next
+    place = torch.arange(image.shape[0]) - image.shape[0] // 2
     places = torch.stack(torch.meshgrid(place, place, indexing="ij")).flatten(1).float()
-    weights = kernel.flatten()
+    weights = image.flatten()
     centre = places @ weights
     apart = places - centre[:, None]
     _, along = torch.linalg.eigvalsh((apart * weights) @ apart.T).clamp(min=0).sqrt().tolist()
     return (float(centre[0]), float(centre[1])), along
 
 
-def _plain(picture: NDArray[Any]) -> bool:
-    """Too small, or without edges."""
-    if min(picture.shape[:2]) < LEAST:
-        return True
-    codes = _region(picture, 1.0)
-    return max(float(np.diff(codes, axis=axis).std()) for axis in (0, 1)) < FAINT
+Place = tuple[slice, slice, slice]  # of a picture [3,H,W]
 
 
-def _region(picture: NDArray[Any], gamma: float, *, other: bool = False) -> Image:
-    """The piece that the kernel is read from, grey, linear by this gamma: REGION×REGION, or as much as there is, with
-    the most edges. `other`: of those that share no more than COMMON of its area, or as little as they can."""
-    grey = _grey(picture, gamma)
+def _place(picture: Tensor) -> Place | None:
+    """Of the piece that the kernel is read from; None for a picture that is too small, or shows no edges there."""
+    if min(picture.shape[1:]) < LEAST:
+        return None
+    place = _busiest(picture)
+    codes = _grey(picture[place], 1.0)
+    steps = torch.stack([codes.diff(dim=dim).std(correction=0) for dim in (0, 1)])
+    return None if float(steps.amax()) < FAINT else place
+
+
+def _busiest(picture: Tensor, taken: Place | None = None) -> Place:
+    """REGION×REGION, or as much as there is, with the most edges; begins at multiples of CELL. `taken`: of those that
+    share no more than COMMON of the area of that one, or as little as they can."""
+    grey = _grey(picture, 1.0)
     size = min(REGION, *grey.shape)
-    edges = np.abs(cv2.Sobel(grey, -1, 1, 0)) + np.abs(cv2.Sobel(grey, -1, 0, 1))
-    sums = cv2.integral(edges)
-    total = sums[size:, size:] - sums[size:, :-size] - sums[:-size, size:] + sums[:-size, :-size]
-    y, x = np.unravel_index(int(total.argmax()), total.shape)
-    if other:
-        down, right = (
-            np.maximum(0, 1 - np.abs(np.arange(places) - place) / size)
-            for places, place in zip(total.shape, (y, x), strict=True)
+    edges = grey[1:].sub(grey[:-1]).abs_()[:, 1:] + grey[:, 1:].sub(grey[:, :-1]).abs_()[1:]
+    cells = F.avg_pool2d(edges[None], CELL)[0]
+    side = size // CELL - 1  # the last cell may lack a row
+    sums = F.pad(cells, (1, 0, 1, 0)).cumsum(0).cumsum(1)
+    total = sums[side:, side:] - sums[side:, :-side] - sums[:-side, side:] + sums[:-side, :-side]
+    total = total[: (grey.shape[0] - size) // CELL + 1, : (grey.shape[1] - size) // CELL + 1]
+    if taken is not None:
+        down, across = (
+            (1 - (torch.arange(places, device=grey.device) * CELL - place.start).abs() / size).clamp(min=0)
+            for places, place in zip(total.shape, taken[1:], strict=True)
         )
-        common = down[:, None] * right
-        y, x = np.unravel_index(int(np.where(common <= max(COMMON, common.min()), total, -1).argmax()), total.shape)
-    return np.ascontiguousarray(grey[y : y + size, x : x + size])
+        common = down[:, None] * across
+        total = total.masked_fill(common > common.amin().clamp(min=COMMON), -1)
+    y, x = (CELL * int(each) for each in np.unravel_index(int(total.argmax()), total.shape))
+    return np.s_[:, y : y + size, x : x + size]
 
 
-def _grey(picture: NDArray[Any], gamma: float) -> Image:
-    """[H,W] of a picture [H,W,3], linear by this gamma."""
-    return np.asarray(cv2.cvtColor(to_linear(picture, gamma), cv2.COLOR_RGB2GRAY), np.float32)
+def _linear(picture: Tensor, gamma: float) -> Tensor:
+    """Code values 0..1, beyond which is clipped, to linear light."""
+    return picture.clamp(0, 1) if gamma == 1 else picture.clamp(0, 1).pow_(gamma)
 
 
-def _gamma_cost(region: Image) -> float:
-    """The less, the more likely is it that the blur was a mean in this region's gamma, judged at half its size.
+def _code(light: Tensor, gamma: float) -> Tensor:
+    """Linear light to code values: the inverse of `_linear`."""
+    return _linear(light, 1 / gamma)
+
+
+def _grey(picture: Tensor, gamma: float) -> Tensor:
+    """[H,W] of a picture [3,H,W], linear by this gamma."""
+    red, green, blue = _linear(picture, gamma)
+    return torch.add(0.299 * red, green, alpha=0.587).add_(blue, alpha=0.114)
+
+
+def _gamma_costs(picture: Tensor, place: Place) -> tuple[NDArray[np.float32], dict[float, Tensor]]:
+    """The less, the more likely is it that the blur was a mean in this gamma, judged at half the size; and the kernels.
 
     There the kernel leaves edges sparse, and is no point: a picture can always be explained as one that is not blurred.
     """
-    half = np.asarray(cv2.resize(region, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA), np.float32)
-    kernel = find_kernel(half, SIDE // 2 | 1)
-    return math.inf if kernel is None else _ringing(half, _tried(half, kernel)) * math.sqrt(float(kernel.max()))
+    halves = F.avg_pool2d(torch.stack([_grey(picture[place], gamma) for gamma in GAMMAS]), 2)
+    kernels = _find_kernels(halves, SIDE // 2 | 1)
+    costs = []
+    for half, kernel in zip(halves, kernels, strict=True):
+        cost = _ringing(half, _tried(half, kernel)) * kernel.amax().sqrt()
+        costs.append(torch.where(kernel.sum() > 0, cost, math.inf))
+    return np.asarray(torch.stack(costs).cpu().numpy(), np.float32), dict(zip(GAMMAS, kernels, strict=True))
 
 
-def _ringing(region: Image, sharp: Image) -> float:
+def _ringing(region: Tensor, sharp: Tensor) -> Tensor:
     """How much less sparse the edges of a region are when sharpened: above 1 they ring."""
     return _spread(sharp) / _spread(region)
 
 
-def _tried(region: Image, kernel: Tensor) -> Image:
+def _tried(region: Tensor, kernel: Tensor) -> Tensor:
     """A region without this blur, with as little smoothing as shows what is wrong with it."""
-    return _deconvolved(torch.from_numpy(region)[None], kernel, SMOOTH_TEST)[0].numpy()
+    return _deconvolved(region[None], kernel, SMOOTH_TEST)[0]
 
 
 class _Estimate(NamedTuple):
@@ -369,66 +444,83 @@ class _Estimate(NamedTuple):
     kernel: Tensor
 
 
-def _estimate(region: Image, gamma: float) -> _Estimate | None:
-    """None where no shake is found."""
-    kernel = find_kernel(region)
-    if kernel is None or not is_shake(float(kernel.max()), _extent(kernel)[1]):
+def _estimate(region: Tensor, gamma: float, coarse: Tensor | None = None) -> _Estimate | None:
+    """None where no shake is found. coarse: the kernel at half the size, if it is known."""
+    kernel = find_kernel(region, start=coarse)
+    if kernel is None or not is_shake(float(kernel.amax()), _moments(kernel)[1]):
         return None
     return _Estimate(shown_share(kernel_signs(region, kernel, gamma)), gamma, kernel)
 
 
-def kernel_signs(region: Image, kernel: Tensor, gamma: float) -> KernelSigns:
+@torch.inference_mode()
+def kernel_signs(region: Tensor, kernel: Tensor, gamma: float) -> KernelSigns:
     """What tells whether a kernel [side,side] is good. region: [H,W], grey 0..1 in this gamma; it was found in that."""
-    length = _extent(kernel)[1]
+    length = _moments(kernel)[1]
     sharp = _tried(region, kernel)
-    before, after = to_code(region, gamma), to_code(sharp, gamma)
-    window = np.ones((2 * int(2 * length) + 3,) * 2, np.uint8)
-    beyond = np.maximum(after - cv2.dilate(before, window), 0) + np.maximum(cv2.erode(before, window) - after, 0)
-    change = max(float(np.abs(after - before).mean()), 1e-6)
+    before, after = _code(region, gamma), _code(sharp, gamma)
+    reach = int(2 * length) + 1
+    lightest, darkest = _largest(before, reach), -_largest(-before, reach)
+    beyond = (after - lightest).clamp_(min=0) + (darkest - after).clamp_(min=0)
+    change = (after - before).abs().mean().clamp(min=1e-6)
+    signs = (
+        kernel.count_nonzero(), kernel.square().sum(), _ringing(region, sharp), beyond.mean() / change, change,
+        _repetition(before),
+    )  # fmt: skip
+    pixels, squares, ringing, overshoot, changed, repetition = torch.stack([sign.float() for sign in signs]).tolist()
+    noise = math.sqrt(noise_variance(before.cpu().numpy() * np.float32(255))) / 255
     return KernelSigns(
         length=length,
-        pixels=int(kernel.count_nonzero()),
-        squares=float(kernel.square().sum()),
-        ringing=_ringing(region, sharp),
-        overshoot=float(beyond.mean()) / change,
-        noise=math.sqrt(noise_variance(before * np.float32(255))) / 255 / change,
-        repetition=_repetition(before),
+        pixels=int(pixels),
+        squares=squares,
+        ringing=ringing,
+        overshoot=overshoot,
+        noise=noise / changed,
+        repetition=repetition,
     )
 
 
-def _repetition(grey: Image) -> float:
+def _largest(plane: Tensor, reach: int) -> Tensor:
+    """The largest value [H,W] up to so many pixels away, across and down."""
+    side = 2 * reach + 1
+    rows = F.max_pool2d(plane[None], (1, side), 1, (0, reach))
+    return F.max_pool2d(rows, (side, 1), 1, (reach, 0))[0]
+
+
+def _repetition(grey: Tensor) -> Tensor:
     """How alike a picture [H,W] is to itself REPEATS px or more away, at most 4 REPEATS: 1 for tiles and fences.
 
     By the autocorrelation of its differences, under a window whose own fall is divided out.
     """
-    steps = np.diff(grey, axis=1)[:-1], np.diff(grey, axis=0)[:, :-1]
-    shape = steps[0].shape
-    window = np.outer(np.hanning(shape[0]), np.hanning(shape[1])).astype(np.float32)
-    spectra = [rfft2(torch.from_numpy(plane * window)).abs().square() for plane in steps]
-    own = _picture(rfft2(torch.from_numpy(window)).abs().square(), shape)
-    likeness = _picture(spectra[0] + spectra[1], shape)
+    steps = torch.stack((grey.diff(dim=1)[:-1], grey.diff(dim=0)[:, :-1]))
+    shape = steps.shape[1:]
+    windows = [torch.hann_window(side, periodic=False, device=grey.device) for side in shape]
+    window = windows[0][:, None] * windows[1]
     most = min(4 * REPEATS, *(side // 4 for side in shape))
-    near = np.s_[: 2 * most + 1, : 2 * most + 1]
-    own, likeness = (
-        torch.roll(plane, (most, most), (0, 1))[near] / plane[0, 0].clamp(min=1e-12) for plane in (own, likeness)
-    )
-    place = torch.arange(-most, most + 1)
-    far = torch.hypot(place[:, None].float(), place.float()) >= REPEATS
-    return float((likeness / own)[far].max()) if far.any() else 0.0
+    own = _around_zero(_picture(_power(rfft2(window[None])), shape), most)
+    likeness = _around_zero(_picture(_power(rfft2(steps * window)).sum(0, keepdim=True), shape), most)
+    own, likeness = (plane[0] / plane[0, most, most].clamp(min=1e-12) for plane in (own, likeness))
+    place = torch.arange(-most, most + 1, device=grey.device).float()
+    far = torch.hypot(place[:, None], place) >= REPEATS
+    repetition: Tensor = (likeness / own).masked_fill(~far, 0.0).amax()
+    return repetition
 
 
-def _sparsity(grey: Image) -> NDArray[Any]:
-    """Mean over root mean square of the differences of neighbours in a window round every pixel, [H,W]: the less, the
-    sparser the edges there."""
-    wide = cv2.copyMakeBorder(grey, 0, 1, 0, 1, cv2.BORDER_REPLICATE)
-    across, down = np.diff(wide, axis=1)[:-1], np.diff(wide, axis=0)[:, :-1]
-    sums = cv2.blur(np.abs(across) + np.abs(down), (WINDOW, WINDOW))
-    squares = cv2.blur(across * across + down * down, (WINDOW, WINDOW))
-    return np.asarray(np.maximum(sums, 1e-6) / np.sqrt(np.maximum(squares, 1e-9)))
+def _sparsity(grey: Tensor) -> Tensor:
+    """Mean over root mean square of the differences of neighbours in a window round every cell of CELL×CELL px: the
+    less, the sparser the edges there. [ceil(H/CELL), ceil(W/CELL)]."""
+    across, down = (F.pad(grey.diff(dim=dim), pad) for dim, pad in ((1, (0, 1)), (0, (0, 0, 0, 1))))
+    planes = torch.stack((across.abs() + down.abs(), across.square().addcmul_(down, down)))
+    cells = F.avg_pool2d(planes, CELL, ceil_mode=True, count_include_pad=False)
+    half = WINDOW // CELL // 2
+    wide = F.pad(cells, (half, half - 1) * 2, mode="reflect")
+    sums, squares = F.avg_pool2d(wide, WINDOW // CELL, 1)
+    sparsity: Tensor = sums.clamp(min=1e-6) / squares.clamp(min=1e-9).sqrt()
+    return sparsity
 
 
-def _spread(plane: Image) -> float:
+def _spread(plane: Tensor) -> Tensor:
     """Mean over root mean square of the differences of neighbours, away from the border: the less, the sparser."""
     inner = plane[20:-20, 20:-20]
-    steps = np.concatenate((np.diff(inner, axis=0).ravel(), np.diff(inner, axis=1).ravel()))
-    return float(np.abs(steps).mean()) / max(float(np.sqrt(np.square(steps).mean())), 1e-9)
+    steps = torch.cat((inner.diff(dim=0).flatten(), inner.diff(dim=1).flatten()))
+    spread: Tensor = steps.abs().mean() / steps.square().mean().sqrt().clamp(min=1e-9)
+    return spread

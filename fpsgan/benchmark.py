@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from fpsgan.device import colour
 from fpsgan.device.engine import DeviceInterpolator
 from fpsgan.device.exposure import exposure_change
 from fpsgan.device.overlays import overlays
-from fpsgan.errors import OptionError
+from fpsgan.errors import OptionError, SetupError
 from fpsgan.interpolator import InterpolatorRunner, with_acceleration
 from fpsgan.interpolator.flow import accelerations, find_flow
 from fpsgan.job import enhance, peak_rss
@@ -29,12 +30,14 @@ from fpsgan.rendering import Engines
 from fpsgan.runtime import library_errors
 from fpsgan.stages.exposure import exposure_change as exposure_change_cpu
 from fpsgan.stages.overlays import OverlayFinder
+from fpsgan.training.peers import Between, Window, rife, rife_hdv3
 from fpsgan.video.frame import Color, Frame, PixelFormat, from_rgb
 
 __all__ = ["SIZES", "Benchmark", "benchmark"]
 
 SIZES = {"360p": (640, 360), "720p": (1280, 720), "1080p": (1920, 1080), "2160p": (3840, 2160)}
 WARM_UP = 2  # times that a step is done before it is measured
+PEERS: dict[str, Callable[[torch.device], Between]] = {"RIFE v4.0": rife, "RIFE HDv3": rife_hdv3}
 FORMAT, COLOR = PixelFormat.of("yuv420p"), Color("bt709", "bt709", "bt709")
 
 
@@ -42,7 +45,8 @@ FORMAT, COLOR = PixelFormat.of("yuv420p"), Color("bt709", "bt709", "bt709")
 class Benchmark:
     """``stages``: milliseconds for each pair; ``fps``: output frames a second from file to file, decoding and H.264
     encoding in; ``bound``: the stage that takes longest, or "decoding, encoding" where they take more than all of them;
-    ``device_memory``: bytes at most, 0 but on CUDA."""
+    ``device_memory``: bytes at most, 0 but on CUDA. ``peers``: milliseconds a pair of other interpolators, uint8 RGB in
+    and out, in the same precision by autocast; ``missing``: what to install for those that are not here."""
 
     device: str
     engine: str
@@ -57,11 +61,16 @@ class Benchmark:
     bound: str
     peak_rss: int
     device_memory: int
+    peers: dict[str, float]
+    missing: list[str]
 
 
 @library_errors()
-def benchmark(options: Options, size: str = "1080p", frames: int = 25, repeats: int = 5) -> Benchmark:
+def benchmark(
+    options: Options, size: str = "1080p", frames: int = 25, repeats: int = 5, *, peers: bool = False
+) -> Benchmark:
     """Measure interpolation ×2 as ``options`` ask for it (device, precision, engine, weights), without deblurring.
+    ``peers``: and what of PEERS is installed, on the same pictures.
 
     Raises OptionError for a size that is none of SIZES, or fewer than 3 frames.
     """
@@ -89,6 +98,7 @@ def benchmark(options: Options, size: str = "1080p", frames: int = 25, repeats: 
         enhance(clip, Path(folder, "warm.mp4"), options=short)  # compiles and loads what there is to
         result = enhance(clip, Path(folder, "out.mp4"), options=options)
     memory = torch.cuda.max_memory_allocated(engines.device) if engines.device.type == "cuda" else 0
+    others, missing = _peers(engines.interpolator, pictures, repeats) if peers else ({}, [])
     each = 1000 * result.seconds / (frames - 1)
     slowest = max(stages, key=lambda name: stages[name])
     return Benchmark(
@@ -105,7 +115,28 @@ def benchmark(options: Options, size: str = "1080p", frames: int = 25, repeats: 
         bound="decoding, encoding" if sum(stages.values()) < each / 2 else slowest,
         peak_rss=peak_rss(),
         device_memory=memory,
+        peers=others,
+        missing=missing,
     )
+
+
+def _peers(
+    ours: DeviceInterpolator | InterpolatorRunner, pictures: list[Any], repeats: int
+) -> tuple[dict[str, float], list[str]]:
+    """Milliseconds a pair of each, and what is missing."""
+    window = Window(0, 0, pictures[0], (pictures[1],), (0.5,), pictures[2])
+    clock, missing = _Clock(ours.device, repeats, 1), []
+    for name, load in PEERS.items():
+        try:
+            between = load(ours.device)
+        except SetupError as error:
+            missing.append(str(error))
+            continue
+        # their warps need fp32; autocast runs the convolutions in the precision of ours and leaves those alone
+        with torch.autocast(ours.device.type, dtype=torch.bfloat16 if ours.device.type == "cpu" else torch.float16,
+                            enabled=ours.dtype != torch.float32):  # fmt: skip
+            clock(name, partial(between, window))
+    return clock.stages, missing
 
 
 def _name(device: torch.device) -> str:

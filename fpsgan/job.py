@@ -15,13 +15,13 @@ from typing import Any, NamedTuple
 from fpsgan import weights
 from fpsgan.errors import InputError, OutputError
 from fpsgan.options import Options
-from fpsgan.rendering import Counts, Job, make_segments
+from fpsgan.rendering import MOTION, Counts, Job, make_segments
 from fpsgan.runtime import at_once, library_errors, pick_device
 from fpsgan.segments import Segment, Store, Timing, finished, identity, plan_segments
 from fpsgan.spread import in_processes, on_cluster
 from fpsgan.stages.timeline import target_rate
 from fpsgan.video.codecs import CONTAINERS
-from fpsgan.video.decode import check_damage, decode
+from fpsgan.video.decode import check_damage, decode, hardware_for
 from fpsgan.video.fields import treated
 from fpsgan.video.files import check_target, claimed, discard, publish
 from fpsgan.video.frame import check_size
@@ -140,7 +140,8 @@ def _enhance(
             options.confidence_map.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise OutputError(f"{options.confidence_map}: cannot make this folder ({error.strerror})") from error
-    job = Job(info, options, timing, output, tuple(plan_segments(info, timing)))
+    decoder = hardware_for(info, note) if options.hwaccel == "auto" else ""
+    job = Job(info, options, timing, output, tuple(plan_segments(info, timing)), decoder)
     store = Store(place, identity(info, _settings(options)), target, note)
     records = {segment: record for segment in job.segments if (record := store.record(segment)) is not None}
     if records:
@@ -196,13 +197,14 @@ def _ignore(_: object) -> None:
 def _settings(options: Options) -> dict[str, Any]:
     """What of the options the frames depend on, and the weights themselves."""
     given = {field.name: getattr(options, field.name) for field in dataclasses.fields(options)}
-    for name in ("overwrite", "resume", "workers", "devices", "cluster"):  # who does the work
+    for name in ("overwrite", "resume", "workers", "devices", "cluster", "hwaccel"):  # who does the work
         del given[name]
     given["device"] = sorted({pick_device(name).type for name in options.devices or (options.device,)})
     if options.interpolate:
         given["weights"] = weights.digest(options.weights)
     if options.deblur != "off":
         given["deblur_weights"] = weights.digest(options.deblur_weights)
+        given["motion_weights"] = weights.digest(MOTION)
     return given
 
 

@@ -15,9 +15,10 @@ from fpsgan.video.fields import MODES
 if TYPE_CHECKING:
     from deblur import Settings
 
-__all__ = ["ENGINES", "Options"]
+__all__ = ["ENGINES", "HWACCELS", "Options"]
 
 ENGINES = ("auto", "cpu", "torch")
+HWACCELS = ("auto", "none")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +37,7 @@ class Options:
     ``cluster``: the address of a Ray cluster that makes them, or "auto".
     ``engine``: what interpolates. "cpu": motion and colour by compiled code on the CPU, the network on ``device``;
     "torch": all of a pair on ``device``, many pairs at once; "auto": torch but on a CPU or with ``tile``.
+    ``hwaccel``: "auto" decodes on a graphics chip where one gives the same frames as software, "none" never does.
     ``resume``: keep what is finished when the job is ended, and go on from there (see fpsgan.segments).
     """
 
@@ -54,6 +56,7 @@ class Options:
     device: str = "auto"
     half: bool | None = None
     engine: str = "auto"
+    hwaccel: str = "auto"
     tile: int = 0
     encode: EncodeOptions = dataclasses.field(default_factory=EncodeOptions)
     stream: int | None = None
@@ -92,6 +95,8 @@ class Options:
             raise OptionError(f"--deblur {self.deblur}: must be auto, on or off")
         if self.engine not in ENGINES:
             raise OptionError(f"--engine {self.engine}: must be {', '.join(ENGINES[:-1])} or {ENGINES[-1]}")
+        if self.hwaccel not in HWACCELS:
+            raise OptionError(f"--hwaccel {self.hwaccel}: must be {' or '.join(HWACCELS)}")
         if self.engine == "torch" and self.tile:
             raise OptionError("--tile: --engine torch works on whole frames; use --engine cpu")
         if self.deinterlace not in MODES:

@@ -19,6 +19,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+from av.codec.hwaccel import HWAccel
 
 from deblur import Deblurrer
 from fpsgan import weights
@@ -32,7 +33,7 @@ from fpsgan.stages import deblurring
 from fpsgan.stages.interpolation import InterpolationSettings, Output, Spent, interpolated
 from fpsgan.stages.interpolation_on_device import interpolated_on_device
 from fpsgan.stages.scenes import related
-from fpsgan.stages.timeline import Relation, longest_gap, schedule
+from fpsgan.stages.timeline import Relation, Span, longest_gap, schedule
 from fpsgan.threads import prefetch
 from fpsgan.video.decode import decode
 from fpsgan.video.encode import Encoder
@@ -40,21 +41,24 @@ from fpsgan.video.encode import Plan as OutputPlan
 from fpsgan.video.frame import Frame, Picture
 from fpsgan.video.probe import VideoInfo
 
-__all__ = ["Counts", "Engines", "Job", "Reader", "make_segments"]
+__all__ = ["MOTION", "Counts", "Engines", "Job", "Reader", "make_segments"]
 
+MOTION = "deblur-motion"  # the weights that undo what moves by itself
 JUMP = Fraction(5)  # seconds of the source that are decoded for nothing, at most, where one could seek instead
 Record = dict[str, Any]  # what was done for a segment: Counts, and what is noted of it
 
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """A job that is settled: all that is needed to make any of its segments, anywhere."""
+    """A job that is settled: all that is needed to make any of its segments, anywhere. ``decoder``: the kind of device
+    that decodes its source, "" for software."""
 
     info: VideoInfo
     options: Options
     timing: Timing
     output: OutputPlan
     segments: tuple[Segment, ...]
+    decoder: str = ""
 
 
 @dataclasses.dataclass
@@ -82,12 +86,12 @@ class Counts:
 
 
 class Engines:
-    """The networks that a job needs, on their device, and how many frames to work on at once.
+    """The networks that a job needs, on their device, and how many frames to work on at once; ``quick``: see Deblurrer.
 
     Raises WeightsError, and SetupError for a device that is not there.
     """
 
-    def __init__(self, options: Options, pixels: int) -> None:
+    def __init__(self, options: Options, pixels: int, *, quick: bool = False) -> None:
         self.device = pick_device(options.device)
         dtype = pick_dtype(self.device, options.half)
         self.workers = at_once(self.device, pixels)
@@ -95,7 +99,8 @@ class Engines:
         self.interpolator: InterpolatorRunner | DeviceInterpolator | None = None
         if options.deblur != "off":
             deblur = weights.load(options.deblur_weights, expect="deblur")
-            self.deblurrer = Deblurrer(deblur, self.device, dtype, options.tile)
+            motion = None if quick else weights.load(MOTION, expect="motion")
+            self.deblurrer = Deblurrer(deblur, self.device, dtype, options.tile, quick=quick, motion=motion)
         if options.interpolate:
             network = weights.load(options.weights, expect="interpolator")
             on_device = self.device.type != "cpu" and not options.tile
@@ -103,6 +108,19 @@ class Engines:
                 self.interpolator = DeviceInterpolator(network, self.device, dtype)
             else:
                 self.interpolator = InterpolatorRunner(network, self.device, dtype, options.tile, self.workers)
+
+    def between(
+        self,
+        spans: Iterable[Span[Frame]],
+        settings: InterpolationSettings,
+        spent: Spent,
+        late: Callable[[Span[Frame]], bool] = lambda _: False,
+    ) -> Iterator[Output]:
+        """The interpolation stage; on a device no more than a batch waits, and `late` is not asked."""
+        if isinstance(self.interpolator, DeviceInterpolator):
+            return interpolated_on_device(spans, self.interpolator, settings, spent)
+        assert self.interpolator is not None
+        return interpolated(spans, self.interpolator, settings, spent, late)
 
 
 def make_segments(
@@ -177,6 +195,7 @@ class Reader:
 
     def __init__(self, job: Job) -> None:
         self.job = job
+        self._hardware = HWAccel(job.decoder, allow_software_fallback=True) if job.decoder else None
         self._lock = threading.Lock()
         self._frames: Iterator[Frame] | None = None
         self._kept: deque[Frame] = deque()  # read already, and wanted by the segment that follows
@@ -201,7 +220,7 @@ class Reader:
                 self._kept.clear()
                 self._frames = decode(
                     self.job.info, start=options.start if start is None or not segment.seek else start, end=options.end,
-                    conceal=options.conceal, report=lambda text: self._report(text),
+                    conceal=options.conceal, report=lambda text: self._report(text), hardware=self._hardware,
                 )  # fmt: skip
             assert self._frames is not None
             current = self._frames
@@ -236,17 +255,13 @@ def _outputs(job: Job, segment: Segment, engines: Engines, frames: Iterator[Fram
     if timing.rate is None:
         outputs = _at_own_times(scenes, segment, timing)
     else:
-        assert engines.interpolator is not None
         spans = schedule(scenes, timing.step, longest_gap=longest_gap(job.info.frame_rate), start=timing.first)
         settings = InterpolationSettings(
             timing.rate, timing.begin, segment.first, segment.until,
             confidence=options.confidence_map is not None, workers=engines.workers,
             target=(job.output.format, job.output.color),
         )  # fmt: skip
-        if isinstance(engines.interpolator, DeviceInterpolator):
-            outputs = interpolated_on_device(spans, engines.interpolator, settings, spent)
-        else:
-            outputs = interpolated(spans, engines.interpolator, settings, spent)
+        outputs = engines.between(spans, settings, spent)
     for output in outputs:
         counts.generated += output.generated
         counts.untouched += output.frame.rgb is None and not output.generated

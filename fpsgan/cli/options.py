@@ -15,7 +15,7 @@ from typing import Annotated, Any, get_type_hints
 import typer
 
 from fpsgan.errors import OptionError
-from fpsgan.options import ENGINES, Options
+from fpsgan.options import ENGINES, HWACCELS, Options
 from fpsgan.video.codecs import CODECS, EncodeOptions
 from fpsgan.video.fields import MODES
 
@@ -127,6 +127,9 @@ class Machine:
 class Job(Machine, Part):
     """What every job that makes a file can be told of its source, its file and the machine."""
 
+    hwaccel: Annotated[str, of_machine("Decode by a graphics chip that gives the same frames.", values=HWACCELS)] = (
+        Options.hwaccel
+    )
     tile: Annotated[int, of_machine("Work in tiles of so many pixels; 0: only if memory is short.")] = Options.tile
     stream: StreamIndex = None
     image_rate: Annotated[Fraction, of_rate("Frame rate of a folder of images.", panel="Input")] = Options.image_rate

@@ -61,12 +61,14 @@ def building_line(now: build.Progress) -> Line:
 def benchmark_text(found: Benchmark) -> str:
     rows = [[name, f"{spent:.2f}"] for name, spent in found.stages.items()]
     rows.append(["all of these", f"{sum(found.stages.values()):.2f}"])
+    rows += [[name, f"{spent:.2f}"] for name, spent in found.peers.items()]
     memory = f", {size_text(found.device_memory)} on the device" if found.device_memory else ""
     return (
         f"{found.device}; engine {found.engine}, {found.dtype}, {found.weights}, {found.size}, {found.batch} at once\n"
         f"{table_text(['stage', 'ms a pair'], rows)}\n"
         f"file to file: {found.fps:.1f} output frames/s ({found.frames} in {found.seconds:.2f} s), bound by "
         f"{found.bound}; peak memory {size_text(found.peak_rss)}{memory}"
+        + "".join(f"\n{what}" for what in found.missing)
     )
 
 
@@ -75,12 +77,22 @@ def stream_line(now: StreamReport) -> Line:
 
 
 def stream_text(now: StreamReport) -> str:
-    left_out = {"not deblurred": now.not_deblurred, "held": now.held, "dropped": now.dropped}
+    left_out = {
+        "not deblurred": now.not_deblurred,
+        "held": now.held,
+        "dropped": now.dropped,
+        "skipped": now.skipped,
+        "packets of sound left out": now.left_out,
+    }
+    wanting = ", ".join(f"{count} {what}" for what, count in left_out.items() if count)
+    levels = ", ".join(f"{name} {100 * count / max(now.frames_out, 1):.0f} %" for name, count in now.levels.items())
     return (
         f"{now.frames_in} frames in, {now.frames_out} out ({now.generated} generated, {now.deblurred} deblurred), "
-        f"{now.rate:.1f} of {now.fps:.4g} frames/s, latency {1000 * now.latency:.0f} ms "
-        f"(95 %: {1000 * now.latency_p95:.0f}, longest {1000 * now.latency_max:.0f}), for want of time: "
-        + ", ".join(f"{count} {what}" for what, count in left_out.items())
+        f"{now.rate:.1f} of {now.fps:.4g} frames/s, {1000 * now.latency:.0f} ms late "
+        f"(95 %: {1000 * now.latency_p95:.0f}, longest {1000 * now.latency_max:.0f})"
+        + (f"; effort: {levels}" if levels else "")
+        + (f"; for want of time: {wanting}" if wanting else "")
+        + (f"; waited for the source for {now.waited} frames" if now.waited else "")
         + (f"; {now.damaged} damaged packets passed over" if now.damaged else "")
     )
 

@@ -41,7 +41,7 @@ class Stage(NamedTuple):
 # Of the flows of all stages each place has the one that explains it best.
 STAGES = {
     "quick": (Stage(8, 4, 16, 3),),
-    "base": (Stage(8, 4, 16, 1), Stage(4, 2, 4, 1, afresh=False)),
+    "base": (Stage(8, 4, 16, 0), Stage(4, 2, 8, 1, afresh=False)),
     "best": (Stage(8, 3, 16, 0), Stage(4, 2, 8, 0)),
 }
 COMPARED_OVER = 7  # px of the flow over which two flows are compared
@@ -59,6 +59,7 @@ DOUBT = 0.3  # per pixel by which two flows miss one another
 # Variational refinement, as OpenCV's: weights of smoothness, of brightness and of gradient constancy; relaxation
 SMOOTHNESS, BRIGHTNESS, GRADIENT, OMEGA, SWEEPS = 20.0, 5.0, 10.0, 1.6, 5
 ROUNDS = 2  # of propagation, between which the descents are shared out
+JUMPS = (2, 1)  # patches away, up, down and to either side, that each asks in turn
 
 
 def find_flow(grey0: Tensor, grey1: Tensor, effort: str = "base") -> tuple[Tensor, Tensor]:
@@ -152,12 +153,13 @@ def _patch_search(here: Tensor, there: Tensor, flow: Tensor, stage: Stage) -> Te
     y = (torch.arange(rows, device=device) * step)[:, None] + inner.repeat_interleave(size)[:, None, None]
     x = (torch.arange(columns, device=device) * step) + inner.repeat(size)[:, None, None]
     x, y = (each.expand(-1, rows, columns).reshape(1, size * size, -1).float() for each in (x, y))
+    # as grid_sample counts, from −1 to 1
+    places = torch.stack(((2 * x + 1) / wide - 1, (2 * y + 1) / high - 1), -1)
+    scale = torch.stack([x.new_full((), 2 / side) for side in (wide, high)])
 
     def moved(vector: Tensor) -> Tensor:
         """The other picture under every patch, [B,P·P,N], moved by [B,2,N]."""
-        grid_x = (2 * (x + vector[:, :1]) + 1) / wide - 1
-        grid_y = (2 * (y + vector[:, 1:]) + 1) / high - 1
-        grid = torch.stack((grid_x, grid_y), -1)
+        grid = torch.addcmul(places, vector.transpose(1, 2)[:, None], scale)
         return F.grid_sample(there, grid, padding_mode="border", align_corners=False)[:, 0]
 
     def compared(vector: Tensor) -> tuple[Tensor, Tensor]:
@@ -167,31 +169,32 @@ def _patch_search(here: Tensor, there: Tensor, flow: Tensor, stage: Stage) -> Te
         return difference, difference.square().sum(1)
 
     def descended(start: Tensor, steps: int) -> Tensor:
+        """The best place on the way, which may lead over worse ones: so a line is found that grows."""
         vector = best = start
-        difference, least = compared(vector)
-        going = torch.ones_like(least, dtype=torch.bool)
+        difference, least = compared(start)
         for _ in range(steps):
             by_x, by_y = (across * difference).sum(1), (down * difference).sum(1)
             change = torch.stack((yy * by_x - xy * by_y, xx * by_y - xy * by_x), 1) * inverse[:, None]
-            vector = torch.where(going[:, None], vector - change, vector)
+            vector = vector - change
             difference, cost = compared(vector)
-            going = going & (cost < least)
-            best, least = torch.where(going[:, None], vector, best), torch.where(going, cost, least)
+            nearer = cost < least
+            best, least = torch.where(nearer[:, None], vector, best), torch.where(nearer, cost, least)
         far = (best - start).square().sum(1, keepdim=True) > size * size
         return torch.where(far, start, best)
 
     start = size // 2  # the flow at the middle of each patch, [B,2,N]
     vectors = flow[..., start::step, start::step][..., :rows, :columns].flatten(2)
-    steps = stage.descents // (2 * (ROUNDS + 1))  # full Gauss–Newton steps: OpenCV's are an eighth as long
+    steps = max(1, stage.descents // (2 * (ROUNDS + 1)))  # full Gauss–Newton steps: OpenCV's are an eighth as long
     vectors = descended(vectors, steps)
     for _ in range(ROUNDS):
         least = compared(vectors)[1]
-        around = F.pad(vectors.view(-1, 2, rows, columns), (1, 1, 1, 1), mode="replicate")
-        for top, left in ((0, 1), (1, 0), (1, 2), (2, 1)):
-            candidate = around[..., top : top + rows, left : left + columns].flatten(2)
-            cost = compared(candidate)[1]
-            better = cost < least
-            vectors, least = torch.where(better[:, None], candidate, vectors), torch.where(better, cost, least)
+        for far in JUMPS:
+            around = F.pad(vectors.view(-1, 2, rows, columns), (far, far, far, far), mode="replicate")
+            for top, left in ((0, far), (far, 0), (far, 2 * far), (2 * far, far)):
+                candidate = around[..., top : top + rows, left : left + columns].flatten(2)
+                cost = compared(candidate)[1]
+                nearer = cost < least
+                vectors, least = torch.where(nearer[:, None], candidate, vectors), torch.where(nearer, cost, least)
         vectors = descended(vectors, steps)
     weights = 1 / (moved(vectors) - patch).abs().clamp(min=1)
     votes = torch.cat((weights * vectors[:, :1], weights * vectors[:, 1:], weights), 1)

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from itertools import chain
+from itertools import chain, pairwise
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from deblur import Deblurrer, Settings, blur_score
-from deblur.gate import GAMMA_VOTES, STEADINESS, steady_score
+from deblur import Deblurrer, MotionBlur, Moving, Settings, blur_score
+from deblur.gate import EXPOSURE_VOTES, GAMMA_VOTES, STEADINESS, exposed, steady_score
+from deblur.motion import Motion, Vote, agreed, flows_between, motion_of
 from deblur.shake import gamma_of
 from fpsgan.stages.scenes import stillness
 from fpsgan.stages.timeline import Relation
@@ -23,6 +25,7 @@ from fpsgan.video.frame import Frame, Picture
 __all__ = ["Counters", "deblurred"]
 
 Grey = NDArray[np.uint8]
+Flow = NDArray[np.float32]
 
 RUN_UP = 8  # frames after which a tenth is left, where a scene stands still, of how the stage began
 
@@ -38,25 +41,38 @@ class Counters:
 
 
 class _Plan(NamedTuple):
-    """How strongly a frame is to be sharpened (0: not at all), and in which gamma it was blurred, if that is known."""
+    """How strongly a frame is to be sharpened (0: not at all), in which gamma it was blurred, if that is known, whether
+    it passes as it is for want of time, and how it moves, where that has blurred it."""
 
     frame: Frame
     relation: Relation
     strength: float
     gamma: float | None
+    late: bool
+    moving: Moving | None = None
+
+
+class _Linked(NamedTuple):
+    """A frame's plan with that of the frame before, and the flows between the two where one moves into the other."""
+
+    before: _Plan | None
+    plan: _Plan
+    flows: tuple[Flow, Flow] | None
 
 
 class _Done(NamedTuple):
-    """What became of it: the sharper picture, None where the frame stays as it is; and the seconds that took."""
+    """What became of it: the sharper picture, None where the frame stays as it is; whether a shake was found, and the
+    seconds that took."""
 
     plan: _Plan
     picture: Picture | None
+    shaken: bool
     seconds: float
 
     @property
     def refused(self) -> bool:
         """As soft as to be sharpened, and no shake in it."""
-        return self.plan.strength > 0 and self.picture is None
+        return self.plan.strength > 0 and not self.shaken
 
 
 def deblurred(
@@ -71,7 +87,7 @@ def deblurred(
     """Every frame with its relation to the one before, in order; those that are sharpened carry `Frame.rgb`.
 
     A frame of which `late` says so passes as it is, for want of time. So many as there are `workers` are sharpened at
-    once; the stage reads as many frames ahead, and one more.
+    once; the stage reads some frames ahead for each of its steps: three and three times as many as there are workers.
 
     **State, and where it can be begun anew.** At a cut all of it begins anew, so that a run that starts at a cut gives
     the same frames, to the bit, as one that came from before it. Within a shot the run-up is the whole shot from the
@@ -79,26 +95,32 @@ def deblurred(
     - the gamma is what the first GAMMA_VOTES sharpened frames of the shot say: no later frame rebuilds it;
     - the steadied score forgets an error by a tenth a frame (at once where the blur changes much); it counts only while
       it lies within 0.1 of `deblur.gate.BLURRED`, where the strength is neither 0 nor 1;
+    - for how long the shutter was open is what EXPOSURE_VOTES frames say, this one the last of them;
     - what stands still keeps STEADINESS of the last sharpened frame: an error is below one code in 256 after 20 frames;
-    - whether a frame alone shows a shake takes one frame on either side.
+    - whether a frame alone shows a shake takes one frame on either side, and so does how it moves.
     """
 
     def sharpen(plan: _Plan) -> _Done:
         if not plan.strength:
-            return _Done(plan, None, 0.0)
+            return _Done(plan, None, False, 0.0)
         began = time.perf_counter()
-        done = deblurrer.sharpen(plan.frame.as_rgb(), plan.strength, cautious=settings.cautious, gamma=plan.gamma)
-        return _Done(plan, done.picture if done.touched else None, time.perf_counter() - began)
+        done = deblurrer.sharpen(
+            plan.frame.as_rgb(), plan.strength, cautious=settings.cautious, gamma=plan.gamma, moving=plan.moving
+        )
+        return _Done(plan, done.picture if done.touched else None, done.shaken, time.perf_counter() - began)
 
     # of the last frame, if it was sharpened: as shown, and in grey before and after sharpening
     before: tuple[Picture, Grey, Grey] | None = None
-    results = in_order(_planned(frames, deblurrer, settings, counters, late), sharpen, workers)
+    plans = _planned(frames, deblurrer, settings, late)
+    if deblurrer.motion is not None:
+        plans = _with_motion(plans, deblurrer.motion, workers)
+    results = in_order(plans, sharpen, workers)
     if deblurrer.undoes_shake:
-        results = _without_lone_shakes(results)
-    for (frame, relation, strength, _), picture, seconds in results:
+        results = _without_lone_shakes(results, deblurrer)
+    for (frame, relation, strength, _, passed, _), picture, _, seconds in results:
         counters.seconds += seconds / workers
         if picture is None:
-            counters.sharp_skipped += strength > 0
+            counters.sharp_skipped += not passed
             before = None
             yield frame, relation
             continue
@@ -117,7 +139,6 @@ def _planned(
     frames: Iterable[tuple[Frame, Relation]],
     deblurrer: Deblurrer,
     settings: Settings,
-    counters: Counters,
     late: Callable[[Frame], bool],
 ) -> Iterator[_Plan]:
     score: float | None = None
@@ -126,29 +147,68 @@ def _planned(
         strength, gamma = 0.0, None
         if relation is Relation.CUT:
             votes = []
-        if not late(frame):
+        passed = late(frame)
+        if not passed:
             if settings.mode == "auto":
                 # one scene has one look: its score is steadied, and begins anew with the next
                 score = steady_score(None if relation is Relation.CUT else score, blur_score(_grey(frame)))
             strength = settings.strength_for(score or 0.0)
-            counters.sharp_skipped += not strength
         if strength and len(votes) < GAMMA_VOTES:
             costs = deblurrer.gamma_costs(frame.as_rgb())
             votes += [] if costs is None else [costs]
         if strength and votes:
             gamma = gamma_of(votes)
-        yield _Plan(frame, relation, strength, gamma)
+        yield _Plan(frame, relation, strength, gamma, passed)
 
 
-def _without_lone_shakes(results: Iterable[_Done]) -> Iterator[_Done]:
-    """A frame that alone shows a shake, between two as soft that show none, is a mistake: it stays as it came."""
+def _with_motion(plans: Iterable[_Plan], motion: MotionBlur, workers: int) -> Iterator[_Plan]:
+    """Plans of frames that both neighbours move into, with how they move, where that has blurred them."""
+
+    def linked(pair: tuple[_Plan | None, _Plan | None]) -> _Linked:
+        before, plan = pair
+        assert plan is not None
+        moves = before is not None and plan.relation is Relation.MOTION and (before.strength > 0 or plan.strength > 0)
+        if before is None or not moves:
+            return _Linked(before, plan, None)
+        return _Linked(before, plan, flows_between(before.frame.luma, plan.frame.luma))
+
+    def seen(link: tuple[_Linked | None, _Linked | None]) -> tuple[_Plan, Motion | None, Vote | None]:
+        here, after = link
+        assert here is not None
+        before, plan, flows = here
+        if not plan.strength or before is None or flows is None or after is None or after.flows is None:
+            return plan, None, None
+        luma = plan.frame.luma
+        found = motion_of(before.frame.luma, luma, after.plan.frame.luma, flows, after.flows)
+        return plan, found, motion.exposure(luma, found)
+
+    links = in_order(pairwise(chain((None,), plans)), linked, workers)
+    votes: deque[Vote | None] = deque(maxlen=EXPOSURE_VOTES)
+    for plan, found, vote in in_order(pairwise(chain(links, (None,))), seen, workers):
+        if plan.relation is Relation.CUT:
+            votes.clear()
+        votes.append(vote)
+        share = agreed(votes)
+        yield plan if found is None or not exposed(share) else plan._replace(moving=Moving(found, share))
+
+
+def _without_lone_shakes(results: Iterable[_Done], deblurrer: Deblurrer) -> Iterator[_Done]:
+    """A frame that alone shows a shake, between two as soft that show none, is a mistake: it is taken for one more."""
+
+    def unshaken(done: _Done) -> _Done:
+        plan, picture = done.plan, None
+        if plan.moving is not None:
+            found = deblurrer.unblurred(plan.frame.as_rgb(), plan.strength, plan.moving)
+            picture = found.picture if found.touched else None
+        return done._replace(picture=picture, shaken=False)
+
     before: _Done | None = None
     here: _Done | None = None
     for after in chain(results, (None,)):
         if here is not None:
-            alone = before is not None and before.refused and here.plan.relation is not Relation.CUT
+            alone = here.shaken and before is not None and before.refused and here.plan.relation is not Relation.CUT
             alone = alone and after is not None and after.refused and after.plan.relation is not Relation.CUT
-            yield here._replace(picture=None) if alone else here
+            yield unshaken(here) if alone else here
         before, here = here, after
 
 

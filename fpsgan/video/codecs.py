@@ -9,9 +9,11 @@ from typing import Any
 from fpsgan.errors import OptionError
 from fpsgan.video.frame import PixelFormat
 
-__all__ = ["CODECS", "CONTAINERS", "EncodeOptions", "choose_format"]
+__all__ = [
+    "CODECS", "CONTAINERS", "HARDWARE", "PIPED", "UPLOADED", "UPLOADING", "EncodeOptions", "choose_format"
+]  # fmt: skip
 
-# codec → (ffmpeg's encoder, flag that sets the quality, its default, further options)
+# codec → (ffmpeg's encoder, flags that set the quality, their default, further options)
 CODECS: dict[str, tuple[str, str, int | None, dict[str, Any]]] = {
     "h264": ("libx264", "crf", 17, {"preset": "medium"}),
     "hevc": ("libx265", "crf", 19, {"preset": "medium", "x265-params": "log-level=error"}),
@@ -22,11 +24,26 @@ CODECS: dict[str, tuple[str, str, int | None, dict[str, Any]]] = {
     "h264_nvenc": ("h264_nvenc", "cq", 19, {"preset": "p5", "rc": "vbr", "b:v": 0}),
     "hevc_nvenc": ("hevc_nvenc", "cq", 21, {"preset": "p5", "rc": "vbr", "b:v": 0}),
     "av1_nvenc": ("av1_nvenc", "cq", 26, {"preset": "p5", "rc": "vbr", "b:v": 0}),
+    "h264_qsv": ("h264_qsv", "global_quality", 19, {"preset": "slow"}),
+    "hevc_qsv": ("hevc_qsv", "global_quality", 21, {"preset": "slow"}),
+    "av1_qsv": ("av1_qsv", "global_quality", 26, {"preset": "slow"}),
+    "h264_vaapi": ("h264_vaapi", "global_quality", 19, {"rc_mode": "CQP"}),
+    "hevc_vaapi": ("hevc_vaapi", "global_quality", 21, {"rc_mode": "CQP"}),
+    "av1_vaapi": ("av1_vaapi", "global_quality", 100, {"rc_mode": "CQP"}),
+    "h264_amf": ("h264_amf", "qp_i qp_p", 19, {"quality": "quality", "rc": "cqp"}),
+    "hevc_amf": ("hevc_amf", "qp_i qp_p", 21, {"quality": "quality", "rc": "cqp"}),
+    "av1_amf": ("av1_amf", "qp_i qp_p", 100, {"quality": "quality", "rc": "cqp"}),
+    "h264_videotoolbox": ("h264_videotoolbox", "q:v", 65, {}),
+    "hevc_videotoolbox": ("hevc_videotoolbox", "q:v", 65, {}),
     "gif": ("gif", "", None, {}),
     "webp": ("libwebp_anim", "quality", 90, {"loop": 0}),
     "png": ("png", "", None, {}),
     "jpg": ("mjpeg", "qscale:v", 2, {}),
 }
+
+HARDWARE = ("nvenc", "qsv", "vaapi", "amf", "videotoolbox")  # ends of the names of codecs that a graphics chip writes
+UPLOADED = {"vaapi": ("nv12", "p010le")}  # surfaces that an encoder takes, and the pictures that become such
+UPLOADING = {"vaapi": ("-init_hw_device", "vaapi=chip", "-filter_hw_device", "chip")}  # by which ffmpeg can do that
 
 # suffix → (ffmpeg's muxer, codec by default, audio codec where the source's cannot be copied, likewise for text)
 CONTAINERS: dict[str, tuple[str, str, str, str]] = {
@@ -45,12 +62,14 @@ CONTAINERS: dict[str, tuple[str, str, str, str]] = {
     "": ("image2", "png", "", ""),  # a folder of images
 }
 
+PIPED = ("matroska", "nut", "yuv4mpegpipe")  # containers of raw pictures that go through a pipe
+
 
 @dataclasses.dataclass(frozen=True)
 class EncodeOptions:
     """What the user may say about the output. ``codec`` "auto": what suits the container and the bit depth.
-    ``quality``: the encoder's own scale (CRF for most, smaller is better), None for ours. ``pix_fmt``: None keeps the
-    source's, or the nearest the encoder takes."""
+    ``quality``: the encoder's own scale (CRF for most, smaller is better; with webp and videotoolbox larger is; AV1 by
+    vaapi and amf goes to 255), None for ours. ``pix_fmt``: None keeps the source's, or the nearest that it takes."""
 
     codec: str = "auto"
     quality: int | None = None
@@ -60,7 +79,7 @@ class EncodeOptions:
 def choose_format(source: PixelFormat, offered: tuple[str, ...], wanted: str | None, encoder: str) -> PixelFormat:
     """The pixel format to encode: the wanted one, the source's own, or the nearest that loses least."""
     usable: dict[str, PixelFormat] = {}
-    for name in offered:
+    for name in (own for kind in offered for own in UPLOADED.get(kind, (kind,))):
         with contextlib.suppress(ValueError, KeyError):  # hardware surfaces are no pixel formats
             usable.setdefault(PixelFormat.of(name).name, PixelFormat.of(name))
     if wanted is not None:

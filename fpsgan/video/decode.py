@@ -5,26 +5,31 @@ from __future__ import annotations
 import dataclasses
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
 from fractions import Fraction
-from itertools import chain
+from itertools import chain, islice
 from typing import Any
 
 import av
 import av.error
 import av.logging
 import numpy as np
+from av.codec.hwaccel import HWAccel
 
 from fpsgan.errors import InputError
 from fpsgan.video.clock import Clock, Order
 from fpsgan.video.fields import treat
-from fpsgan.video.frame import Frame, PixelFormat
+from fpsgan.video.frame import Frame, Orientation, PixelFormat
+from fpsgan.video.hardware import decoding_devices
 from fpsgan.video.photo import read_frame
 from fpsgan.video.probe import VideoInfo, color_of, open_container, video_decoder
 
-__all__ = ["Trouble", "check_damage", "decode"]
+__all__ = ["Fitter", "Trouble", "check_damage", "decode", "frame_of", "hardware_for"]
 
 Report = Callable[[str], None]
 
+TRIED = 8  # frames that a chip has to decode as software does
+ALONE = 1  # thread for libswscale: with more, p010 now and then comes out wrong where their parts meet (libav 62)
 STRAY = 2  # frames by which a single time must be too high to be none
 
 
@@ -35,6 +40,7 @@ def decode(
     end: Fraction | None = None,
     conceal: bool = False,
     report: Report = print,
+    hardware: HWAccel | None = None,
 ) -> Generator[Frame, None, None]:
     """Yield the frames of ``info`` in the order shown, pts strictly increasing, in seconds from ``info.origin``.
 
@@ -42,10 +48,11 @@ def decode(
     where the container rounds. Damage between ``start`` and ``end`` raises InputError with its time, before any frame
     where ``probe`` found it; with ``conceal`` it goes to ``report`` instead, and the frames that cannot be decoded are
     left out (their time stays). ``report`` also hears what a decoder complains of while it goes on by itself.
+    ``hardware``: the chip that decodes (`hardware_for`); where it may fall back on software and does not open, it does.
     """
     trouble = check_damage(info, start, end, conceal=conceal, report=report)
     lead = Fraction(0) if info.treatment is None else info.treatment.lead
-    pictures = _from(info, start if start is None else max(Fraction(0), start - lead), trouble)
+    pictures = _from(info, start if start is None else max(Fraction(0), start - lead), trouble, hardware)
     if info.treatment is not None:
         pictures = treat(info.treatment, pictures)
     frames = _timed(info, pictures, report)
@@ -65,6 +72,34 @@ def decode(
         until = held.pts + held.duration if end is None else min(held.pts + held.duration, end)
         yield dataclasses.replace(held, duration=until - held.pts)
     trouble.sum_up()
+
+
+def hardware_for(info: VideoInfo, report: Report) -> str:
+    """The kind of device that decodes a file, tried on its first frames: "" where none gives the same as software.
+
+    ``report`` hears of one that opens and is not used. A damaged file is left to software, which complains of what a
+    chip conceals in silence.
+    """
+    if info.images or info.damage:
+        return ""
+    for kind in (kind for kind, trouble in decoding_devices(info.codec).items() if not trouble):
+        try:
+            if _first(info, HWAccel(kind, allow_software_fallback=False)) == _first(info, None):
+                return kind
+            why = ""
+        except (InputError, av.error.FFmpegError) as error:
+            why = f" ({error})"
+        report(f"{kind} does not decode this {info.codec} as software does{why}: decoded in software")
+    return ""
+
+
+def _first(info: VideoInfo, hardware: HWAccel | None) -> list[Any]:
+    """The first frames, to be compared."""
+    with closing(decode(info, report=lambda _: None, hardware=hardware)) as frames:
+        return [
+            (frame.pts, frame.format, frame.color, *(plane.tobytes() for plane in frame.planes))
+            for frame in islice(frames, TRIED)
+        ]
 
 
 def check_damage(
@@ -124,7 +159,9 @@ def _at(when: Fraction | None) -> str:
     return "" if when is None else f" at {float(when):.3f} s"
 
 
-def _from(info: VideoInfo, start: Fraction | None, trouble: Trouble) -> Iterator[tuple[Fraction | None, Any]]:
+def _from(
+    info: VideoInfo, start: Fraction | None, trouble: Trouble, hardware: HWAccel | None
+) -> Iterator[tuple[Fraction | None, Any]]:
     """(time or None, PyAV picture), in the order shown, from a keyframe that lets the picture at ``start`` be decoded.
 
     Not every keyframe does, whatever the container says. So the first picture is compared with what should be there,
@@ -142,7 +179,7 @@ def _from(info: VideoInfo, start: Fraction | None, trouble: Trouble) -> Iterator
         for key, seek in ((before - 1, True), (before - 3, True), (before - 1, False), (before - 3, False)):
             if key < 0:
                 continue
-            pictures = _pictures(info, shown.keys[key], seek, trouble)
+            pictures = _pictures(info, shown.keys[key], seek, trouble, hardware)
             for time, picture in pictures:
                 if time == expected:
                     yield time, picture
@@ -151,7 +188,7 @@ def _from(info: VideoInfo, start: Fraction | None, trouble: Trouble) -> Iterator
                 if time is not None and time > expected:
                     break
             pictures.close()
-    yield from _pictures(info, None, False, trouble)
+    yield from _pictures(info, None, False, trouble, hardware)
 
 
 def _images(info: VideoInfo, trouble: Trouble) -> Iterator[tuple[Fraction, Any]]:
@@ -164,7 +201,7 @@ def _images(info: VideoInfo, trouble: Trouble) -> Iterator[tuple[Fraction, Any]]
 
 
 def _pictures(
-    info: VideoInfo, key: int | None, seek: bool, trouble: Trouble
+    info: VideoInfo, key: int | None, seek: bool, trouble: Trouble, hardware: HWAccel | None
 ) -> Generator[tuple[Fraction | None, Any], None, None]:
     """Decode from the keyframe shown at ``key`` (in the file's stamps; None: from the beginning) to the end."""
     # Held back until a picture follows: where a recording was switched on or off something always is broken.
@@ -176,7 +213,7 @@ def _pictures(
 
     with open_container(info.path) as container:
         video = container.streams[info.stream]
-        decoder = video_decoder(video)
+        decoder = _decoder(video, trouble, hardware)
         order = Order(decoder.reorder_depth) if info.presentation.decode_times else None
         waiting: dict[int, Fraction] = {}  # times of packets whose pictures are yet to come
         for number, (packet, time) in enumerate(chain(_packets(info, container, key, seek), [(None, None)])):
@@ -214,12 +251,29 @@ def _pictures(
                     else:
                         trouble.heard(early, came)
                 broken, shown = ("damaged picture", came) if picture.is_corrupt else None, True
-                yield came, picture
+                yield came, picture if hardware is None else _unpacked(picture, info.pixel_format)
         if broken:
             trouble.tell(f"{broken[0]} at the very end", broken[1])
         times = info.presentation.times
         if shown and times and latest < times[-1] * info.time_base - info.origin:
             trouble.found("the file has become shorter since it was looked at, and ends", latest)
+
+
+def _decoder(video: Any, trouble: Trouble, hardware: HWAccel | None) -> Any:
+    settings: Any = hardware  # PyAV's stubs leave its fields out
+    try:
+        return video_decoder(video, hardware)
+    except av.error.FFmpegError as error:
+        if hardware is None or not settings.allow_software_fallback:
+            raise
+        trouble.tell(f"the chip does not open any more ({error.strerror}): decoded in software")
+        return video_decoder(video)
+
+
+def _unpacked(picture: Any, pixel_format: str) -> Any:
+    """A picture as software gives it: chips interleave both chroma planes, and put 10 bits into the upper of 16."""
+    interleaved = picture.format.name.startswith(("nv", "p0", "p2", "p4"))
+    return picture.reformat(format=pixel_format, threads=ALONE) if interleaved else picture
 
 
 def _packets(info: VideoInfo, container: Any, key: int | None, seek: bool) -> Iterator[tuple[Any, Fraction | None]]:
@@ -256,14 +310,14 @@ def _timed(info: VideoInfo, pictures: Iterator[tuple[Fraction | None, Any]], rep
     """Frames with clean times: missing ones filled in, repeated ones dropped, a constant rate exact."""
     step = 1 / info.frame_rate
     first = info.start - info.origin
-    fit = _Fitter(info, report)
+    fit = Fitter(info.coded, info.pixel_format, info.time_base, report)
     last: Fraction | None = None
     held: tuple[Fraction, Any] | None = None  # until the next one tells whether its time is one
     left_out = 0
 
     def frame(pts: Fraction, picture: Any) -> Frame:
         duration = (picture.duration or 0) * info.time_base if info.vfr else step
-        return _frame(info, fit(picture, pts), pts, duration or step)
+        return frame_of(fit(picture, pts), info.siting, info.orientation, pts, duration or step)
 
     for time, picture in _begun(pictures, step, report) if info.presentation.times else pictures:
         pts = time if time is not None else first if held is None else held[0] + step
@@ -306,12 +360,11 @@ def _begun(
     yield from pictures
 
 
-class _Fitter:
+class Fitter:
     """Brings pictures of another size or pixel format, where a file changes it on the way, into those of the first."""
 
-    def __init__(self, info: VideoInfo, report: Report) -> None:
-        self._info, self._report = info, report
-        self._size, self._format = info.coded, info.pixel_format
+    def __init__(self, size: tuple[int, int], pixel_format: str, time_base: Fraction, report: Report) -> None:
+        self._size, self._format, self._time_base, self._report = size, pixel_format, time_base, report
         self._graph: Any = None
         self._from: tuple[int, int, str] | None = None
 
@@ -320,7 +373,7 @@ class _Fitter:
         if shape == (*self._size, self._format):
             return picture
         if shape != self._from:
-            (width, height), info = self._size, self._info
+            width, height = self._size
             if shape[:2] != self._size:
                 self._report(
                     f"the picture changes size{_at(pts)}, from {width}×{height} to {shape[0]}×{shape[1]}: "
@@ -331,26 +384,27 @@ class _Fitter:
             # black bars keep its shape
             self._graph.link_nodes(
                 self._graph.add_buffer(
-                    width=shape[0], height=shape[1], format=picture.format, time_base=info.time_base
+                    width=shape[0], height=shape[1], format=picture.format, time_base=self._time_base
                 ),
                 self._graph.add("scale", f"{width}:{height}:force_original_aspect_ratio=decrease:flags=bicubic"),
                 self._graph.add("pad", f"{width}:{height}:-1:-1"),
                 self._graph.add("format", self._format),
                 self._graph.add("buffersink"),
             ).configure()
-        picture.time_base = self._info.time_base
+        picture.time_base = self._time_base
         picture.pts = None
         self._graph.push(picture)
         return self._graph.pull()
 
 
-def _frame(info: VideoInfo, picture: Any, pts: Fraction, duration: Fraction) -> Frame:
-    format, color = PixelFormat.of(picture.format.name), color_of(picture, info.siting)
+def frame_of(picture: Any, siting: str, orientation: Orientation, pts: Fraction, duration: Fraction) -> Frame:
+    """A decoded PyAV picture, whose chroma is at ``siting``, as it is shown. ValueError: see PixelFormat.of."""
+    format, color = PixelFormat.of(picture.format.name), color_of(picture, siting)
     if picture.format.name.replace("yuvj", "yuv") != format.name:
-        picture = picture.reformat(format=format.name)  # unpacks without loss; see PixelFormat.of
+        picture = picture.reformat(format=format.name, threads=ALONE)  # unpacks without loss; see PixelFormat.of
     stored = tuple(_plane(picture, format, k) for k in range(format.planes))
-    planes = info.orientation.planes(stored, format, color)
-    return Frame(planes, *info.orientation.described(format, color), pts, duration)
+    planes = orientation.planes(stored, format, color)
+    return Frame(planes, *orientation.described(format, color), pts, duration)
 
 
 def _plane(picture: Any, format: PixelFormat, k: int) -> Any:

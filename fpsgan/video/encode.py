@@ -8,13 +8,12 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import av
 import ffmpeg
 import numpy as np
 
-from fpsgan.errors import FpsganError, OutputError
-from fpsgan.video.codecs import CODECS
-from fpsgan.video.ffmpeg import NutPipe, ffmpeg_path
+from fpsgan.errors import FpsganError, OutputError, SetupError
+from fpsgan.video.codecs import CODECS, HARDWARE, UPLOADED, UPLOADING
+from fpsgan.video.ffmpeg import FfmpegPipe, ffmpeg_path
 from fpsgan.video.files import PART
 from fpsgan.video.frame import MATRICES, PRIMARIES, TRANSFERS, Array, Color, Frame, PixelFormat, code_point
 from fpsgan.video.probe import NUT_TICK, Stream, VideoInfo, open_container
@@ -96,7 +95,7 @@ class Encoder:
         self.plan, self.path = plan, path
         self.frames = 0
         self._part = path.with_name(f"{PART}-{os.getpid()}-{path.name}")  # a killed job's ffmpeg may go on for a moment
-        self._pipe = NutPipe(self._arguments(number), self._failure)
+        self._pipe = FfmpegPipe(self._arguments(number), self._failure)
 
     def __enter__(self) -> Encoder:
         self.open()
@@ -122,12 +121,7 @@ class Encoder:
     def write(self, frame: Frame) -> None:
         """Send one frame, at ``frame.pts`` seconds of the output. Raises OutputError if ffmpeg has given up."""
         planes = [self._padded(plane, k) for k, plane in enumerate(frame.as_planes(self.plan.format, self.plan.color))]
-        packet = av.Packet(b"".join(plane.tobytes() for plane in planes))
-        packet.stream = self._stream
-        packet.time_base = self.plan.time_base
-        packet.pts = packet.dts = round(frame.pts / self.plan.time_base)
-        packet.is_keyframe = True
-        self._pipe.write(packet)
+        self._pipe.write_picture(self._stream, planes, round(frame.pts / self.plan.time_base))
         self.frames += 1
 
     def abort(self) -> None:
@@ -160,7 +154,7 @@ class Encoder:
     def _arguments(self, number: int) -> list[str]:
         plan = self.plan
         info, tags, tick = plan.info, plan.color_tags, plan.time_base
-        encoder, quality_flag, _, extra = INTERMEDIATE if plan.late else CODECS[plan.codec]
+        encoder, quality_flags, _, extra = INTERMEDIATE if plan.late else CODECS[plan.codec]
         settings: dict[str, Any] = {"c:v": encoder, **extra, "fps_mode": "passthrough"}
         if plan.codec.split("_")[0] in ("h264", "hevc") and (tags["colorspace"] > 14 or tags["color_primaries"] > 12):
             # younger than the encoders: x264 drops them, x265 refuses them; so they are put in behind the encoder
@@ -170,9 +164,13 @@ class Encoder:
             tags |= {"colorspace": 2, "color_primaries": 2}
         video = ffmpeg.input("pipe:0", format="nut").filter("setparams", **tags)
         video = video.filter("setsar", f"{info.sar.numerator}/{info.sar.denominator}")
+        chip = encoder.split("_")[-1]
+        if chip in UPLOADED:
+            surface = "nv12" if plan.format.depth == 8 else "p010le"
+            video = video.filter("format", surface).filter("hwupload")
         settings["enc_time_base"] = f"{tick.numerator}:{tick.denominator}"
-        if plan.quality is not None and quality_flag:
-            settings[quality_flag] = plan.quality
+        if plan.quality is not None:
+            settings |= dict.fromkeys(quality_flags.split(), plan.quality)
         if encoder == "libx265" and info.mastering:
             settings["x265-params"] += f":hdr10=1:repeat-headers=1:{info.mastering}"
         if plan.format.family == "yuv" and plan.format.log2_w == 1:
@@ -182,7 +180,7 @@ class Encoder:
         # without a container's delay for frames that are shown later than they are decoded: the times are absolute
         settings["avoid_negative_ts"] = "disabled"
         graph = ffmpeg.output(video, PART, format="image2" if plan.muxer == "image2" else "nut", **settings)
-        graph = graph.global_args("-hide_banner", "-nostats", "-loglevel", "error", "-copyts")
+        graph = graph.global_args("-hide_banner", "-nostats", "-loglevel", "error", "-copyts", *UPLOADING.get(chip, ()))
         arguments: list[str] = ffmpeg.compile(graph, cmd=ffmpeg_path(), overwrite_output=True)
         # put in here since ffmpeg-python takes no names that are not UTF-8; a "%" in a folder's name would be a pattern
         images = f"{str(self._part).replace('%', '%%')}/%06d.{plan.codec}"
@@ -193,6 +191,13 @@ def failure(plan: Plan, said: str) -> FpsganError:
     """What to tell people of an ffmpeg that ended with an error."""
     if "No space left" in said:
         return OutputError(f"{plan.target}: the disk is full; free some space and run again")
+    family, _, chip = plan.codec.partition("_")
+    if chip in HARDWARE:
+        deeper = ", or --pix-fmt yuv420p" if plan.format.depth > 8 else ""  # which fewer chips take
+        return SetupError(
+            f"--codec {plan.codec}: does not work here with {plan.width}×{plan.height} {plan.format.name} "
+            f"({said.split('; ')[0][-200:]}); use --codec {family}{deeper}; `fpsgan doctor` tells what works"
+        )
     return OutputError(f"{plan.target}: ffmpeg could not write it as {plan.codec}: {said[-500:]}")
 
 

@@ -10,17 +10,30 @@ import sys
 import threading
 import types
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from functools import lru_cache
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 import av
+import av.codec.codec
 import imageio_ffmpeg
+import numpy as np
+from numpy.typing import NDArray
 
 from fpsgan.errors import FpsganError, SetupError
+from fpsgan.video.matroska import described
 
-__all__ = ["NutPipe", "encoder_formats", "encoders", "ffmpeg_path", "ffmpeg_version", "run"]
+__all__ = [
+    "FfmpegPipe",
+    "PacketPipe",
+    "container_codecs",
+    "encoder_formats",
+    "encoders",
+    "ffmpeg_path",
+    "ffmpeg_version",
+    "run",
+]
 
 
 OLDEST = (5, 1)  # the first with -fps_mode
@@ -82,13 +95,138 @@ def encoder_formats(encoder: str) -> tuple[str, ...]:
     return tuple(found.group(1).split()) if found else ()
 
 
-class NutPipe:
-    """A running ffmpeg that is fed one video stream on its standard input, in NUT, which carries exact times.
+@lru_cache
+def _fourcc(pix_fmt: str) -> bytes:
+    """The code by which raw pictures of a format go."""
+    raw: Any = av.CodecContext.create("rawvideo", "w")
+    raw.width = raw.height = 16
+    raw.pix_fmt, raw.time_base = pix_fmt, Fraction(1)
+    raw.open()
+    return str(raw.codec_tag).encode("latin-1")
+
+
+@lru_cache
+def container_codecs(muxer: str) -> frozenset[str]:
+    """What a container of libavformat has a name for, as ffmpeg calls formats, not their decoders."""
+    with av.open(types.SimpleNamespace(write=len), "w", format=muxer) as container:
+        names = container.supported_codecs
+    return frozenset(av.Codec(name, mode).canonical_name for name in names for mode in _modes(name))
+
+
+def _modes(codec: str) -> list[Literal["r", "w"]]:
+    """Whether PyAV can read it, write it, or both."""
+    found: list[Literal["r", "w"]] = []
+    for mode in ("r", "w"):
+        with contextlib.suppress(av.codec.codec.UnknownCodecError):
+            av.Codec(codec, mode)
+            found.append(mode)
+    return found
+
+
+class PacketPipe:
+    """Streams in a container, to an open file: raw pictures, and other streams as they are.
+
+    ``format``: "nut" carries exact times, but no colour tags and few subtitles; "matroska" carries those, and times to
+    the millisecond; "yuv4mpegpipe" pictures alone.
+    """
+
+    def __init__(self, format: str = "nut") -> None:
+        self.format = format
+        # PyAV swallows what a write callback raises, so Ctrl-C must never land in one: the callback only appends, in C,
+        # to a list, and _send does the waiting
+        self._chunks: list[bytes] = []
+        self._change: Callable[[bytes], bytes] | None = None  # of the header
+
+    def open(self, file: IO[bytes]) -> None:
+        self._file = file
+        # a packet goes out with the next one, whatever its stream: libavformat would wait for each of them, up to 10 s
+        options = {"max_interleave_delta": "1", "strict": "-1"}  # of Y4M, 10 bits are no standard, but usual
+        if self.format == "matroska":
+            options["write_crc32"] = "0"  # of a header that _send will change
+        writer = types.SimpleNamespace(write=self._chunks.append)
+        self._container = av.open(writer, "w", format=self.format, options=options)
+
+    def add_pictures(
+        self,
+        width: int,
+        height: int,
+        pix_fmt: str,
+        time_base: Fraction,
+        *,
+        rate: Fraction | None = None,
+        sar: Fraction = Fraction(1),
+    ) -> Any:
+        """The stream, of raw pictures. NUT does not hold ``sar``, how wide a pixel is."""
+        stream: Any = self._container.add_stream("rawvideo", rate=rate)
+        stream.width, stream.height, stream.pix_fmt = width, height, pix_fmt
+        stream.time_base = stream.codec_context.time_base = time_base
+        if self.format == "matroska":
+            # libavformat's reader, and mpv's, know all pictures that rawvideo has a code for; its writer, those of AVI
+            fourcc, stream.pix_fmt = _fourcc(pix_fmt), "yuv420p"
+            self._change = lambda header: described(header, fourcc, sar * Fraction(width, height))
+        elif self.format == "yuv4mpegpipe":
+            self._change = lambda header: header.replace(b" A0:0 ", b" A%d:%d " % sar.as_integer_ratio(), 1)
+        return stream
+
+    def add_copy(self, of: Any, time_base: Fraction) -> Any:
+        """The stream, of packets as they are in the PyAV stream ``of``."""
+        stream: Any = self._container.add_stream_from_template(of, opaque=True)  # there may be no encoder for it
+        stream.time_base = time_base
+        return stream
+
+    def add_encoded(self, codec: str) -> Any:
+        """The stream, of packets in that codec that come without one."""
+        return self._container.add_mux_stream(codec)
+
+    def add_attachment(self, name: str, mimetype: str, data: bytes) -> None:
+        self._container.add_attachment(name, mimetype, data)
+
+    def add_samples(self, codec: str, rate: int, layout: str) -> Any:
+        """The stream, of sound that is encoded here."""
+        return self._container.add_stream(codec, rate=rate, layout=layout)
+
+    def write_picture(self, stream: Any, planes: Sequence[NDArray[np.generic]], tick: int) -> None:
+        """A picture of the stream's size and format, shown from ``tick`` on, in its time base."""
+        packet = av.Packet(b"".join(plane.tobytes() for plane in planes))
+        packet.stream = stream
+        packet.time_base, packet.is_keyframe = stream.codec_context.time_base, True
+        packet.pts = packet.dts = tick
+        self.write(packet)
+
+    def write(self, packet: Any) -> None:
+        """Raises what writing to the file raises."""
+        self._container.mux(packet)
+        self._send()
+
+    def finish(self) -> None:
+        """Write what is left, and close the file."""
+        self._container.close()
+        self._send()
+        self._file.close()
+
+    def abort(self) -> None:
+        """Close the file as it is."""
+        self._container.close()
+        with contextlib.suppress(OSError):  # the other end is gone: that is the point
+            self._file.close()
+
+    def _send(self) -> None:
+        chunks = self._chunks.copy()
+        self._chunks.clear()
+        if self._change is not None and chunks:
+            chunks, self._change = [self._change(b"".join(chunks))], None
+        self._file.writelines(chunks)
+        self._file.flush()
+
+
+class FfmpegPipe(PacketPipe):
+    """A running ffmpeg that is fed streams on its standard input.
 
     ``failed`` makes the error to raise of what ffmpeg said, once it has ended without success.
     """
 
-    def __init__(self, command: list[str], failed: Callable[[str], FpsganError]) -> None:
+    def __init__(self, command: list[str], failed: Callable[[str], FpsganError], format: str = "nut") -> None:
+        super().__init__(format)
         self._command, self._failed = command, failed
         self._said: deque[str] = deque(maxlen=12)
 
@@ -98,37 +236,14 @@ class NutPipe:
             self._command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, **_detached()
         )
         assert self._process.stdin is not None and self._process.stderr is not None
-        self._input = self._process.stdin
         self._listener = threading.Thread(target=self._listen, args=(self._process.stderr,), daemon=True)
         self._listener.start()
-        # PyAV swallows what a write callback raises, so Ctrl-C must never land in one: the callback only appends, in C,
-        # to a list, and _send does the waiting
-        self._chunks: list[bytes] = []
-        self._nut = av.open(types.SimpleNamespace(write=self._chunks.append), "w", format="nut")
-
-    def add_pictures(self, width: int, height: int, pix_fmt: str, time_base: Fraction) -> Any:
-        """The stream, of raw pictures."""
-        stream: Any = self._nut.add_stream("rawvideo")
-        stream.width, stream.height, stream.pix_fmt = width, height, pix_fmt
-        stream.time_base = stream.codec_context.time_base = time_base
-        return stream
-
-    def add_copy(self, of: Any, time_base: Fraction) -> Any:
-        """The stream, of packets as they are in the PyAV stream ``of``."""
-        stream: Any = self._nut.add_stream_from_template(of, opaque=True)  # there may be no encoder for it
-        stream.time_base = time_base
-        return stream
-
-    def write(self, packet: Any) -> None:
-        self._nut.mux(packet)
-        self._send()
+        self.open(self._process.stdin)
 
     def finish(self) -> None:
         """Close ffmpeg's input and wait for it to end."""
         try:
-            self._nut.close()
-            self._send()
-            self._input.close()
+            super().finish()
             code = self._process.wait()
         except OSError as error:
             raise self._failure() from error
@@ -143,22 +258,18 @@ class NutPipe:
         """End ffmpeg at once."""
         self._process.kill()
         self._process.wait()
-        self._nut.close()
-        with contextlib.suppress(OSError):  # the other end is gone: that is the point
-            self._input.close()
+        super().abort()
         self._listener.join()
 
     def _send(self) -> None:
-        chunks = self._chunks.copy()
-        self._chunks.clear()
         try:
-            self._input.writelines(chunks)
+            super()._send()
         except OSError as error:
             raise self._failure() from error
 
     def _failure(self) -> FpsganError:
         with contextlib.suppress(OSError):
-            self._input.close()
+            self._file.close()
         self._process.wait()
         self._listener.join()
         return self._failed("; ".join(self._said) or f"exit code {self._process.returncode}")

@@ -18,7 +18,7 @@ import ffmpeg
 from fpsgan.errors import InputError, OutputError
 from fpsgan.video.codecs import CODECS
 from fpsgan.video.encode import Plan, failure
-from fpsgan.video.ffmpeg import NutPipe, ffmpeg_path
+from fpsgan.video.ffmpeg import FfmpegPipe, ffmpeg_path
 from fpsgan.video.files import PART
 from fpsgan.video.probe import open_container
 from fpsgan.video.streams import DISCARD, LETTERS
@@ -83,7 +83,7 @@ def mux(
         return _images(plan, segments, place)
     part = place / f"{PART}-{os.getpid()}{plan.target.suffix}"
     ticks = [_ticks(plan, segment) for segment in segments]
-    pipe = NutPipe(_arguments(plan, part, limit, trial), lambda said: failure(plan, said))
+    pipe = FfmpegPipe(_arguments(plan, part, limit, trial), lambda said: failure(plan, said))
     try:
         pipe.start()
     except OSError as error:
@@ -126,7 +126,7 @@ def _ticks(plan: Plan, segment: Path) -> list[int]:
         return [round(packet.pts * factor) for packet in container.demux(video) if packet.size]
 
 
-def _send(plan: Plan, segments: Sequence[Path], ticks: Sequence[list[int]], pipe: NutPipe) -> None:
+def _send(plan: Plan, segments: Sequence[Path], ticks: Sequence[list[int]], pipe: FfmpegPipe) -> None:
     """Every packet of the segments, in the order of decoding."""
     track: Any = None
     ranks = [{tick: rank for rank, tick in enumerate(sorted(part))} for part in ticks]
@@ -242,7 +242,7 @@ def _arguments(plan: Plan, part: Path, limit: Fraction | None, trial: bool) -> l
     if plan.muxer in ("mp4", "mov"):
         settings |= {"movflags": "+faststart", "video_track_timescale": plan.time_base.denominator}
         settings["movie_timescale"] = 90000  # a late start is kept in this unit; ffmpeg's own is a millisecond
-        if encoder in ("libx265", "hevc_nvenc"):
+        if plan.codec.startswith("hevc"):
             settings["tag:v"] = "hvc1"
     graph = ffmpeg.output(*streams, PART, format=plan.muxer, **settings)
     graph = graph.global_args("-hide_banner", "-nostats", "-loglevel", "error", "-copyts")

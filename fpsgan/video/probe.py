@@ -23,15 +23,17 @@ import av.error
 import av.logging
 import cv2
 import numpy as np
+from av.codec.hwaccel import HWAccel
 
 from fpsgan.errors import InputError
 from fpsgan.video import fields
 from fpsgan.video.clock import Piece, Presentation, Track, join
 from fpsgan.video.ffmpeg import run
 from fpsgan.video.frame import MATRICES, PRIMARIES, SITING, TRANSFERS, Color, Orientation, PixelFormat
+from fpsgan.video.hardware import native_decoder
 from fpsgan.video.photo import KINDS, kind_of, read_frame
 
-__all__ = ["Damage", "Stream", "VideoInfo", "constant_rate", "probe", "scan"]
+__all__ = ["Damage", "Stream", "VideoInfo", "constant_rate", "orientation_of", "probe", "scan"]
 
 STANDARD_RATES = [
     *(Fraction(n) for n in (24, 25, 30, 48, 50, 60, 100, 120, 240, 12, 15)),
@@ -202,7 +204,7 @@ def probe(path: str | Path, *, stream: int | None = None, image_rate: Fraction =
         when, count = max(holes, key=lambda hole: hole[1])
         missing = sum(count for _, count in holes)
         notes.append(f"{missing} frames missing in its even rate, the most ({count}) at {float(when - origin):.3f} s")
-    orientation = _orientation(frame)
+    orientation = orientation_of(frame)
     turned = orientation.transposes
     try:
         form, siting = PixelFormat.of(frame.format.name), "left"
@@ -339,15 +341,21 @@ def _animated_webp(path: Path) -> io.BytesIO:
     return nut
 
 
-def video_decoder(video: Any) -> Any:
+def video_decoder(video: Any, hardware: HWAccel | None = None) -> Any:
     """The decoder for a stream: its own, or libvpx where a VP8/VP9 stream carries an alpha plane that only it reads.
 
-    It works in the thread that calls it, where `av.logging.Capture` hears what it complains of.
+    With ``hardware`` the chip decodes, and av.error.FFmpegError is raised where that does not open. It works in the
+    thread that calls it, where `av.logging.Capture` hears what it complains of.
     """
-    alpha_decoder = {"vp8": "libvpx", "vp9": "libvpx-vp9"}.get(video.codec_context.name)
-    decoder = video.codec_context
+    decoder: Any = video.codec_context
+    alpha_decoder = {"vp8": "libvpx", "vp9": "libvpx-vp9"}.get(decoder.name)
     if video.metadata.get("alpha_mode") == "1" and alpha_decoder in av.codecs_available:
         decoder = av.CodecContext.create(alpha_decoder, "r")
+    elif hardware is not None:
+        decoder = av.CodecContext.create(native_decoder(decoder.name), "r", hardware)
+        own = video.codec_context
+        decoder.extradata, decoder.reorder_depth = own.extradata, own.reorder_depth
+        decoder.width, decoder.height = own.width, own.height
     decoder.thread_count = 1
     return decoder
 
@@ -521,7 +529,7 @@ def _side_data(frame: Any) -> list[Any]:
         return []
 
 
-def _orientation(frame: Any) -> Orientation:
+def orientation_of(frame: Any) -> Orientation:
     """Of a decoded frame. PyAV's own ``frame.rotation`` calls a mirrored picture turned by 180 degrees; it has to do
     where PyAV cannot list what comes along with a frame."""
     found = (struct.unpack("9i", bytes(data)) for data in _side_data(frame) if data.type.name == "DISPLAYMATRIX")

@@ -1,8 +1,8 @@
 """Weights: safetensors files that rebuild their own network (no pickle, no code in them).
 
-A file carries three metadata strings: ``architecture`` ("interpolator" or "deblur"), ``config`` (the network's
-dataclass as JSON) and ``card`` (where it comes from, as JSON). The files shipped with the package lie beside this
-module with their model cards; ``SHA256SUMS`` (the format of sha256sum) lets ``load`` refuse a damaged one.
+A file carries three metadata strings: ``architecture`` ("interpolator", "deblur" or "motion"), ``config`` (the
+network's dataclass as JSON) and ``card`` (where it comes from, as JSON). The files shipped with the package lie beside
+this module with their model cards; ``SHA256SUMS`` (the format of sha256sum) lets ``load`` refuse a damaged one.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from torch import nn
 
 from deblur.checkpoint import load_published
 from deblur.fpn import Deblur, DeblurConfig
+from deblur.motion import MotionBlur, MotionConfig
 from fpsgan.errors import InputError, OptionError, OutputError, WeightsError
 from fpsgan.interpolator import Interpolator, InterpolatorConfig
 from fpsgan.video.files import whole
@@ -30,6 +31,7 @@ FOLDER = Path(__file__).parent
 ARCHITECTURES: dict[str, tuple[type[Any], type[Any]]] = {
     "interpolator": (InterpolatorConfig, Interpolator),
     "deblur": (DeblurConfig, Deblur),
+    "motion": (MotionConfig, MotionBlur),
 }
 
 
@@ -85,6 +87,10 @@ def load(name_or_path: str | Path, device: str | torch.device = "cpu", *, expect
 
 
 @overload
+def load(name_or_path: str | Path, device: str | torch.device = "cpu", *, expect: Literal["motion"]) -> MotionBlur: ...
+
+
+@overload
 def load(name_or_path: str | Path, device: str | torch.device = "cpu", *, expect: None = None) -> nn.Module: ...
 
 
@@ -111,7 +117,7 @@ def load(name_or_path: str | Path, device: str | torch.device = "cpu", *, expect
 
 
 def save(path: str | Path, network: nn.Module, card: dict[str, str]) -> Path:
-    """Write ``network`` (an Interpolator or a Deblur) as safetensors, whole or not at all.
+    """Write ``network`` (an Interpolator, a Deblur or a MotionBlur) as safetensors, whole or not at all.
 
     Parameters go in half precision. Norms' statistics do not: their variances pass its 65504.
     """
