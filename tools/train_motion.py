@@ -43,6 +43,7 @@ Rng = np.random.Generator
 
 SIDE = 256
 PIXELS = 2400  # of each sample
+SHARP = 0.08  # share of the samples, drawings not counted
 BATCH = 8192  # pixels
 FASTEST = 44.0  # px that pass while the shutter is open
 HARM = 1e-4  # mean squared error from which harm to a sharp picture counts as much as a blurred one's error
@@ -123,7 +124,7 @@ def _exposed(frames: list[Image], open_for: int, step: int, rng: Rng) -> Sample 
     if not 0.7 < speed * (open_for - 1) < FASTEST or speed * step > 2 * FASTEST:
         return None
     noise, jpeg = wear(rng)
-    if rng.random() < 0.15:
+    if rng.random() < SHARP:
         made = [worn(cut[k * step + open_for // 2].astype(np.float32) / 255, rng, noise, jpeg) for k in range(3)]
         return Sample(made, made[1], 0.0)
     made = [worn(expose(cut[k * step : k * step + open_for]), rng, noise, jpeg) for k in range(3)]
@@ -155,7 +156,7 @@ class Layer(NamedTuple):
 
 def of_photos(files: list[Path], rng: Rng) -> Iterator[Sample]:
     while True:
-        share = 0.0 if rng.random() < 0.15 else float(rng.uniform(0.3, 1.0))
+        share = 0.0 if rng.random() < SHARP else float(rng.uniform(0.3, 1.0))
         layers = _layers(files, rng)
         passed = max(float(np.hypot(*layer.speed)) for layer in layers) * max(share, 0.3)
         if not 0.7 < passed < 1.25 * FASTEST:
@@ -410,7 +411,7 @@ def main() -> None:
         drawings = [
             file for place in given.drawings for file in (sorted(place.iterdir()) if place.is_dir() else [place])
         ]
-        sources.append((of_drawings(drawings, rng), 0.05))
+        sources.append((of_drawings(drawings, rng), 0.02))
     samples: list[Learned] = []
     spent = [0.0] * len(sources)
     until = time.monotonic() + 60 * given.make
