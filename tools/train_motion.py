@@ -70,9 +70,14 @@ def wear(rng: Rng) -> tuple[float, int | None]:
 
 
 def of_clips(files: list[Path], rng: Rng) -> Iterator[Sample]:
-    while True:
+    found = True
+    while found:  # passes over all clips
+        found = False
         for file in rng.permutation(np.array(files, object)):
-            yield from islice(_of_clip(file, rng), 12)
+            for sample in islice(_of_clip(file, rng), 12):
+                found = True
+                yield sample
+    raise SystemExit("no clip gives a sample: too short, smaller than 256 px, or nothing moves in it")
 
 
 def _of_clip(file: Path, rng: Rng) -> Iterator[Sample]:
