@@ -263,9 +263,11 @@ def _deconvolved(planes: Tensor, kernel: Tensor, smooth: float = SMOOTH) -> Tens
 def _continued(plane: Tensor, rows: int, columns: int) -> Tensor:
     """[H,W] made larger at its end, so that it repeats without an edge: its mirrored borders faded into one another."""
     for dim, length in enumerate((rows, columns)):
-        more = torch.arange(length - plane.shape[dim], device=plane.device)
-        after = plane.index_select(dim, plane.shape[dim] - 2 - more)
-        before = plane.index_select(dim, len(more) - more)
+        own = plane.shape[dim]
+        more = torch.arange(length - own, device=plane.device)
+        # a small plane is mirrored more than once
+        there, period = torch.stack((own + more, len(more) - more)), 2 * (own - 1)
+        after, before = (plane.index_select(dim, (at % period - own + 1).abs().neg() + own - 1) for at in there)
         fade = (more + 1) / (len(more) + 1)
         fade = (fade.square() * (3 - 2 * fade)).unsqueeze(1 - dim)
         plane = torch.cat((plane, torch.lerp(after, before, fade)), dim)

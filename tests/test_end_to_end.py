@@ -32,6 +32,7 @@ DEBLUR = """
 precision = "32-true"
 [model]
 num_filters = 8
+undo_shake = false
 """
 
 

@@ -73,6 +73,15 @@ def test_in_whatever_gamma_it_was_blurred_the_shake_is_undone(scene: Image, gamm
     assert gain > 1.0 and gain > psnr(codes(wrong), scene) - psnr(blurred, scene)
 
 
+@pytest.mark.parametrize("size", [(16, 16), (20, 70), (40, 50), (90, 33)])
+def test_a_picture_may_be_smaller_than_the_border_it_needs(scene: Image, size: tuple[int, int]) -> None:
+    kernel = path_kernel(shake_path(9, np.random.default_rng(3)))
+    blurred = convolve(scene, kernel)[: size[0], : size[1]]
+    sharp = deconvolve(tensor(blurred), torch.from_numpy(kernel), 2.2)
+    assert sharp.shape == (3, *size) and torch.isfinite(sharp).all()
+    assert abs(float(sharp.mean()) - float(tensor(blurred).mean())) < 0.05
+
+
 def test_what_is_not_shaken_is_left_alone(scene: Image) -> None:
     flat = np.full((200, 200, 3), 90, np.uint8)
     noise = np.random.default_rng(0).integers(0, 256, (200, 200, 3), np.uint8)
@@ -217,5 +226,5 @@ def test_pictures_of_one_batch_do_not_touch_one_another(scene: Image) -> None:
     together = _find_kernels(torch.stack(grey), 15)
     for k in (0, 1):
         alone = find_kernel(grey[k], 15)
-        assert alone is not None and torch.allclose(alone, together[k], atol=1e-4)
+        assert alone is not None and torch.allclose(alone, together[k], atol=1e-3)
     assert find_kernel(grey[2], 15) is None and float(together[2].nan_to_num().sum()) == 0

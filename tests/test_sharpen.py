@@ -65,7 +65,7 @@ def test_a_scene_agrees_on_the_gamma_in_which_it_was_blurred() -> None:
     """The first three frames vote, together they decide, a cut begins anew; a plain frame has no vote."""
 
     class Voting:
-        asked, told, undoes_shake = 0, [], True
+        asked, told, undoes_shake, motion = 0, [], True, None
 
         def gamma_costs(self, picture: np.ndarray) -> np.ndarray | None:
             self.asked += 1
@@ -73,7 +73,9 @@ def test_a_scene_agrees_on_the_gamma_in_which_it_was_blurred() -> None:
             answer = answers[self.asked - 1]
             return None if answer is None else np.array(answer, np.float32)
 
-        def sharpen(self, picture: np.ndarray, strength: float, *, cautious: bool, gamma: float | None) -> Sharpened:
+        def sharpen(
+            self, picture: np.ndarray, strength: float, *, cautious: bool, gamma: float | None, moving: None
+        ) -> Sharpened:
             self.told.append(gamma)
             return Sharpened(picture.copy(), strength)
 
@@ -92,14 +94,16 @@ def test_a_shake_that_one_frame_alone_shows_is_a_mistake(shaken_ones: set[int], 
     """All frames are soft. With a cut before the sixth, that has no neighbour on the one side."""
 
     class Finding:
-        undoes_shake = True
+        undoes_shake, motion = True, None
 
         def gamma_costs(self, picture: np.ndarray) -> None:
             return None
 
-        def sharpen(self, picture: np.ndarray, strength: float, *, cautious: bool, gamma: float | None) -> Sharpened:
+        def sharpen(
+            self, picture: np.ndarray, strength: float, *, cautious: bool, gamma: float | None, moving: None
+        ) -> Sharpened:
             shaken = round(255 * float(picture[0, 0, 0])) in shaken_ones
-            return Sharpened(picture.copy(), strength) if shaken else Sharpened(picture, 0.0)
+            return Sharpened(picture.copy(), strength, shaken=True) if shaken else Sharpened(picture, 0.0)
 
     soft = cv2.GaussianBlur(render_scene(0.2, 320, 224), (0, 0), 4)
     images = [soft.copy() for _ in range(8)]

@@ -398,7 +398,7 @@ def main() -> None:
     parser.add_argument("--clips", type=Path, nargs="+", required=True, help="videos, or folders of them")
     parser.add_argument("--photos", type=Path, nargs="+", required=True)
     parser.add_argument("--drawings", type=Path, nargs="*", default=[])
-    parser.add_argument("--make", type=float, default=6.0, help="minutes")
+    parser.add_argument("--make", type=float, default=20.0, help="minutes; with less than 1,500 samples it overfits")
     parser.add_argument("--minutes", type=float, default=8.0)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("-o", "--output", type=Path, required=True)

@@ -115,7 +115,7 @@ def deblurred(
     if deblurrer.motion is not None:
         plans = _with_motion(plans, deblurrer.motion, workers)
     results = in_order(plans, sharpen, workers)
-    if deblurrer.undoes_shake:
+    if deblurrer.undoes_shake and settings.cautious:
         results = _without_lone_shakes(results, deblurrer)
     for (frame, relation, strength, _, passed, _), picture, _, seconds in results:
         counters.seconds += seconds / workers
