@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from deblur.gate import MOVED, VOTERS
 
-__all__ = ["LUMA", "Motion", "MotionBlur", "MotionConfig", "Vote", "agreed", "flows_between", "motion_of"]
+__all__ = ["LUMA", "SMALLEST", "Motion", "MotionBlur", "MotionConfig", "Vote", "agreed", "flows_between", "motion_of"]
 
 Image = NDArray[np.float32]
 Grey = NDArray[np.uint8]
@@ -42,6 +42,7 @@ SLOPE = 0.75  # px to either side, over which a derivative is taken
 FEATURES = len(ALONG) + len(SLOPES) + 2 * len(SLOPES_BESIDE) + len(NEAR) + len(ACROSS) + 2 * len(NEIGHBOURS)
 CONTEXT = 8  # what is told of the place itself
 AT_ONCE = 1 << 16  # pixels
+SMALLEST = 32  # px, a side of pictures whose flow can be found
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # of RGB
 
 # The exposure, from pixels that move so fast, on so much contrast
@@ -78,7 +79,7 @@ class Vote(NamedTuple):
 def flows_between(grey0: Grey, grey1: Grey) -> tuple[Image, Image]:
     """Optical flow from frame0 to frame1 and back, each [ceil(H/2),ceil(W/2),2], (x, y) in px of the frame.
 
-    Frames of uint8 [H,W], 32 px a side at least. Smoother than the interpolator's: blur wants regions, not edges.
+    Frames of uint8 [H,W], SMALLEST a side at least. Smoother than the interpolator's: blur wants regions, not edges.
     """
     size = (-(-grey0.shape[1] // 2), -(-grey0.shape[0] // 2))
     small0, small1 = (

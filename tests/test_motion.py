@@ -165,6 +165,12 @@ def test_votes_of_a_shot_reach_so_far_back(stage: Deblurrer) -> None:
         assert (here is None) == (there is None) and (here is None or np.array_equal(here, there))
 
 
+@pytest.mark.parametrize("side", [16, 31, 32, 33])
+def test_the_smallest_frames_pass(stage: Deblurrer, side: int) -> None:
+    made = through(stage, shot([picture[:side, : side + 3] for picture in clip(0.75)]))
+    assert len(made) == COUNT and all(picture is None or np.isfinite(picture).all() for picture in made)
+
+
 def test_weights_that_have_learned_nothing_change_nothing() -> None:
     grey, motion = motion_in(clip(0.75), 3)
     assert not MotionBlur().eval().residual(grey.astype(np.float32) / 255, motion, 0.75).any()

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from deblur import Deblurrer, MotionBlur, Moving, Settings, blur_score
 from deblur.gate import EXPOSURE_VOTES, GAMMA_VOTES, STEADINESS, exposed, steady_score
-from deblur.motion import Motion, Vote, agreed, flows_between, motion_of
+from deblur.motion import SMALLEST, Motion, Vote, agreed, flows_between, motion_of
 from deblur.shake import gamma_of
 from fpsgan.stages.scenes import stillness
 from fpsgan.stages.timeline import Relation
@@ -167,8 +167,8 @@ def _with_motion(plans: Iterable[_Plan], motion: MotionBlur, workers: int) -> It
     def linked(pair: tuple[_Plan | None, _Plan | None]) -> _Linked:
         before, plan = pair
         assert plan is not None
-        moves = before is not None and plan.relation is Relation.MOTION and (before.strength > 0 or plan.strength > 0)
-        if before is None or not moves:
+        moves = plan.relation is Relation.MOTION and min(plan.frame.luma.shape) >= SMALLEST
+        if before is None or not moves or not (before.strength or plan.strength):
             return _Linked(before, plan, None)
         return _Linked(before, plan, flows_between(before.frame.luma, plan.frame.luma))
 
