@@ -217,6 +217,15 @@ def test_a_card_finds_what_the_cpu_finds(scene: Image) -> None:
 
 def test_pictures_of_one_batch_do_not_touch_one_another(scene: Image) -> None:
     """The candidates for gamma are looked at together: each kernel is as when it is looked for alone."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # several add up in another order, which the steps of the search make larger
+    try:
+        batch_and_single(scene)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def batch_and_single(scene: Image) -> None:
     rng = np.random.default_rng(4)
     grey = []
     for k, extent in enumerate((7, 11)):
@@ -226,5 +235,5 @@ def test_pictures_of_one_batch_do_not_touch_one_another(scene: Image) -> None:
     together = _find_kernels(torch.stack(grey), 15)
     for k in (0, 1):
         alone = find_kernel(grey[k], 15)
-        assert alone is not None and torch.allclose(alone, together[k], atol=1e-3)
+        assert alone is not None and torch.allclose(alone, together[k], atol=1e-4)
     assert find_kernel(grey[2], 15) is None and float(together[2].nan_to_num().sum()) == 0
