@@ -10,7 +10,7 @@ demo: .venv/installed
 	$(BIN)/fpsgan demo -o demo
 
 test: .venv/installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist worksteal
 
 lint: .venv/installed
 	$(BIN)/ruff check .

@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+import os
+
+# Before torch is imported, and for the processes that tests start: frames of tests are so small that OpenMP's threads
+# mostly spin while they wait for one another, and the more so the more a machine has to do. Two frames are worked on at
+# once all the same (`two_at_once`), and -n runs tests in several processes.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,6 +29,13 @@ from fpsgan.video.plan import plan_output
 from fpsgan.video.probe import VideoInfo
 
 MakeClip = Callable[..., Path]
+
+
+@pytest.fixture(autouse=True)
+def two_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every job works on two frames at once, as on two cores, whatever machine this is."""
+    for module in ("rendering", "job", "photos"):
+        monkeypatch.setattr(f"fpsgan.{module}.at_once", lambda device, pixels: 2 if device.type == "cpu" else 1)
 
 
 @contextmanager

@@ -53,6 +53,17 @@ def free_port() -> int:
         return int(found.getsockname()[1])
 
 
+def is_taken(port: int) -> bool:
+    """Whether somebody listens there, who is not disturbed by the question."""
+    with socket.socket() as asked:
+        asked.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # so that whoever comes at this moment may bind too
+        try:
+            asked.bind(("127.0.0.1", port))
+        except OSError:
+            return True
+        return False
+
+
 @pytest.fixture
 def piped(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., tuple[StreamReport, bytes]]:
     """stream(source, "-") into a file: (the report, what was written)."""
@@ -234,18 +245,24 @@ def test_ctrl_c_is_a_clean_end(make_clip: MakeClip, tmp_path: Path) -> None:
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
 def test_ctrl_c_while_nobody_sends() -> None:
+    port = free_port()
     with subprocess.Popen(
-        [*COMMAND, f"tcp://127.0.0.1:{free_port()}?listen=1", "-o", "-", *QUICK],
+        [*COMMAND, f"tcp://127.0.0.1:{port}?listen=1", "-o", "-", *QUICK],
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
     ) as job:  # fmt: skip
-        time.sleep(6)
+        until = time.monotonic() + 60
+        while not is_taken(port):
+            assert time.monotonic() < until and job.poll() is None
+            time.sleep(0.1)
+        time.sleep(0.5)
         job.send_signal(signal.SIGINT)
         _, said = job.communicate(timeout=20)
     assert job.returncode == 0 and b"stopped" in said and len(said.strip().splitlines()) == 1
 
 
 class Watched:
-    """When each flash and each beep came, on the stream's clock; and the flashes by the wall clock too."""
+    """When each flash and each beep came, on the stream's clock; and the flashes by the wall clock too. A flash that is
+    there from the first picture on may have begun before."""
 
     def __init__(self, address: Any, **more: Any) -> None:
         self.flashes: list[tuple[float, float]] = []
@@ -254,7 +271,7 @@ class Watched:
         self.thread.start()
 
     def _watch(self, address: Any, more: dict[str, Any]) -> None:
-        lit, beeped = False, -9.0
+        lit, beeped = True, -9.0
         try:
             with av.open(address, timeout=(20, 4), **more) as container:
                 container.streams.video[0].codec_context.thread_count = 1

@@ -22,7 +22,8 @@ from fpsgan.stages.timeline import Relation
 from fpsgan.training.metrics import flicker, psnr
 from fpsgan.video.frame import Color, Frame, PixelFormat
 
-WIDTH, HEIGHT, COUNT = 288, 208, 7
+WIDTH, HEIGHT, COUNT = 224, 160, 5
+MIDDLE = COUNT // 2
 FORMAT, STEP = PixelFormat.of("gbrp"), Fraction(1, 25)
 
 
@@ -35,16 +36,16 @@ def shipped() -> MotionBlur:
 def clip(share: float, pan: tuple[float, float] = (9.0, -4.0), number: int = 1) -> tuple[np.ndarray, ...]:
     """Frames of a scene that a camera pans over, its shutter open for a share of the time; a disc flies before it."""
     back = to_linear(render_scene(0.13 * number, WIDTH + 160, HEIGHT + 160).astype(np.float32) / 255)
-    disc = to_linear(render_scene(0.13 * number + 5, 100, 100).astype(np.float32) / 255)
-    mask = np.zeros((100, 100), np.float32)
-    cv2.circle(mask, (50, 50), 45, 1, -1, cv2.LINE_AA)
+    disc = to_linear(render_scene(0.13 * number + 5, 80, 80).astype(np.float32) / 255)
+    mask = np.zeros((80, 80), np.float32)
+    cv2.circle(mask, (40, 40), 35, 1, -1, cv2.LINE_AA)
 
     def at(t: float) -> np.ndarray:
         def moved(image: np.ndarray, x: float, y: float) -> np.ndarray:
             return cv2.warpAffine(image, np.float64([[1, 0, x], [0, 1, y]]), (WIDTH, HEIGHT))
 
         made = moved(back, pan[0] * (t - COUNT / 2) - 80, pan[1] * (t - COUNT / 2) - 80)
-        place = WIDTH / 2 - 50 - 7 * (t - COUNT / 2), HEIGHT / 2 - 50 + 8 * (t - COUNT / 2)
+        place = WIDTH / 2 - 40 - 7 * (t - COUNT / 2), HEIGHT / 2 - 40 + 8 * (t - COUNT / 2)
         return made + moved(mask, *place)[..., None] * (moved(disc, *place) - made)
 
     moments = np.linspace(-0.5, 0.5, 25) * share if share else [0.0]
@@ -85,7 +86,7 @@ def codes(picture: np.ndarray) -> np.ndarray:
 
 
 def test_flow_tells_how_each_frame_moves() -> None:
-    _, motion = motion_in(clip(0.0), 3)
+    _, motion = motion_in(clip(0.0), MIDDLE)
     background = motion.velocity[20:60, 20:60].reshape(-1, 2)
     assert np.abs(np.median(background, axis=0) - (9, -4)).max() < 0.5
     assert motion.missed.shape == (2, HEIGHT, WIDTH) and np.median(motion.missed) < 0.3
@@ -95,7 +96,7 @@ def test_flow_tells_how_each_frame_moves() -> None:
 def test_the_exposure_is_told(number: int) -> None:
     told = []
     for share in (0.0, 0.5, 0.9):
-        vote = shipped().exposure(*motion_in(clip(share, number=number), 3))
+        vote = shipped().exposure(*motion_in(clip(share, number=number), MIDDLE))
         assert vote is not None and vote.pixels > VOTERS
         told.append(vote.share)
     assert told[0] < EXPOSED[0] < told[1] < told[2]
@@ -123,7 +124,8 @@ def test_what_moves_gets_sharper_and_flickers_no_more(stage: Deblurrer, share: f
 
 
 def test_a_sharp_clip_stays_to_the_bit(stage: Deblurrer) -> None:
-    assert [found.touched for found in (stage.unblurred(p, 1.0, m) for p, m in moving_of(clip(0.0)))] == [False] * 5
+    found = [stage.unblurred(picture, 1.0, moving).touched for picture, moving in moving_of(clip(0.0))]
+    assert found == [False] * (COUNT - 2)
 
 
 def moving_of(pictures: Sequence[np.ndarray]) -> list[tuple[np.ndarray, Moving]]:
@@ -138,8 +140,8 @@ def moving_of(pictures: Sequence[np.ndarray]) -> list[tuple[np.ndarray, Moving]]
 def test_colour_differences_and_what_stands_still_stay(stage: Deblurrer) -> None:
     still = clip(0.0)[0]
     pictures = [np.hstack((picture, still)) for picture in clip(0.75)]
-    _, motion = motion_in(pictures, 3)
-    picture = np.float32(pictures[3] / 255)
+    _, motion = motion_in(pictures, MIDDLE)
+    picture = np.float32(pictures[MIDDLE] / 255)
     done = stage.unblurred(picture, 1.0, Moving(motion, 0.75))
     assert done.touched and not done.shaken and 0.2 < done.share < 0.7
     assert np.array_equal(done.picture[:, WIDTH + 60 :], picture[:, WIDTH + 60 :])
@@ -157,7 +159,7 @@ def test_nothing_is_taken_across_a_cut_and_workers_do_not_matter(stage: Deblurre
 
 def test_votes_of_a_shot_reach_so_far_back(stage: Deblurrer) -> None:
     """So a segment whose run-up is longer gives the same frames."""
-    pictures = [*clip(0.9)[:3], *clip(0.75, number=4), *clip(0.75)[:4]]
+    pictures = [*clip(0.9)[:3], *clip(0.75, number=4), *clip(0.75)]
     late, whole = (through(stage, shot(pictures[first:], cuts=())) for first in (2, 0))
     settled = EXPOSURE_VOTES + 1
     assert all(picture is not None for picture in late[settled:-1])
@@ -172,5 +174,5 @@ def test_the_smallest_frames_pass(stage: Deblurrer, side: int) -> None:
 
 
 def test_weights_that_have_learned_nothing_change_nothing() -> None:
-    grey, motion = motion_in(clip(0.75), 3)
+    grey, motion = motion_in(clip(0.75), MIDDLE)
     assert not MotionBlur().eval().residual(grey.astype(np.float32) / 255, motion, 0.75).any()
