@@ -167,7 +167,6 @@ def _encode(
         for output in stage:
             if encoder is None:
                 encoder = Encoder(job.output, store.path(job.output.segment_name(segment.name)), output.number)
-                encoder.open()
             encoder.write(output.frame)
             if output.confidence is not None and job.options.confidence_map is not None:
                 _write_map(job.options.confidence_map / f"{output.number:06}.png", output.confidence)

@@ -13,7 +13,7 @@ import av
 import av.error
 from av.bitstream import BitStreamFilterContext
 
-from fpsgan.errors import FpsganError, OptionError, OutputError
+from fpsgan.errors import OptionError, OutputError
 from fpsgan.live.source import Aside, Source
 from fpsgan.video.codecs import PIPED, choose_format
 from fpsgan.video.ffmpeg import FfmpegPipe, PacketPipe, container_codecs, encoder_formats, ffmpeg_path
@@ -67,11 +67,10 @@ class Sink:
         muxer = MUXERS.get(scheme, "") if scheme else SUFFIXES.get(Path(target).suffix.lower(), "")
         if target == "-":
             ways = _ways(source.others, container, container, note)
-            self._pipe = PacketPipe(container)
-            self._pipe.open(os.fdopen(os.dup(sys.stdout.fileno()), "wb"))
+            self._pipe = PacketPipe(os.fdopen(os.dup(sys.stdout.fileno()), "wb"), container)
             if container == "matroska":
                 for font in source.container.streams.attachments:
-                    self._pipe.add_attachment(font.name or "", font.mimetype or "", font.data)
+                    self._pipe.container.add_attachment(font.name or "", font.mimetype or "", font.data)
         else:
             container = "matroska"
             self.format = choose_format(first.format, encoder_formats("libx264"), None, "libx264")
@@ -140,15 +139,9 @@ class Sink:
             "-muxdelay", "0.05", "-muxpreload", "0", "-flush_packets", "1",
             *(["-f", muxer] if muxer else []), self.target,
         ]  # fmt: skip
-        pipe = FfmpegPipe(command, self._failed, "matroska")
-        try:
-            pipe.start()
-        except OSError as error:
-            raise OutputError(f"{self.target}: cannot be written to ({error.strerror or error})") from error
-        return pipe
-
-    def _failed(self, said: str) -> FpsganError:
-        return OutputError(f"{self.target}: cannot be written to ({said[-300:]})")
+        return FfmpegPipe(
+            command, lambda said: OutputError(f"{self.target}: cannot be written to ({said[-300:]})"), "matroska"
+        )
 
 
 def _ways(streams: list[Any], container: str, muxer: str, note: Callable[[str], None]) -> list[_Way]:
@@ -183,13 +176,13 @@ class _Track:
     def __init__(self, way: _Way, pipe: PacketPipe) -> None:
         self.way, stream = way, way.stream
         if way.carried == "copy":
-            self.track = pipe.add_copy(stream, Fraction(1, 1000))
+            self.track: Any = pipe.add_copy(stream, Fraction(1, 1000))
         elif way.carried == "text":
-            self.track = pipe.add_encoded("srt")
+            self.track = pipe.container.add_mux_stream("srt")
             self._filter = BitStreamFilterContext("mov2textsub", stream)
         else:
             source = stream.codec_context
-            self.track = pipe.add_samples("pcm_s16le", source.sample_rate, source.layout.name)
+            self.track = pipe.container.add_stream("pcm_s16le", rate=source.sample_rate, layout=source.layout.name)
             self._resampler = av.AudioResampler("s16", source.layout, source.sample_rate)
         self.track.disposition = stream.disposition
         self.track.metadata.update({k: v for k, v in stream.metadata.items() if k in ("language", "title")})

@@ -13,15 +13,13 @@ import numpy as np
 
 from fpsgan.errors import FpsganError, OutputError, SetupError
 from fpsgan.video.codecs import CODECS, HARDWARE, UPLOADED, UPLOADING
-from fpsgan.video.ffmpeg import FfmpegPipe, ffmpeg_path
+from fpsgan.video.ffmpeg import FfmpegPipe, command_of
 from fpsgan.video.files import PART
 from fpsgan.video.frame import MATRICES, PRIMARIES, TRANSFERS, Array, Color, Frame, PixelFormat, code_point
 from fpsgan.video.probe import NUT_TICK, Stream, VideoInfo, open_container
 from fpsgan.video.streams import Carrier
 
 __all__ = ["Encoder", "Plan", "count_pictures"]
-
-INTERMEDIATE = ("ffv1", "", None, {"level": 3, "slices": 16, "slicecrc": 1})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +83,7 @@ class Plan:
 
 
 class Encoder:
-    """A running ffmpeg that encodes pictures to ``path``; a context manager that opens it, and closes or aborts it.
+    """A running ffmpeg that encodes pictures to ``path``; a context manager that closes or aborts it.
 
     ``path`` as `Plan.segment_name` has it. Pictures come with their times in the whole output; ``number``: that of the
     first one, of which images have their names.
@@ -95,10 +93,15 @@ class Encoder:
         self.plan, self.path = plan, path
         self.frames = 0
         self._part = path.with_name(f"{PART}-{os.getpid()}-{path.name}")  # a killed job's ffmpeg may go on for a moment
-        self._pipe = FfmpegPipe(self._arguments(number), self._failure)
+        if plan.muxer == "image2":
+            try:
+                self._part.mkdir(exist_ok=True)
+            except OSError as error:
+                raise OutputError(f"{plan.target}: cannot be written ({error.strerror or error})") from error
+        self._pipe = FfmpegPipe(_command(plan, self._part, number), lambda said: failure(plan, said))
+        self._stream = self._pipe.add_pictures(plan.width, plan.height, plan.format.name, plan.time_base)
 
     def __enter__(self) -> Encoder:
-        self.open()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -106,17 +109,6 @@ class Encoder:
             self.close()
         else:
             self.abort()
-
-    def open(self) -> None:
-        """Start ffmpeg."""
-        try:
-            if self.plan.muxer == "image2":
-                self._part.mkdir(exist_ok=True)
-            self._pipe.start()
-        except OSError as error:
-            raise OutputError(f"{self.plan.target}: cannot be written ({error.strerror or error})") from error
-        plan, base = self.plan, self.plan.time_base
-        self._stream = self._pipe.add_pictures(plan.width, plan.height, plan.format.name, base)
 
     def write(self, frame: Frame) -> None:
         """Send one frame, at ``frame.pts`` seconds of the output. Raises OutputError if ffmpeg has given up."""
@@ -148,43 +140,36 @@ class Encoder:
         missing = (rows - plane.shape[0], columns - plane.shape[1])
         return np.pad(plane, ((0, missing[0]), (0, missing[1])), "edge") if any(missing) else plane
 
-    def _failure(self, said: str) -> FpsganError:
-        return failure(self.plan, said)
 
-    def _arguments(self, number: int) -> list[str]:
-        plan = self.plan
-        info, tags, tick = plan.info, plan.color_tags, plan.time_base
-        encoder, quality_flags, _, extra = INTERMEDIATE if plan.late else CODECS[plan.codec]
-        settings: dict[str, Any] = {"c:v": encoder, **extra, "fps_mode": "passthrough"}
-        if plan.codec.split("_")[0] in ("h264", "hevc") and (tags["colorspace"] > 14 or tags["color_primaries"] > 12):
-            # younger than the encoders: x264 drops them, x265 refuses them; so they are put in behind the encoder
-            names = ("colour_primaries", "transfer_characteristics", "matrix_coefficients")
-            points = zip(names, list(tags.values())[1:], strict=True)
-            settings["bsf:v"] = f"{plan.codec.split('_')[0]}_metadata={':'.join(f'{k}={v}' for k, v in points)}"
-            tags |= {"colorspace": 2, "color_primaries": 2}
-        video = ffmpeg.input("pipe:0", format="nut").filter("setparams", **tags)
-        video = video.filter("setsar", f"{info.sar.numerator}/{info.sar.denominator}")
-        chip = encoder.split("_")[-1]
-        if chip in UPLOADED:
-            surface = "nv12" if plan.format.depth == 8 else "p010le"
-            video = video.filter("format", surface).filter("hwupload")
-        settings["enc_time_base"] = f"{tick.numerator}:{tick.denominator}"
-        if plan.quality is not None:
-            settings |= dict.fromkeys(quality_flags.split(), plan.quality)
-        if encoder == "libx265" and info.mastering:
-            settings["x265-params"] += f":hdr10=1:repeat-headers=1:{info.mastering}"
-        if plan.format.family == "yuv" and plan.format.log2_w == 1:
-            settings["chroma_sample_location"] = plan.color.chroma_location
-        if plan.muxer == "image2":
-            settings["start_number"] = number + 1
-        # without a container's delay for frames that are shown later than they are decoded: the times are absolute
-        settings["avoid_negative_ts"] = "disabled"
-        graph = ffmpeg.output(video, PART, format="image2" if plan.muxer == "image2" else "nut", **settings)
-        graph = graph.global_args("-hide_banner", "-nostats", "-loglevel", "error", "-copyts", *UPLOADING.get(chip, ()))
-        arguments: list[str] = ffmpeg.compile(graph, cmd=ffmpeg_path(), overwrite_output=True)
-        # put in here since ffmpeg-python takes no names that are not UTF-8; a "%" in a folder's name would be a pattern
-        images = f"{str(self._part).replace('%', '%%')}/%06d.{plan.codec}"
-        return [(images if plan.muxer == "image2" else str(self._part)) if word == PART else word for word in arguments]
+def _command(plan: Plan, part: Path, number: int) -> list[str]:
+    info, tags, tick = plan.info, plan.color_tags, plan.time_base
+    encoder, quality_flags, _, extra = CODECS["ffv1" if plan.late else plan.codec]
+    settings: dict[str, Any] = {"c:v": encoder, **extra, "fps_mode": "passthrough"}
+    if plan.codec.split("_")[0] in ("h264", "hevc") and (tags["colorspace"] > 14 or tags["color_primaries"] > 12):
+        # younger than the encoders: x264 drops them, x265 refuses them; so they are put in behind the encoder
+        names = ("colour_primaries", "transfer_characteristics", "matrix_coefficients")
+        points = zip(names, list(tags.values())[1:], strict=True)
+        settings["bsf:v"] = f"{plan.codec.split('_')[0]}_metadata={':'.join(f'{k}={v}' for k, v in points)}"
+        tags |= {"colorspace": 2, "color_primaries": 2}
+    video = ffmpeg.input("pipe:0", format="nut").filter("setparams", **tags)
+    video = video.filter("setsar", f"{info.sar.numerator}/{info.sar.denominator}")
+    chip = encoder.split("_")[-1]
+    if chip in UPLOADED:
+        video = video.filter("format", UPLOADED[chip][plan.format.depth > 8]).filter("hwupload")
+    settings["enc_time_base"] = f"{tick.numerator}:{tick.denominator}"
+    if plan.quality is not None:
+        settings |= dict.fromkeys(quality_flags.split(), plan.quality)
+    if encoder == "libx265" and info.mastering:
+        settings["x265-params"] += f":hdr10=1:repeat-headers=1:{info.mastering}"
+    if plan.format.family == "yuv" and plan.format.log2_w == 1:
+        settings["chroma_sample_location"] = plan.color.chroma_location
+    if plan.muxer == "image2":
+        settings["start_number"] = number + 1
+    # without a container's delay for frames that are shown later than they are decoded: the times are absolute
+    settings["avoid_negative_ts"] = "disabled"
+    graph = ffmpeg.output(video, PART, format="image2" if plan.muxer == "image2" else "nut", **settings)
+    images = f"{str(part).replace('%', '%%')}/%06d.{plan.codec}"  # a "%" in a folder's name would be a pattern
+    return command_of(graph, {PART: images if plan.muxer == "image2" else str(part)}, *UPLOADING.get(chip, ()))
 
 
 def failure(plan: Plan, said: str) -> FpsganError:

@@ -6,7 +6,6 @@ import contextlib
 import re
 import shutil
 import subprocess
-import sys
 import threading
 import types
 from collections import deque
@@ -17,6 +16,7 @@ from typing import IO, Any, Literal
 
 import av
 import av.codec.codec
+import ffmpeg
 import imageio_ffmpeg
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,7 @@ from fpsgan.video.matroska import described
 __all__ = [
     "FfmpegPipe",
     "PacketPipe",
+    "command_of",
     "container_codecs",
     "encoder_formats",
     "encoders",
@@ -73,7 +74,20 @@ def run(*arguments: str, timeout: float | None = 60) -> subprocess.CompletedProc
             command, capture_output=True, text=True, encoding="utf-8", errors="replace", timeout=timeout
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise SetupError(f"{command[0]}: cannot be run ({error}); `fpsgan doctor` tells more") from error
+        raise _not_run(error) from error
+
+
+def _not_run(error: Exception) -> SetupError:
+    return SetupError(f"{ffmpeg_path()}: cannot be run ({error}); `fpsgan doctor` tells more")
+
+
+def command_of(graph: Any, paths: dict[str, str], *flags: str) -> list[str]:
+    """The command line of an ffmpeg-python graph, with global ``flags``.
+
+    ``paths``: what to put in for words of the graph, since ffmpeg-python takes no names that are not UTF-8.
+    """
+    graph = graph.global_args("-hide_banner", "-nostats", "-loglevel", "error", "-copyts", *flags)
+    return [paths.get(word, word) for word in ffmpeg.compile(graph, cmd=ffmpeg_path(), overwrite_output=True)]
 
 
 @lru_cache
@@ -124,27 +138,24 @@ def _modes(codec: str) -> list[Literal["r", "w"]]:
 
 
 class PacketPipe:
-    """Streams in a container, to an open file: raw pictures, and other streams as they are.
+    """Streams in a container, to an open file: raw pictures, and whatever else PyAV's ``container`` is given.
 
     ``format``: "nut" carries exact times, but no colour tags and few subtitles; "matroska" carries those, and times to
     the millisecond; "yuv4mpegpipe" pictures alone.
     """
 
-    def __init__(self, format: str = "nut") -> None:
-        self.format = format
+    def __init__(self, file: IO[bytes], format: str = "nut") -> None:
+        self.format, self._file = format, file
         # PyAV swallows what a write callback raises, so Ctrl-C must never land in one: the callback only appends, in C,
         # to a list, and _send does the waiting
         self._chunks: list[bytes] = []
         self._change: Callable[[bytes], bytes] | None = None  # of the header
-
-    def open(self, file: IO[bytes]) -> None:
-        self._file = file
         # a packet goes out with the next one, whatever its stream: libavformat would wait for each of them, up to 10 s
         options = {"max_interleave_delta": "1", "strict": "-1"}  # of Y4M, 10 bits are no standard, but usual
-        if self.format == "matroska":
+        if format == "matroska":
             options["write_crc32"] = "0"  # of a header that _send will change
         writer = types.SimpleNamespace(write=self._chunks.append)
-        self._container = av.open(writer, "w", format=self.format, options=options)
+        self.container = av.open(writer, "w", format=format, options=options)
 
     def add_pictures(
         self,
@@ -157,7 +168,7 @@ class PacketPipe:
         sar: Fraction = Fraction(1),
     ) -> Any:
         """The stream, of raw pictures. NUT does not hold ``sar``, how wide a pixel is."""
-        stream: Any = self._container.add_stream("rawvideo", rate=rate)
+        stream: Any = self.container.add_stream("rawvideo", rate=rate)
         stream.width, stream.height, stream.pix_fmt = width, height, pix_fmt
         stream.time_base = stream.codec_context.time_base = time_base
         if self.format == "matroska":
@@ -170,20 +181,9 @@ class PacketPipe:
 
     def add_copy(self, of: Any, time_base: Fraction) -> Any:
         """The stream, of packets as they are in the PyAV stream ``of``."""
-        stream: Any = self._container.add_stream_from_template(of, opaque=True)  # there may be no encoder for it
+        stream: Any = self.container.add_stream_from_template(of, opaque=True)  # there may be no encoder for it
         stream.time_base = time_base
         return stream
-
-    def add_encoded(self, codec: str) -> Any:
-        """The stream, of packets in that codec that come without one."""
-        return self._container.add_mux_stream(codec)
-
-    def add_attachment(self, name: str, mimetype: str, data: bytes) -> None:
-        self._container.add_attachment(name, mimetype, data)
-
-    def add_samples(self, codec: str, rate: int, layout: str) -> Any:
-        """The stream, of sound that is encoded here."""
-        return self._container.add_stream(codec, rate=rate, layout=layout)
 
     def write_picture(self, stream: Any, planes: Sequence[NDArray[np.generic]], tick: int) -> None:
         """A picture of the stream's size and format, shown from ``tick`` on, in its time base."""
@@ -195,18 +195,18 @@ class PacketPipe:
 
     def write(self, packet: Any) -> None:
         """Raises what writing to the file raises."""
-        self._container.mux(packet)
+        self.container.mux(packet)
         self._send()
 
     def finish(self) -> None:
         """Write what is left, and close the file."""
-        self._container.close()
+        self.container.close()
         self._send()
         self._file.close()
 
     def abort(self) -> None:
         """Close the file as it is."""
-        self._container.close()
+        self.container.close()
         with contextlib.suppress(OSError):  # the other end is gone: that is the point
             self._file.close()
 
@@ -220,25 +220,27 @@ class PacketPipe:
 
 
 class FfmpegPipe(PacketPipe):
-    """A running ffmpeg that is fed streams on its standard input.
+    """A running ffmpeg that is fed streams on its standard input. Raises SetupError if it cannot be started.
 
     ``failed`` makes the error to raise of what ffmpeg said, once it has ended without success.
     """
 
     def __init__(self, command: list[str], failed: Callable[[str], FpsganError], format: str = "nut") -> None:
-        super().__init__(format)
-        self._command, self._failed = command, failed
+        self._failed = failed
         self._said: deque[str] = deque(maxlen=12)
-
-    def start(self) -> None:
-        """Raises OSError if ffmpeg cannot be started."""
-        self._process = subprocess.Popen(
-            self._command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, **_detached()
-        )
+        try:
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+                # Ctrl-C goes to the whole foreground group; ffmpeg must not end before we decide what becomes of its
+                # file. On Windows the first means nothing, elsewhere the second.
+                start_new_session=True, creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
+            )  # fmt: skip
+        except OSError as error:
+            raise _not_run(error) from error
         assert self._process.stdin is not None and self._process.stderr is not None
         self._listener = threading.Thread(target=self._listen, args=(self._process.stderr,), daemon=True)
         self._listener.start()
-        self.open(self._process.stdin)
+        super().__init__(self._process.stdin, format)
 
     def finish(self) -> None:
         """Close ffmpeg's input and wait for it to end."""
@@ -278,10 +280,3 @@ class FfmpegPipe(PacketPipe):
         with said:
             for line in said:
                 self._said.append(line.decode(errors="replace").strip())
-
-
-def _detached() -> dict[str, Any]:
-    # Ctrl-C goes to the whole foreground group; ffmpeg must not end before we decide what becomes of its file
-    if sys.platform == "win32":
-        return {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
-    return {"start_new_session": True}

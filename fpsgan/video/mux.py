@@ -18,7 +18,7 @@ import ffmpeg
 from fpsgan.errors import InputError, OutputError
 from fpsgan.video.codecs import CODECS
 from fpsgan.video.encode import Plan, failure
-from fpsgan.video.ffmpeg import FfmpegPipe, ffmpeg_path
+from fpsgan.video.ffmpeg import FfmpegPipe, command_of
 from fpsgan.video.files import PART
 from fpsgan.video.probe import open_container
 from fpsgan.video.streams import DISCARD, LETTERS
@@ -83,11 +83,7 @@ def mux(
         return _images(plan, segments, place)
     part = place / f"{PART}-{os.getpid()}{plan.target.suffix}"
     ticks = [_ticks(plan, segment) for segment in segments]
-    pipe = FfmpegPipe(_arguments(plan, part, limit, trial), lambda said: failure(plan, said))
-    try:
-        pipe.start()
-    except OSError as error:
-        raise OutputError(f"{plan.target}: cannot be written ({error.strerror or error})") from error
+    pipe = FfmpegPipe(_command(plan, part, limit, trial), lambda said: failure(plan, said))
     try:
         _send(plan, segments, ticks, pipe)
     except BaseException:
@@ -171,7 +167,7 @@ def _verify(muxed: Muxed) -> None:
         raise OutputError(f"{plan.target}: {expected} streams were planned but {streams} are in the file")
 
 
-def _arguments(plan: Plan, part: Path, limit: Fraction | None, trial: bool) -> list[str]:
+def _command(plan: Plan, part: Path, limit: Fraction | None, trial: bool) -> list[str]:
     info, encoder = plan.info, CODECS[plan.codec][0]
     video: Any = ffmpeg.input("pipe:0", format="nut")
     tags = plan.color_tags  # NUT does not know them
@@ -245,13 +241,10 @@ def _arguments(plan: Plan, part: Path, limit: Fraction | None, trial: bool) -> l
         if plan.codec.startswith("hevc"):
             settings["tag:v"] = "hvc1"
     graph = ffmpeg.output(*streams, PART, format=plan.muxer, **settings)
-    graph = graph.global_args("-hide_banner", "-nostats", "-loglevel", "error", "-copyts")
-    arguments: list[str] = ffmpeg.compile(graph, cmd=ffmpeg_path(), overwrite_output=True)
-    position = arguments.index(PART)
-    arguments[position:position] = retold  # ffmpeg-python takes every option once
-    # put in here since ffmpeg-python takes no names that are not UTF-8; /dev/stdin is another file to ffmpeg
-    paths = {CARRIER: str(plan.carrier.path.resolve()), PART: str(part)}
-    return [paths.get(word, word) for word in arguments]
+    # resolved: /dev/stdin is another file to ffmpeg
+    command = command_of(graph, {CARRIER: str(plan.carrier.path.resolve()), PART: str(part)})
+    position = command.index(str(part))
+    return [*command[:position], *retold, *command[position:]]  # ffmpeg-python takes every option once
 
 
 def _stretched(audio: Any, slowmo: Fraction) -> Any:
