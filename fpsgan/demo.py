@@ -29,7 +29,9 @@ SECONDS = 2
 EXPOSURE = Fraction(1, 25)  # how long the shutter is open, in seconds, where the clip is blurred
 
 
-def make_demo(folder: Path, *, on_progress: Callable[[Progress], None] | None = None) -> tuple[Result, dict[str, Path]]:
+def make_demo(
+    folder: Path, *, on_progress: Callable[[Progress], None] = lambda _: None
+) -> tuple[Result, dict[str, Path]]:
     """Render, enhance, and picture the difference. Returns the result and the files made, by what they are.
 
     Raises OutputError if ``folder`` cannot be made, and whatever ``enhance`` raises.
@@ -44,12 +46,8 @@ def make_demo(folder: Path, *, on_progress: Callable[[Progress], None] | None = 
         _exposed(Fraction(k, SOURCE_RATE), samples=9 if k % 2 else 1) for k in range(SECONDS * SOURCE_RATE)
     ]  # every other frame is shaken, as by hand
     write_clip(files["source"], blurred, SOURCE_RATE)
-    result = enhance(
-        files["source"],
-        files["result"],
-        options=Options(fps=Fraction(TARGET_RATE), overwrite=True),
-        on_progress=on_progress,
-    )
+    options = Options(fps=Fraction(TARGET_RATE), overwrite=True)
+    result = enhance(files["source"], files["result"], options=options, on_progress=on_progress)
     before, after = ([frame.as_rgb() for frame in decode(probe(files[name]))] for name in ("source", "result"))
     ratio = TARGET_RATE // SOURCE_RATE
     rows = []

@@ -17,7 +17,7 @@ from fpsgan.errors import InputError, OutputError
 from fpsgan.options import Options
 from fpsgan.rendering import MOTION, Counts, Job, make_segments
 from fpsgan.runtime import at_once, library_errors, pick_device
-from fpsgan.segments import Segment, Store, Timing, finished, identity, plan_segments
+from fpsgan.segments import Record, Segment, Store, Timing, finished, identity, plan_segments
 from fpsgan.spread import in_processes, on_cluster
 from fpsgan.stages.timeline import target_rate
 from fpsgan.video.codecs import CONTAINERS
@@ -84,8 +84,8 @@ def enhance(
     target: str | Path,
     *,
     options: Options | None = None,
-    on_progress: Callable[[Progress], None] | None = None,
-    on_note: Callable[[str], None] | None = None,
+    on_progress: Callable[[Progress], None] = lambda _: None,
+    on_note: Callable[[str], None] = lambda _: None,
 ) -> Result:
     """Make a sharper, smoother video of ``source`` and put it, whole and verified, at ``target``.
 
@@ -102,7 +102,7 @@ def enhance(
     done = False
     with claimed(target) as place:
         try:
-            result = _enhance(info, target, place, options, on_progress or _ignore, on_note or _ignore)
+            result = _enhance(info, target, place, options, on_progress, on_note)
             done = True
         finally:
             if done or not options.resume or not finished(place):
@@ -142,21 +142,20 @@ def _enhance(
             raise OutputError(f"{options.confidence_map}: cannot make this folder ({error.strerror})") from error
     decoder = hardware_for(info, note) if options.hwaccel == "auto" else ""
     job = Job(info, options, timing, output, tuple(plan_segments(info, timing)), decoder)
-    store = Store(place, identity(info, _settings(options)), target, note)
+    store = Store.of_job(place, identity(info, _settings(options)), target, note)
     records = {segment: record for segment in job.segments if (record := store.record(segment)) is not None}
     if records:
         note(f"resuming: {len(records)} of {len(job.segments)} segments are there")
-    for record in list(records.values()):
+    for record in records.values():
         for text in record["notes"]:
             note(text)
     pace = _Pace(timing.total, sum(record["frames"] for record in records.values()), on_progress)
     missing = [segment for segment in job.segments if segment not in records]
-    for segment, record in _made(job, missing, store, pace, note):
-        records[segment] = record
+    records.update(_made(job, missing, store, pace, note))
     ordered = [records[segment] for segment in job.segments]
     for record in ordered:
         result.add(record)
-    paths = [store.path(record["pictures"]) for record in ordered if record["frames"]]
+    paths = [store.folder / record["pictures"] for record in ordered if record["frames"]]
     if not paths:
         raise OutputError(f"{target}: nothing to write, the source gave no frame")
     limit = options.end - timing.start if options.end is not None else None
@@ -175,23 +174,18 @@ def _enhance(
 
 def _made(
     job: Job, missing: Sequence[Segment], store: Store, pace: _Pace, note: Callable[[str], None]
-) -> Iterator[tuple[Segment, dict[str, Any]]]:
+) -> Iterator[tuple[Segment, Record]]:
     """Make what is missing: here, in several processes, or on a cluster."""
     options = job.options
-    devices = options.devices * options.workers if options.devices else (options.device,) * options.workers
+    devices = (options.devices or (options.device,)) * options.workers
     if not missing:
         return iter(())
     if options.cluster is not None:
         return on_cluster(job, missing, store, pace, note, options.cluster)
     if len(devices) > 1 and len(missing) > 1:
         return in_processes(job, missing, store, pace, note, devices)
-    if options.devices:
-        job = dataclasses.replace(job, options=dataclasses.replace(options, device=options.devices[0]))
+    job = dataclasses.replace(job, options=dataclasses.replace(options, device=devices[0]))
     return make_segments(job, missing, store, pace, note)
-
-
-def _ignore(_: object) -> None:
-    pass
 
 
 def _settings(options: Options) -> dict[str, Any]:

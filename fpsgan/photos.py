@@ -70,7 +70,7 @@ def deblur_photos(
         except OSError as error:
             on_failure(OutputError(f"{target.parent}: cannot be made ({error.strerror})"))
     deblurrer = _deblurrer(options, options.deblur_weights)
-    settings = Settings(options.deblur, options.deblur_strength)
+    settings = options.deblurring
     workers = min(at_once(deblurrer.device, max(map(_pixels, sources), default=1)), max(1, len(pairs)))
 
     def work(pair: tuple[Path, Path]) -> PhotoResult | FpsganError:

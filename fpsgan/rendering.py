@@ -11,11 +11,10 @@ from __future__ import annotations
 import dataclasses
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -28,7 +27,7 @@ from fpsgan.errors import FpsganError, OutputError
 from fpsgan.interpolator import InterpolatorRunner
 from fpsgan.options import Options
 from fpsgan.runtime import at_once, pick_device, pick_dtype, sharing_cores
-from fpsgan.segments import Segment, Store, Timing
+from fpsgan.segments import Record, Segment, Store, Timing
 from fpsgan.stages import deblurring
 from fpsgan.stages.interpolation import InterpolationSettings, Output, Spent, interpolated
 from fpsgan.stages.interpolation_on_device import interpolated_on_device
@@ -45,7 +44,6 @@ __all__ = ["MOTION", "Counts", "Engines", "Job", "Reader", "make_segments"]
 
 MOTION = "deblur-motion"  # the weights that undo what moves by itself
 JUMP = Fraction(5)  # seconds of the source that are decoded for nothing, at most, where one could seek instead
-Record = dict[str, Any]  # what was done for a segment: Counts, and what is noted of it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +75,7 @@ class Counts:
     duration_in: float = 0.0
     network_seconds: float = 0.0
 
-    def add(self, part: Mapping[str, Any]) -> None:
+    def add(self, part: Record) -> None:
         """Count what a later part did as well; ``duration_in`` reaches to the end of its last frame."""
         for field in dataclasses.fields(Counts):
             value = getattr(self, field.name)
@@ -166,7 +164,7 @@ def _encode(
     try:
         for output in stage:
             if encoder is None:
-                encoder = Encoder(job.output, store.path(job.output.segment_name(segment.name)), output.number)
+                encoder = Encoder(job.output, store.folder / job.output.segment_name(segment.name), output.number)
             encoder.write(output.frame)
             if output.confidence is not None and job.options.confidence_map is not None:
                 _write_map(job.options.confidence_map / f"{output.number:06}.png", output.confidence)
@@ -178,15 +176,16 @@ def _encode(
         raise
     finally:
         stage.close()
-    frames = encoder.frames if encoder is not None else 0
-    return encoder, {**dataclasses.asdict(counts), "frames": frames, "end": float(end), "notes": notes}
+    pictures, frames = (encoder.path.name, encoder.frames) if encoder is not None else ("", 0)
+    done = {"pictures": pictures, "frames": frames, "end": float(end), "notes": notes}
+    return encoder, done | dataclasses.asdict(counts)
 
 
 def _finish(segment: Segment, encoder: Encoder | None, record: Record, store: Store) -> tuple[Segment, Record]:
     if encoder is not None:
         encoder.close()
-    store.finish(segment, encoder.path.name if encoder is not None else "", record)
-    return segment, {"pictures": encoder.path.name if encoder is not None else "", **record}
+    store.finish(segment, record)
+    return segment, record
 
 
 class Reader:

@@ -27,6 +27,7 @@ from fpsgan.video.files import PART, SEGMENTS, TARGET, is_claimed, remove, write
 from fpsgan.video.probe import VideoInfo
 
 __all__ = [
+    "Record",
     "Segment",
     "Store",
     "Timing",
@@ -42,6 +43,8 @@ LENGTH = 10  # seconds of output, about, that a segment holds: what a crash can 
 RUN_UP = 2 + max(scenes.RUN_UP, interpolation.RUN_UP, deblurring.RUN_UP)  # source frames
 MANIFEST = "job.json"
 ENDS = 1 << 20  # bytes at either end of the source by which it is known again
+
+Record = dict[str, Any]  # of a finished segment: the name of its pictures ("" for none), what was done, what was noted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,49 +166,43 @@ def fingerprint(path: Path) -> dict[str, Any]:
 
 
 class Store:
-    """The finished segments of one job, in a folder of its own inside of the job's folder ``place``.
+    """The finished segments of one job, and their pictures by name, in a ``folder`` of their own."""
 
-    The folder's name says what job it is, so that segments of other settings, or of another source, are never mixed in;
-    they stay beside it until the output is finished. What is in a folder of that name without a manifest that says the
-    same is not trusted, and removed. ``note`` hears of both.
-    """
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
 
-    def __init__(self, place: Path, made_of: Mapping[str, Any], target: Path, note: Callable[[str], None]) -> None:
+    @classmethod
+    def of_job(cls, place: Path, made_of: Mapping[str, Any], target: Path, note: Callable[[str], None]) -> Store:
+        """That of a job with this `identity`, in the job's folder ``place``.
+
+        The folder's name says what job it is, so that segments of other settings, or of another source, are never mixed
+        in; they stay beside it until the output is finished. What is in a folder of that name without a manifest that
+        says the same is not trusted, and removed. ``note`` hears of both.
+        """
         text = json.dumps(made_of, sort_keys=True, indent=1)
-        self.folder = place / f"{SEGMENTS}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
-        manifest = self.folder / MANIFEST
-        if self.folder.exists() and _read(manifest) != json.loads(text):
+        folder = place / f"{SEGMENTS}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+        manifest = folder / MANIFEST
+        if folder.exists() and _read(manifest) != json.loads(text):
             note(f"{manifest}: damaged, or of another job; what lies beside it is not used")
-            shutil.rmtree(self.folder)
-        others = sum(1 for path in place.glob(f"{SEGMENTS}-*") if path != self.folder)
-        if others:
+            shutil.rmtree(folder)
+        if any(path != folder for path in place.glob(f"{SEGMENTS}-*")):
             note("an unfinished job with other settings, or another source, is set aside until this one is done")
-        self.folder.mkdir(exist_ok=True)
-        for part in self.folder.glob(f"{PART}-*"):
+        folder.mkdir(exist_ok=True)
+        for part in folder.glob(f"{PART}-*"):
             remove(part)
         if not manifest.exists():
             write_whole(manifest, text)
             write_whole(place / TARGET, json.dumps({"target": str(target.absolute())}))
+        return cls(folder)
 
-    @classmethod
-    def at(cls, folder: Path) -> Store:
-        """One without a manifest, in a folder of nobody else's."""
-        store = cls.__new__(cls)
-        store.folder = folder
-        return store
-
-    def path(self, name: str) -> Path:
-        """Where the pictures of a segment belong."""
-        return self.folder / name
-
-    def record(self, segment: Segment) -> dict[str, Any] | None:
-        """What was said of a segment when it was finished; None if it is not."""
+    def record(self, segment: Segment) -> Record | None:
+        """That of a segment; None if it is not finished."""
         found = _read(self.folder / f"{segment.name}.json")
         return found if found is not None and (self.folder / found["pictures"]).exists() else None
 
     def read(self, name: str) -> dict[str, bytes]:
         """The files of a segment's pictures, by their names; "" for one that is no folder."""
-        path = self.path(name)
+        path = self.folder / name
         return {file.name: file.read_bytes() for file in path.iterdir()} if path.is_dir() else {"": path.read_bytes()}
 
     def receive(self, name: str, files: Mapping[str, bytes]) -> None:
@@ -215,14 +212,14 @@ class Store:
             target = part / file if file else part
             target.parent.mkdir(exist_ok=True)
             target.write_bytes(content)
-        part.replace(self.path(name))
+        part.replace(self.folder / name)
 
-    def finish(self, segment: Segment, pictures: str, record: Mapping[str, Any]) -> None:
+    def finish(self, segment: Segment, record: Record) -> None:
         """The pictures of a segment are there, whole."""
-        write_whole(self.folder / f"{segment.name}.json", json.dumps({"pictures": pictures, **record}))
+        write_whole(self.folder / f"{segment.name}.json", json.dumps(record))
 
 
-def _read(path: Path) -> dict[str, Any] | None:
+def _read(path: Path) -> Record | None:
     """A JSON object; None if there is none, or half of one."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))

@@ -21,8 +21,8 @@ import cv2
 import torch
 
 from fpsgan.errors import FpsganError, InputError, OptionError, SetupError
-from fpsgan.rendering import Job, Record, make_segments
-from fpsgan.segments import Segment, Store, fingerprint
+from fpsgan.rendering import Job, make_segments
+from fpsgan.segments import Record, Segment, Store, fingerprint
 
 __all__ = ["in_processes", "on_cluster"]
 
@@ -163,7 +163,7 @@ def on_cluster(
                     note(text)
                 if record["pictures"]:
                     store.receive(record["pictures"], pictures)
-                store.finish(segment, record["pictures"], record)
+                store.finish(segment, record)
                 for _ in range(record["frames"]):
                     on_frame()
                 yield segment, record
@@ -197,7 +197,7 @@ def _on_node(
     with tempfile.TemporaryDirectory(prefix="fpsgan-") as name:
         folder = Path(name)
         job = _with_source(job, {path: ray.get(contents[path]) for path in missing}, folder)
-        store = Store.at(folder)
+        store = Store(folder)
         ((_, record),) = make_segments(job, [segment], store, lambda: None, lambda text: None)
         return record, store.read(record["pictures"]) if record["pictures"] else {}
 

@@ -96,7 +96,7 @@ def stream(
     options: Options | None = None,
     max_delay: float = 0.5,
     format: str = "matroska",
-    on_report: Callable[[StreamReport], None] | None = None,
+    on_report: Callable[[StreamReport], None] = lambda _: None,
     on_note: Callable[[str], None] = lambda _: None,
 ) -> StreamReport:
     """Enhance ``source`` while it comes in, and write it to ``target`` as it gets ready.
@@ -293,7 +293,7 @@ class _Showing:
         report: StreamReport,
         begin: Fraction,
         rate: Fraction,
-        on_report: Callable[[StreamReport], None] | None,
+        on_report: Callable[[StreamReport], None],
     ) -> None:
         self.read, self.sink, self.effort, self.clock = read, sink, effort, effort.clock
         self.sharpening, self.report, self.on_report = sharpening, report, on_report
@@ -374,5 +374,4 @@ class _Showing:
         report.levels = {level.name: self.levels[level.name] for level in effort.levels if self.levels[level.name]}
         for number in [number for number in list(effort.planned) if number < self.number]:
             del effort.planned[number]
-        if self.on_report is not None:
-            self.on_report(report)
+        self.on_report(report)
