@@ -21,7 +21,7 @@ from fpsgan.device import colour
 from fpsgan.device.engine import DeviceInterpolator
 from fpsgan.device.exposure import exposure_change
 from fpsgan.device.overlays import overlays
-from fpsgan.errors import OptionError, SetupError
+from fpsgan.errors import OptionError, SetupError, check_choice
 from fpsgan.interpolator import InterpolatorRunner, with_acceleration
 from fpsgan.interpolator.flow import accelerations, find_flow
 from fpsgan.job import enhance, peak_rss
@@ -74,8 +74,7 @@ def benchmark(
 
     Raises OptionError for a size that is none of SIZES, or fewer than 3 frames.
     """
-    if size not in SIZES:
-        raise OptionError(f"--size {size}: must be one of {', '.join(SIZES)}")
+    check_choice("--size", size, tuple(SIZES))
     if frames < 3:
         raise OptionError(f"--frames {frames}: must be at least 3")
     width, height = SIZES[size]

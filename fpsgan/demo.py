@@ -17,6 +17,7 @@ from fpsgan.job import Progress, Result, enhance
 from fpsgan.options import Options
 from fpsgan.video.decode import decode
 from fpsgan.video.ffmpeg import ffmpeg_path
+from fpsgan.video.files import make_folder
 from fpsgan.video.probe import probe
 
 __all__ = ["make_demo", "render_scene", "write_clip"]
@@ -36,10 +37,7 @@ def make_demo(
 
     Raises OutputError if ``folder`` cannot be made, and whatever ``enhance`` raises.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{folder}: cannot be made ({error.strerror})") from error
+    make_folder(folder)
     files = {name: folder / file for name, file in
              (("source", "choppy.mp4"), ("result", "smooth.mp4"), ("picture", "before-after.png"))}  # fmt: skip
     blurred = [

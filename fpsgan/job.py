@@ -23,7 +23,7 @@ from fpsgan.stages.timeline import target_rate
 from fpsgan.video.codecs import CONTAINERS
 from fpsgan.video.decode import check_damage, decode, hardware_for
 from fpsgan.video.fields import treated
-from fpsgan.video.files import check_target, claimed, discard, publish
+from fpsgan.video.files import check_target, claimed, discard, make_folder, publish
 from fpsgan.video.frame import check_size
 from fpsgan.video.mux import Muxed, mux
 from fpsgan.video.plan import plan_output
@@ -136,10 +136,7 @@ def _enhance(
     if info.treatment is not None:
         note(info.treatment.words)
     if options.confidence_map is not None:
-        try:
-            options.confidence_map.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OutputError(f"{options.confidence_map}: cannot make this folder ({error.strerror})") from error
+        make_folder(options.confidence_map)
     decoder = hardware_for(info, note) if options.hwaccel == "auto" else ""
     job = Job(info, options, timing, output, tuple(plan_segments(info, timing)), decoder)
     store = Store.of_job(place, identity(info, _settings(options)), target, note)

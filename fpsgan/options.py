@@ -7,7 +7,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fpsgan.errors import OptionError
+from fpsgan.errors import OptionError, check_choice
 from fpsgan.stages.scenes import SCENE_THRESHOLD, SceneSettings
 from fpsgan.video.codecs import EncodeOptions
 from fpsgan.video.fields import MODES
@@ -91,16 +91,12 @@ class Options:
         _ = self.scenes
         if self.retimed and not self.interpolate:
             raise OptionError("--fps, --multi and --slowmo need the interpolation stage")
-        if self.deblur not in ("auto", "on", "off"):
-            raise OptionError(f"--deblur {self.deblur}: must be auto, on or off")
-        if self.engine not in ENGINES:
-            raise OptionError(f"--engine {self.engine}: must be {', '.join(ENGINES[:-1])} or {ENGINES[-1]}")
-        if self.hwaccel not in HWACCELS:
-            raise OptionError(f"--hwaccel {self.hwaccel}: must be {' or '.join(HWACCELS)}")
+        check_choice("--deblur", self.deblur, ("auto", "on", "off"))
+        check_choice("--engine", self.engine, ENGINES)
+        check_choice("--hwaccel", self.hwaccel, HWACCELS)
+        check_choice("--deinterlace", self.deinterlace, MODES)
         if self.engine == "torch" and self.tile:
             raise OptionError("--tile: --engine torch works on whole frames; use --engine cpu")
-        if self.deinterlace not in MODES:
-            raise OptionError(f"--deinterlace {self.deinterlace}: must be {', '.join(MODES[:-1])} or {MODES[-1]}")
         if not 0 <= self.deblur_strength <= 1:
             raise OptionError(f"--deblur-strength {self.deblur_strength}: must lie between 0 and 1")
         if self.start is not None and self.start < 0:

@@ -20,7 +20,7 @@ from fpsgan.errors import FpsganError, InputError, OutputError
 from fpsgan.options import Options
 from fpsgan.runtime import at_once, library_errors, pick_device, pick_dtype, sharing_cores
 from fpsgan.threads import in_order
-from fpsgan.video.files import check_target, whole
+from fpsgan.video.files import check_target, make_folder, whole
 from fpsgan.video.frame import check_size
 from fpsgan.video.photo import KINDS, Photo, Pixels, read, size_of, write
 
@@ -63,12 +63,10 @@ def deblur_photos(
     pairs: list[tuple[Path, Path]] = []
     for source, target in zip(sources, targets, strict=True):
         try:
-            target.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(target.parent)
             pairs.append((source, check_target(source, target, overwrite=options.overwrite, suffixes=WRITTEN)))
         except OutputError as error:
             on_failure(error)
-        except OSError as error:
-            on_failure(OutputError(f"{target.parent}: cannot be made ({error.strerror})"))
     deblurrer = _deblurrer(options, options.deblur_weights)
     settings = options.deblurring
     workers = min(at_once(deblurrer.device, max(map(_pixels, sources), default=1)), max(1, len(pairs)))
@@ -196,8 +194,5 @@ def _sheet(columns: dict[str, NDArray[np.uint8]], target: Path, options: Options
         head = np.full((24, image.shape[1], 3), 255, np.uint8)
         cv2.putText(head, name, (6, 17), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (0, 0, 0), 1, cv2.LINE_AA)
         labelled.append(np.concatenate([head, image]))
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(np.concatenate(labelled, 1)).save(target)
-    except OSError as error:
-        raise OutputError(f"{target}: cannot be written ({error})") from error
+    with whole(target) as part:
+        Image.fromarray(np.concatenate(labelled, 1)).save(part)

@@ -40,9 +40,10 @@ from fpsgan.cli.text import (
     stream_line,
     stream_text,
 )
-from fpsgan.errors import FpsganError, OptionError, OutputError
+from fpsgan.errors import FpsganError, OptionError, check_choice
 from fpsgan.options import Options
 from fpsgan.video.codecs import CONTAINERS, PIPED
+from fpsgan.video.files import make_folder
 from fpsgan.video.photo import KINDS, kind_of, name_for
 from fpsgan.video.probe import image_files
 
@@ -157,10 +158,7 @@ def _pairs(sources: list[Path], output: Path, *, photos: bool) -> list[Pair]:
     doubled = {target for target in (target for _, target in pairs) if [t for _, t in pairs].count(target) > 1}
     if doubled:
         raise OptionError(f"two inputs would both become {min(doubled)}; put them into different folders")
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{output}: cannot be made ({error.strerror})") from error
+    make_folder(output)
     return pairs
 
 
@@ -210,8 +208,7 @@ def _photos(
 def _meter(report: Report, *, several: bool) -> Meter[Progress]:
     from fpsgan.job import Progress
 
-    if report.progress not in ("text", "json"):
-        raise OptionError(f"--progress {report.progress}: must be text or json")
+    check_choice("--progress", report.progress, ("text", "json"))
     record = Progress._asdict if report.progress == "json" else None
     return Meter(job_line, quiet=report.quiet or report.dry_run, several=several, record=record)
 

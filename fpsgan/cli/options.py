@@ -14,7 +14,7 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
-from fpsgan.errors import OptionError
+from fpsgan.errors import OptionError, check_choice
 from fpsgan.options import ENGINES, HWACCELS, Options
 from fpsgan.video.codecs import CODECS, EncodeOptions
 from fpsgan.video.fields import MODES
@@ -199,10 +199,9 @@ def job_options(*groups: Deblurring | Rate | Interpolation | Machine, **more: An
     if "codec" in given:
         given["encode"] = EncodeOptions(given.pop("codec"), given.pop("crf"), given.pop("pix_fmt"))
     if "devices" in given:
-        given["devices"] = tuple((given["devices"] or "").split(",")) if given["devices"] else ()
+        given["devices"] = tuple(given["devices"].split(",")) if given["devices"] else ()
     if "on_error" in given:
         on_error = given.pop("on_error")
-        if on_error not in ("stop", "conceal"):
-            raise OptionError(f"--on-error {on_error}: must be stop or conceal")
+        check_choice("--on-error", on_error, ("stop", "conceal"))
         given["conceal"] = on_error == "conceal"
     return Options(**given)

@@ -13,7 +13,7 @@ import av
 import av.error
 from av.bitstream import BitStreamFilterContext
 
-from fpsgan.errors import OptionError, OutputError
+from fpsgan.errors import OutputError, check_choice
 from fpsgan.live.source import Aside, Source
 from fpsgan.video.codecs import PIPED, choose_format
 from fpsgan.video.ffmpeg import FfmpegPipe, PacketPipe, container_codecs, encoder_formats, ffmpeg_path
@@ -60,8 +60,7 @@ class Sink:
     def __init__(
         self, target: str, container: str, first: Frame, rate: Fraction, source: Source, note: Callable[[str], None]
     ) -> None:
-        if container not in PIPED:
-            raise OptionError(f"--format {container}: must be {', '.join(PIPED[:-1])} or {PIPED[-1]}")
+        check_choice("--format", container, PIPED)
         self.target, self.format, self.color = target, first.format, first.color
         scheme = target.split("://")[0] if "://" in target else ""
         muxer = MUXERS.get(scheme, "") if scheme else SUFFIXES.get(Path(target).suffix.lower(), "")

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from fpsgan.errors import OptionError
+from fpsgan.errors import OptionError, check_choice
 from fpsgan.stages.timeline import Relation
 from fpsgan.video.frame import Frame
 
@@ -48,8 +48,7 @@ class SceneSettings:
     def __post_init__(self) -> None:
         if not 0 <= self.threshold <= 1:
             raise OptionError(f"--scene-threshold {self.threshold}: must lie between 0 (no cuts) and 1")
-        if self.dedup not in HELD_LIMITS:
-            raise OptionError(f"--dedup {self.dedup}: must be one of {', '.join(HELD_LIMITS)}")
+        check_choice("--dedup", self.dedup, tuple(HELD_LIMITS))
 
 
 def related(frames: Iterable[Frame], settings: SceneSettings) -> Iterator[tuple[Frame, Relation]]:

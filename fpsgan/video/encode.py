@@ -14,7 +14,7 @@ import numpy as np
 from fpsgan.errors import FpsganError, OutputError, SetupError
 from fpsgan.video.codecs import CODECS, HARDWARE, UPLOADED, UPLOADING
 from fpsgan.video.ffmpeg import FfmpegPipe, command_of
-from fpsgan.video.files import PART
+from fpsgan.video.files import PART, make_folder, sync
 from fpsgan.video.frame import MATRICES, PRIMARIES, TRANSFERS, Array, Color, Frame, PixelFormat, code_point
 from fpsgan.video.probe import NUT_TICK, Stream, VideoInfo, open_container
 from fpsgan.video.streams import Carrier
@@ -94,10 +94,7 @@ class Encoder:
         self.frames = 0
         self._part = path.with_name(f"{PART}-{os.getpid()}-{path.name}")  # a killed job's ffmpeg may go on for a moment
         if plan.muxer == "image2":
-            try:
-                self._part.mkdir(exist_ok=True)
-            except OSError as error:
-                raise OutputError(f"{plan.target}: cannot be written ({error.strerror or error})") from error
+            make_folder(self._part)
         self._pipe = FfmpegPipe(_command(plan, self._part, number), lambda said: failure(plan, said))
         self._stream = self._pipe.add_pictures(plan.width, plan.height, plan.format.name, plan.time_base)
 
@@ -130,9 +127,7 @@ class Encoder:
         if found != self.frames:
             target = self.plan.target
             raise OutputError(f"{target}: {self.frames} frames were sent to ffmpeg but {found} are in its file")
-        for file in sorted(self._part.iterdir()) if self._part.is_dir() else [self._part]:
-            with file.open("rb+") as handle:
-                os.fsync(handle.fileno())
+        sync(self._part)
         self._part.replace(self.path)
 
     def _padded(self, plane: Array, k: int) -> Array:

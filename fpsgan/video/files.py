@@ -20,7 +20,10 @@ from PIL import PngImagePlugin
 
 from fpsgan.errors import OutputError
 
-__all__ = ["check_target", "claimed", "discard", "is_claimed", "publish", "remove", "whole", "write_whole"]
+__all__ = [
+    "check_target", "claimed", "discard", "is_claimed", "make_folder", "publish", "remove", "sync", "whole",
+    "write_whole",
+]  # fmt: skip
 
 LONGEST_NAME = 255  # bytes, on all usual file systems
 PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
@@ -151,14 +154,10 @@ def publish(part: Path, target: Path) -> int:
 
     ``target`` as `check_target` allowed it. Raises OutputError if it cannot have its name.
     """
-    files = sorted(part.iterdir()) if part.is_dir() else [part]
-    size = 0
-    for file in files:
-        if part.is_dir():
-            _sign(file)
-        with file.open("rb+") as handle:
-            os.fsync(handle.fileno())
-            size += os.fstat(handle.fileno()).st_size
+    if part.is_dir():
+        for picture in part.iterdir():
+            _sign(picture)
+    size = sync(part)
     try:
         if target.is_dir():
             _remove_pictures(target)
@@ -169,6 +168,16 @@ def publish(part: Path, target: Path) -> int:
             os.close(folder)
     except OSError as error:
         raise OutputError(f"{target}: finished, but cannot be given its name ({error.strerror})") from error
+    return size
+
+
+def sync(part: Path) -> int:
+    """Bring a file, or the files in a folder, onto the disk; returns their size in bytes."""
+    size = 0
+    for file in sorted(part.iterdir()) if part.is_dir() else [part]:
+        with file.open("rb+") as handle:
+            os.fsync(handle.fileno())
+            size += os.fstat(handle.fileno()).st_size
     return size
 
 
@@ -231,6 +240,14 @@ def is_claimed(place: Path) -> bool:
         return True
     (place / "lock").unlink(missing_ok=True)
     return False
+
+
+def make_folder(folder: Path) -> None:
+    """With those above it, where it is not there yet. Raises OutputError."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot be made ({error.strerror or error})") from error
 
 
 def write_whole(path: Path, text: str) -> None:

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from fpsgan.errors import OptionError
+from fpsgan.errors import OptionError, check_choice
 from fpsgan.video.codecs import CONTAINERS
 from fpsgan.video.ffmpeg import ffmpeg_path
 from fpsgan.video.files import SEGMENTS
@@ -66,9 +66,11 @@ def check(options: dict[str, str], fields: tuple[Field, ...]) -> None:
     for name, value in options.items():
         if name not in known:
             raise OptionError(f"{name}: no such option")
-        choices = known[name].choices
-        if (value not in choices) if choices else not VALUE.fullmatch(value):
-            raise OptionError(f"{known[name].flag} {value}: must be {' or '.join(choices) or 'a number or a word'}")
+        field = known[name]
+        if field.choices:
+            check_choice(field.flag, value, field.choices)
+        elif not VALUE.fullmatch(value):
+            raise OptionError(f"{field.flag} {value}: must be a number or a word")
 
 
 def shipped(kind: str) -> tuple[str, ...]:
