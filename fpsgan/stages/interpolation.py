@@ -171,16 +171,11 @@ def _accelerated(before: _Pair | None, pair: _Pair, after: _Pair | None, runner:
     if after is not None and after.span.frame0 is not pair.span.frame1:
         after = None
     (flow0, length0), (flow1, length1) = (
-        (None, 1.0) if other is None or other.flow is None else (other.flow, _seconds(other.span) / _seconds(pair.span))
+        (None, 1.0) if other is None or other.flow is None else (other.flow, other.span.seconds / pair.span.seconds)
         for other in (before, after)
     )
     stride = runner.interpolator.config.stride
     return pair._replace(flow=with_acceleration(pair.flow, flow0, flow1, (length0, length1), stride=stride))
-
-
-def _seconds(span: Span[Frame]) -> float:
-    assert span.frame1 is not None
-    return float(span.frame1.pts - span.frame0.pts)
 
 
 def _exposed(luma: Grey, exposure: Exposure, t: float) -> Grey:

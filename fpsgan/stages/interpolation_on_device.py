@@ -109,23 +109,18 @@ def _launch(
     for left, pair, right in zip(row, pairs, row[2:], strict=False):
         if pair.prepared is None or not any(pair.span.times):
             continue
-        own = _seconds(pair.span)
         adjoins = left is not None and left.prepared is not None and left.span.frame1 is pair.span.frame0
         followed = right is not None and right.prepared is not None and pair.span.frame1 is right.span.frame0
         first, second = left if adjoins else None, right if followed else None
         asked_for.append(pair.prepared)
         neighbours.append((first and first.prepared, second and second.prepared))
-        lengths.append((_seconds(first.span) / own if first else 1.0, _seconds(second.span) / own if second else 1.0))
+        own = pair.span.seconds
+        lengths.append((first.span.seconds / own if first else 1.0, second.span.seconds / own if second else 1.0))
         times.append([float(t) for t in pair.span.times if t])
     frame = pairs[0].span.frame0
     form, color = settings.target or (frame.format, frame.color)
     made = engine.generate(asked_for, neighbours, lengths, times, form, color, confidence=settings.confidence)
     return _Launched([pair.span for pair in pairs], made, form, color)
-
-
-def _seconds(span: Span[Frame]) -> float:
-    assert span.frame1 is not None
-    return float(span.frame1.pts - span.frame0.pts)
 
 
 def _outputs(launched: _Launched, settings: InterpolationSettings, spent: Spent) -> Iterator[Output]:

@@ -53,6 +53,12 @@ class Span(NamedTuple, Generic[F]):
     times: tuple[Fraction, ...]
     number: int = 0
 
+    @property
+    def seconds(self) -> float:
+        """From frame0 to frame1, where there is one."""
+        assert self.frame1 is not None
+        return float(self.frame1.pts - self.frame0.pts)
+
 
 def target_rate(
     source: Fraction, *, fps: Fraction | None = None, multi: Fraction | None = None, slowmo: Fraction | None = None

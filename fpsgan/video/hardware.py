@@ -15,24 +15,19 @@ from av.codec.hwaccel import HWAccel, hwdevices_available
 from fpsgan.video.codecs import CODECS, HARDWARE, UPLOADED, UPLOADING
 from fpsgan.video.ffmpeg import encoders, run
 
-__all__ = ["KINDS", "decoding_devices", "encoding_chips", "native_decoder"]
+__all__ = ["KINDS", "decoding_devices", "encoding_chips"]
 
 # Kinds of device, in the order in which they are tried: NVIDIA; Apple; any maker's on Windows; AMD and Intel on Linux.
 # Intel's QSV is the chip that the last two reach as well.
 KINDS = ("cuda", "videotoolbox", "d3d11va", "vaapi")
-# libav decodes these by libraries, which know no chips; its own decoders do
+# Decoders of libav that are libraries, which know no chips, and its own in their place, which do
 NATIVE = {"libdav1d": "av1", "libvpx": "vp8", "libvpx-vp9": "vp9"}
-
-
-def native_decoder(codec: str) -> str:
-    """libav's own decoder in the place of the one called ``codec``."""
-    return NATIVE.get(codec, codec)
 
 
 @cache
 def decoding_devices(codec: str) -> dict[str, str]:
     """For every kind of device that this build of PyAV could decode with: "" if one opens, else why not."""
-    decoder = av.Codec(native_decoder(codec), "r")
+    decoder = av.Codec(NATIVE.get(codec, codec), "r")
     offered = {config.device_type.name for config in decoder.hardware_configs if config.is_supported}
     found = {}
     for kind in KINDS:

@@ -30,7 +30,7 @@ from fpsgan.video import fields
 from fpsgan.video.clock import Piece, Presentation, Track, join
 from fpsgan.video.ffmpeg import run
 from fpsgan.video.frame import MATRICES, PRIMARIES, SITING, TRANSFERS, Color, Orientation, PixelFormat
-from fpsgan.video.hardware import native_decoder
+from fpsgan.video.hardware import NATIVE
 from fpsgan.video.photo import KINDS, kind_of, read_frame
 
 __all__ = ["Damage", "Stream", "VideoInfo", "constant_rate", "orientation_of", "probe", "scan"]
@@ -83,7 +83,7 @@ class Damage(NamedTuple):
         return self.what if self.when is None else f"{self.what} at {float(self.when):.3f} s"
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class VideoInfo:
     """A source, probed. Times in seconds.
 
@@ -107,22 +107,22 @@ class VideoInfo:
     codec: str
     width: int
     height: int
-    sar: Fraction
-    rotation: int
-    mirrored: bool
+    sar: Fraction = Fraction(1)
+    rotation: int = 0
+    mirrored: bool = False
     format: PixelFormat
     color: Color
-    interlaced: bool
-    siting: str
-    dolby_vision: bool
-    mastering: str
+    interlaced: bool = False
+    siting: str = "left"
+    dolby_vision: bool = False
+    mastering: str = ""
     time_base: Fraction
     frame_rate: Fraction
-    vfr: bool
+    vfr: bool = False
     frame_count: int
-    start: Fraction
+    start: Fraction = Fraction(0)
     duration: Fraction
-    origin: Fraction
+    origin: Fraction = Fraction(0)
     coded: tuple[int, int]
     pixel_format: str
     presentation: Presentation = dataclasses.field(repr=False)
@@ -265,22 +265,12 @@ def _probe_images(path: Path, images: tuple[Path, ...], rate: Fraction) -> Video
         codec=images[0].suffix[1:].lower(),
         width=frame.width,
         height=frame.height,
-        sar=Fraction(1),
-        rotation=0,
-        mirrored=False,
         format=PixelFormat.of(frame.format.name),
         color=color_of(frame, "left"),
-        interlaced=False,
-        siting="left",
-        dolby_vision=False,
-        mastering="",
         time_base=1 / rate,
         frame_rate=rate,
-        vfr=False,
         frame_count=len(images),
-        start=Fraction(0),
         duration=len(images) / rate,
-        origin=Fraction(0),
         coded=(frame.width, frame.height),
         pixel_format=frame.format.name,
         presentation=Presentation(numbers, numbers, 1, (still,), dated=True, decode_times=False),
@@ -352,7 +342,7 @@ def video_decoder(video: Any, hardware: HWAccel | None = None) -> Any:
     if video.metadata.get("alpha_mode") == "1" and alpha_decoder in av.codecs_available:
         decoder = av.CodecContext.create(alpha_decoder, "r")
     elif hardware is not None:
-        decoder = av.CodecContext.create(native_decoder(decoder.name), "r", hardware)
+        decoder = av.CodecContext.create(NATIVE.get(decoder.name, decoder.name), "r", hardware)
         own = video.codec_context
         decoder.extradata, decoder.reorder_depth = own.extradata, own.reorder_depth
         decoder.width, decoder.height = own.width, own.height
