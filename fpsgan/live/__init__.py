@@ -280,25 +280,23 @@ def _planar(outputs: Iterable[Output], sink: Sink) -> Iterator[Output]:
         )
 
 
+@dataclasses.dataclass
 class _Showing:
     """Writes every output at its moment's turn, and with it the sound that has come up to then. Where a moment's time
     is up and its picture is not here, that before it again."""
 
-    def __init__(
-        self,
-        read: Source,
-        sink: Sink,
-        effort: Effort,
-        sharpening: Counters,
-        report: StreamReport,
-        begin: Fraction,
-        rate: Fraction,
-        on_report: Callable[[StreamReport], None],
-    ) -> None:
-        self.read, self.sink, self.effort, self.clock = read, sink, effort, effort.clock
-        self.sharpening, self.report, self.on_report = sharpening, report, on_report
-        self.begin, self.rate = begin, rate
-        self.lead = AHEAD if sink.target == "-" and not read.live else 0.0
+    read: Source
+    sink: Sink
+    effort: Effort
+    sharpening: Counters
+    report: StreamReport
+    begin: Fraction
+    rate: Fraction
+    on_report: Callable[[StreamReport], None]
+
+    def __post_init__(self) -> None:
+        self.clock = self.effort.clock
+        self.lead = AHEAD if self.sink.target == "-" and not self.read.live else 0.0
         self.number = 0  # of the next output
         self.began = self.told = time.monotonic()
         self.latencies: deque[float] = deque(maxlen=KEPT)

@@ -15,7 +15,6 @@ import subprocess
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +75,7 @@ class Queue:
         self._processes: dict[str, subprocess.Popen[str]] = {}  # of jobs, by id
         self._unwanted: set[str] = set()  # ids of those whose result is not wanted any more
         self._task: tuple[str, str, subprocess.Popen[str] | None] | None = None  # (id, kind, process) at work now
-        self._asked: list[tuple[str, str, Callable[[], list[list[str]]]]] = []
+        self._asked: list[tuple[str, str]] = []  # (id, kind) of the tasks to do, in order
         self._closing = False
         try:
             (self.place / "jobs").mkdir(parents=True, exist_ok=True)
@@ -132,8 +131,7 @@ class Queue:
     def choose(self, id: str, options: dict[str, str], intent: str, suffix: str) -> None:
         """Settle what is to be done, before it is begun."""
         with self._lock:
-            job = self._jobs[id]
-            self._must(job, "draft")
+            job = self._job_in(id, "draft")
             options = {name: value for name, value in options.items() if value != ""}
             work.check(options, self.fields)
             if suffix not in work.TARGETS or intent not in ("", *work.INTENTS):
@@ -146,8 +144,7 @@ class Queue:
     def start(self, id: str) -> None:
         """Put a draft, or what was paused or failed, into the queue."""
         with self._lock:
-            job = self._jobs[id]
-            self._must(job, "draft", "paused", "failed")
+            job = self._job_in(id, "draft", "paused", "failed")
             if job.found is None:
                 raise OptionError(f"{job.name}: not known yet what it is")
             self._drop(job, "estimate")
@@ -156,8 +153,7 @@ class Queue:
 
     def pause(self, id: str) -> None:
         with self._lock:
-            job = self._jobs[id]
-            self._must(job, "waiting", "running")
+            job = self._job_in(id, "waiting", "running")
             job.state = "paused"
             self._end(self._processes.get(id))
             self._advance()
@@ -165,8 +161,7 @@ class Queue:
     def cancel(self, id: str) -> None:
         """Back to a draft; what was done is thrown away."""
         with self._lock:
-            job = self._jobs[id]
-            self._must(job, "waiting", "running", "paused", "failed", "done")
+            job = self._job_in(id, "waiting", "running", "paused", "failed", "done")
             job.state, job.error, job.progress, job.result = "draft", "", {}, None
             self._drop(job, "copies")
             if id in self._processes:
@@ -202,17 +197,13 @@ class Queue:
 
     def preview(self, id: str, start: float) -> None:
         with self._lock:
-            job = self._jobs[id]
-            found = self._found(job)
-            start = min(max(start, 0.0), max(0.0, found["duration"] - 0.2))
-            self._must(job, "draft")
+            job = self._job_in(id, "draft")
+            start = min(max(start, 0.0), max(0.0, self._found(job)["duration"] - 0.2))
             self._ask(job, "preview", at=start, slow=job.options.get("slowmo", "1"))
 
     def copies(self, id: str) -> None:
         with self._lock:
-            job = self._jobs[id]
-            self._must(job, "done")
-            self._ask(job, "copies")
+            self._ask(self._job_in(id, "done"), "copies")
 
     def report(self, id: str) -> None:
         with self._lock:
@@ -300,14 +291,14 @@ class Queue:
         """Have a task done, instead of one of the same kind that is not done yet."""
         self._drop(job, kind)
         job.tasks[kind] = {"state": "waiting", "progress": {}, **more}
-        self._asked.append((job.id, kind, lambda: self._commands(job, kind)))
+        self._asked.append((job.id, kind))
         self._asked.sort(key=lambda asked: KINDS.index(asked[1]))
         if kind != "estimate" and self._task is not None and self._task[1] == "estimate":
             self._ask(self._jobs[self._task[0]], "estimate")  # steps back for what somebody waits for
         self._changed.notify_all()
 
     def _drop(self, job: Job, kind: str) -> None:
-        self._asked = [asked for asked in self._asked if asked[:2] != (job.id, kind)]
+        self._asked = [asked for asked in self._asked if asked != (job.id, kind)]
         if self._task is not None and self._task[:2] == (job.id, kind):
             self._end(self._task[2])
         if job.tasks.get(kind, {}).get("state") != "done" or kind != "look":
@@ -337,12 +328,12 @@ class Queue:
                     self._changed.wait()
                 if self._closing:
                     return
-                id, kind, commands = self._asked.pop(0)
+                id, kind = self._asked.pop(0)
                 job = self._jobs[id]
                 task = job.tasks[kind]
                 task["state"] = "running"
                 self._task = (id, kind, None)
-            self._do(job, kind, task, commands)
+            self._do(job, kind, task)
             with self._lock:
                 self._task = None
                 gone = id not in self._jobs and id not in self._processes
@@ -350,9 +341,9 @@ class Queue:
             if gone:
                 self.discard(id)
 
-    def _do(self, job: Job, kind: str, task: dict[str, Any], commands: Callable[[], list[list[str]]]) -> None:
+    def _do(self, job: Job, kind: str, task: dict[str, Any]) -> None:
         answer = ""
-        for command in commands():
+        for command in self._commands(job, kind):
             with self._lock:
                 if self._closing or job.tasks.get(kind) is not task:
                     return
@@ -419,9 +410,12 @@ class Queue:
 
     # helpers
 
-    def _must(self, job: Job, *states: str) -> None:
+    def _job_in(self, id: str, *states: str) -> Job:
+        """The job, if it is in one of these states."""
+        job = self._jobs[id]
         if job.state not in states:
             raise OptionError(f"{job.name}: is {job.state}, not {' or '.join(states)}")
+        return job
 
     def _found(self, job: Job) -> dict[str, Any]:
         if job.found is None:
