@@ -16,6 +16,7 @@ import time
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -107,31 +108,24 @@ def plan_segments(info: VideoInfo, timing: Timing) -> list[Segment]:
     shown = info.presentation.times
     zero = info.origin / info.time_base
 
-    def before(moment: Fraction, frames: int) -> Fraction | None:
-        """The time of the picture so many before the one that is shown at a moment of the source."""
+    def before(moment: Fraction | None, frames: int) -> Fraction | None:
+        """The time of the picture that is so many before the one shown at a moment of the source."""
+        if moment is None:
+            return None
         at = bisect_right(shown, moment / info.time_base + zero) - 1 - frames
         return (shown[at] - zero) * info.time_base if at > 0 else None
 
     # which picture of a cycle is left out is counted from the first
     seek = info.treatment is None or not info.treatment.cycle
 
-    parts = []
-    for number in range(count):
-        begin, end = (timing.first + k * size * timing.step for k in (number, number + 1))
-        last = number + 1 == count
-        parts.append(
-            Segment(
-                number,
-                number * size,
-                None if last else (number + 1) * size,
-                begin if number else None,
-                None if last else end,
-                before(begin, RUN_UP) if number else None,
-                before(begin, deblurring.RUN_UP) if number else None,
-                seek,
-            )
+    edges = [None, *(timing.first + k * size * timing.step for k in range(1, count)), None]
+    return [
+        Segment(
+            number, number * size, None if end is None else (number + 1) * size, begin, end,
+            decode=before(begin, RUN_UP), sharpen=before(begin, deblurring.RUN_UP), seek=seek,
         )
-    return parts
+        for number, (begin, end) in enumerate(pairwise(edges))
+    ]  # fmt: skip
 
 
 # --- what is kept of unfinished work -------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from itertools import accumulate
@@ -155,9 +156,9 @@ def _pairs(sources: list[Path], output: Path, *, photos: bool) -> list[Pair]:
     if not _is_folder(output):
         raise OptionError(f"several inputs go into a folder: {output} is none; name one with -o")
     pairs = [(source, output / _name_in_folder(source, photos=photos)) for source in listed]
-    doubled = {target for target in (target for _, target in pairs) if [t for _, t in pairs].count(target) > 1}
-    if doubled:
-        raise OptionError(f"two inputs would both become {min(doubled)}; put them into different folders")
+    for target, count in Counter(target for _, target in pairs).items():
+        if count > 1:
+            raise OptionError(f"two inputs would both become {target}; put them into different folders")
     make_folder(output)
     return pairs
 

@@ -64,8 +64,7 @@ def decode(
             held = None
         if end is not None and frame.pts >= end:
             frames.close()
-            trouble.sum_up()
-            return
+            break
         if start is None or frame.pts >= start:
             held = frame
     if held is not None:
