@@ -31,13 +31,12 @@ from fpsgan.video.probe import VideoInfo, probe
 
 __all__ = ["Estimate", "Progress", "Result", "enhance", "estimate", "peak_rss"]
 
-PREVIEW = 8  # source frames that estimate() really processes, and two more for each core
+PREVIEW = 8  # source frames that estimate() processes, plus two for each frame in parallel
 
 
 class Progress(NamedTuple):
-    """Where a running job stands: output frames done and expected, output frames per second, seconds left; and the
-    stage: "frames" are being made, or "joining" (their segments and the sound become the file, which is then checked).
-    """
+    """How far a job is: output frames done and expected, output frames per second, seconds left; and the stage:
+    "frames" are being made, or "joining" (segments and sound are being muxed into the file, and that is verified)."""
 
     done: int
     total: int
@@ -48,8 +47,8 @@ class Progress(NamedTuple):
 
 @dataclasses.dataclass
 class Result(Counts):
-    """What was done: the proof. Rates in frames per second, durations in seconds, ``size`` in bytes; ``av_offset_in``
-    and ``av_offset_out``: seconds by which the first sound comes after the first picture, in the source and now."""
+    """What was done. Rates in frames per second, durations in seconds, ``size`` in bytes; ``av_offset_in`` and
+    ``av_offset_out``: seconds from the first picture to the first sound, in the source and in the output."""
 
     source: str = ""
     target: str = ""
@@ -67,7 +66,7 @@ class Result(Counts):
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
-    """What a job will come to, judged from its first frames: work in ``seconds``, memory and file in bytes."""
+    """What a job will take, extrapolated from its first frames: time in ``seconds``, memory and file in bytes."""
 
     frames_in: int
     frames_out: int
@@ -89,10 +88,10 @@ def enhance(
 ) -> Result:
     """Make a sharper, smoother video of ``source`` and put it, whole and verified, at ``target``.
 
-    ``on_progress`` is called for every output frame and before the joining, ``on_note`` for everything the user should
-    know as it happens. Raises a FpsganError (see errors.py) and leaves no file under the target's name in that case; a
-    KeyboardInterrupt does the same. What was finished by then is kept beside the target (`fpsgan.segments`), and the
-    same call goes on from there, unless ``options.resume`` is False.
+    ``on_progress`` is called for every output frame and before joining, ``on_note`` for whatever the user should know,
+    as it happens. On a FpsganError (see errors.py) or KeyboardInterrupt there is no file under the target's name.
+    Segments finished by then are kept beside it (`fpsgan.segments`), and the same call continues from there, unless
+    ``options.resume`` is False.
     """
     options = options or Options()
     source, target = Path(source), Path(target)
@@ -172,7 +171,7 @@ def _enhance(
 def _made(
     job: Job, missing: Sequence[Segment], store: Store, pace: _Pace, note: Callable[[str], None]
 ) -> Iterator[tuple[Segment, Record]]:
-    """Make what is missing: here, in several processes, or on a cluster."""
+    """Make the missing segments: here, in several processes, or on a cluster."""
     options = job.options
     devices = (options.devices or (options.device,)) * options.workers
     if not missing:
@@ -186,7 +185,7 @@ def _made(
 
 
 def _settings(options: Options) -> dict[str, Any]:
-    """What of the options the frames depend on, and the weights themselves."""
+    """The options that the frames depend on, and digests of the weights."""
     given = {field.name: getattr(options, field.name) for field in dataclasses.fields(options)}
     for name in ("overwrite", "resume", "workers", "devices", "cluster", "hwaccel"):  # who does the work
         del given[name]
@@ -200,7 +199,7 @@ def _settings(options: Options) -> dict[str, Any]:
 
 
 class _Pace:
-    """Counts outputs and tells how fast they come."""
+    """Counts outputs and reports their rate."""
 
     def __init__(self, total: int, done: int, on_progress: Callable[[Progress], None]) -> None:
         self.total, self.before, self.done, self.on_progress = total, done, done, on_progress
@@ -218,10 +217,10 @@ class _Pace:
 
 
 def _check_sound(muxed: Muxed, result: Result, note: Callable[[str], None]) -> None:
-    """Measure how the sound lies to the picture, before and now."""
+    """Measure the offset of sound to picture, in the source and in the output."""
     try:
         offsets = muxed.sound_offsets()
-    except InputError as error:  # the source is gone meanwhile: no reason to throw the result away
+    except InputError as error:  # the source is gone by now: no reason to throw the result away
         note(f"the sound could not be compared with the source's ({error})")
         return
     if offsets is not None:
@@ -232,7 +231,7 @@ def _check_sound(muxed: Muxed, result: Result, note: Callable[[str], None]) -> N
 
 
 def estimate(source: str | Path, target: str | Path, *, options: Options | None = None) -> Estimate:
-    """Predict time, memory and size of ``enhance`` by doing it to the first few frames, into a throw-away file."""
+    """Predict time, memory and size of ``enhance`` by running it on the first few frames, into a temporary file."""
     options = options or Options()
     source, target = Path(source), Path(target)
     check_target(source, target, overwrite=options.overwrite, suffixes=tuple(CONTAINERS))
@@ -244,7 +243,7 @@ def estimate(source: str | Path, target: str | Path, *, options: Options | None 
         trial = Path(folder) / f"trial{target.suffix}"
         ticks: list[float] = []
         workers = at_once(pick_device(options.device), info.width * info.height)
-        preview = timing.first + (PREVIEW + 2 * workers) / info.frame_rate  # what is worked on at once comes at once
+        preview = timing.first + (PREVIEW + 2 * workers) / info.frame_rate  # frames in parallel arrive in bursts
         some = dataclasses.replace(options, end=min(preview, options.end or preview), confidence_map=None)
 
         def tick(now: Progress) -> None:
@@ -252,7 +251,7 @@ def estimate(source: str | Path, target: str | Path, *, options: Options | None 
                 ticks.append(time.perf_counter())
 
         result = enhance(source, trial, options=some, on_progress=tick)
-    # the first output pays for warming up
+    # the first output includes the warm-up
     steady = (ticks[-1] - ticks[0]) / (len(ticks) - 1) if len(ticks) > 1 else result.seconds
     return Estimate(
         frames_in=max(1, round(timing.total * timing.step * info.frame_rate)),
@@ -266,7 +265,7 @@ def estimate(source: str | Path, target: str | Path, *, options: Options | None 
 
 
 def _probe(source: Path, options: Options) -> VideoInfo:
-    """The source as it is after its film and fields are undone."""
+    """The source as it will be once pulldown is undone and fields are deinterlaced."""
     info = probe(source, stream=options.stream, image_rate=options.image_rate)
     return treated(info, options.deinterlace, interpolate=options.interpolate)
 
@@ -294,9 +293,9 @@ def _rate_text(rate: Fraction, vfr: bool) -> str:
 
 
 def peak_rss() -> int:
-    """Largest resident memory of this process so far, in bytes; 0 where the system does not tell (Windows)."""
+    """Peak resident memory of this process so far, in bytes; 0 where the system does not say (Windows)."""
     status = Path("/proc/self/status")
-    if status.exists():  # Linux: its ru_maxrss would carry over the peak of whatever started us
+    if status.exists():  # Linux: ru_maxrss would include the peak of the process that started this one
         return 1024 * int(status.read_text().split("VmHWM:")[1].split()[0])
     if sys.platform == "win32":
         return 0

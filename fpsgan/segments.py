@@ -1,8 +1,8 @@
-"""A job as a list of segments: what each one makes, and the folder in which finished ones wait for the others.
+"""A job as a list of segments: what each one makes, and the folder that keeps finished ones until all are done.
 
-A segment is a pure function of source, range and settings: it decodes a run-up, from which the stages take up their
-state, makes its own outputs and encodes them into a file of its own. So a job goes on where it was, whatever ended it,
-and segments can be made side by side, by several processes or machines, with the same frames.
+A segment is a pure function of source, range and settings: it decodes a run-up, from which the stages rebuild their
+state, makes its own outputs and encodes them into a file of its own. So a job can resume, whatever stopped it, and
+segments can be made in parallel, by several processes or machines, with the same frames.
 """
 
 from __future__ import annotations
@@ -40,19 +40,19 @@ __all__ = [
     "unfinished",
 ]
 
-LENGTH = 10  # seconds of output, about, that a segment holds: what a crash can cost
+LENGTH = 10  # seconds of output in a segment, about: the most that a crash can cost
 RUN_UP = 2 + max(scenes.RUN_UP, interpolation.RUN_UP, deblurring.RUN_UP)  # source frames
 MANIFEST = "job.json"
-ENDS = 1 << 20  # bytes at either end of the source by which it is known again
+ENDS = 1 << 20  # bytes at either end of a source that identify it
 
-Record = dict[str, Any]  # of a finished segment: the name of its pictures ("" for none), what was done, what was noted
+Record = dict[str, Any]  # of a finished segment: the name of its pictures ("" for none), its Counts, its notes
 
 
 @dataclasses.dataclass(frozen=True)
 class Timing:
-    """When the outputs are. ``rate``: output frames a second, None where every frame keeps its own time; ``step``:
-    source seconds from one output to the next; ``start``: where the user wants to begin, ``first``: the pts of the
-    first frame from there, both in seconds of the source; ``total``: outputs expected."""
+    """When the outputs are. ``rate``: output frames per second, None where every frame keeps its own time; ``step``:
+    source seconds from one output to the next; ``start``: the beginning that was asked for, ``first``: the pts of the
+    first frame from there on, both in seconds of the source; ``total``: outputs expected."""
 
     rate: Fraction | None
     step: Fraction
@@ -70,8 +70,8 @@ class Timing:
 @dataclasses.dataclass(frozen=True)
 class Segment:
     """A part of a job: the outputs ``first`` ≤ number < ``until``, which lie from ``begin`` up to ``end`` in seconds of
-    the source. The stages see frames from ``decode`` on, and sharpen from ``sharpen`` on; ``seek``: decoding may begin
-    there, not only at the start of the job. None: from the start, or to the end."""
+    the source. The stages see frames from ``decode`` on, and sharpen from ``sharpen`` on; ``seek``: whether decoding
+    may begin there, and not only at the start of the job. None: from the start, or to the end."""
 
     number: int
     first: int
@@ -92,16 +92,16 @@ class Segment:
 
     @property
     def words(self) -> str:
-        """Its range, for people."""
+        """Its range, for messages."""
         begin = 0.0 if self.begin is None else float(self.begin)
         return f"segment from {begin:.3f} s to {'the end' if self.end is None else f'{float(self.end):.3f} s'}"
 
 
 def plan_segments(info: VideoInfo, timing: Timing) -> list[Segment]:
-    """Cut a job into parts of LENGTH seconds of output; the last one may be nearly twice as long.
+    """Cut a job into segments of LENGTH seconds of output; the last one may be nearly twice as long.
 
-    Depends on nothing but the source and the settings. The parts need not begin at scene changes: the run-up brings
-    each stage to where it would be, except for what deblurring remembers of a whole scene.
+    Depends on nothing but the source and the settings. Segments need not begin at scene changes: the run-up rebuilds
+    the state of each stage, except for what deblurring remembers of a whole scene.
     """
     size = max(1, round(LENGTH / (timing.step * timing.slowmo)))
     count = max(1, timing.total // size)
@@ -115,7 +115,7 @@ def plan_segments(info: VideoInfo, timing: Timing) -> list[Segment]:
         at = bisect_right(shown, moment / info.time_base + zero) - 1 - frames
         return (shown[at] - zero) * info.time_base if at > 0 else None
 
-    # which picture of a cycle is left out is counted from the first
+    # pulldown is removed by cycles that are counted from the first picture
     seek = info.treatment is None or not info.treatment.cycle
 
     edges = [None, *(timing.first + k * size * timing.step for k in range(1, count)), None]
@@ -128,11 +128,11 @@ def plan_segments(info: VideoInfo, timing: Timing) -> list[Segment]:
     ]  # fmt: skip
 
 
-# --- what is kept of unfinished work -------------------------------------------------------------------------------
+# --- unfinished jobs -------------------------------------------------------------------------------------------------
 
 
 def identity(info: VideoInfo, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """All that the frames of a job depend on. Two jobs with the same have the same segments.
+    """All that the frames of a job depend on: jobs of the same identity have the same segments.
 
     Raises InputError if the source cannot be read.
     """
@@ -145,7 +145,7 @@ def identity(info: VideoInfo, settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def fingerprint(path: Path) -> dict[str, Any]:
-    """By what a file is known again. Raises InputError if it cannot be read."""
+    """What identifies a file. Raises InputError if it cannot be read."""
     try:
         with path.open("rb") as file:
             found = os.fstat(file.fileno())
@@ -169,9 +169,9 @@ class Store:
     def of_job(cls, place: Path, made_of: Mapping[str, Any], target: Path, note: Callable[[str], None]) -> Store:
         """That of a job with this `identity`, in the job's folder ``place``.
 
-        The folder's name says what job it is, so that segments of other settings, or of another source, are never mixed
-        in; they stay beside it until the output is finished. What is in a folder of that name without a manifest that
-        says the same is not trusted, and removed. ``note`` hears of both.
+        The folder's name is a digest of the identity, so that segments of other settings, or of another source, are
+        never mixed in; they stay beside it until the output is finished. A folder of that name whose manifest does not
+        match is removed. ``note`` is told of both.
         """
         text = json.dumps(made_of, sort_keys=True, indent=1)
         folder = place / f"{SEGMENTS}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
@@ -190,17 +190,17 @@ class Store:
         return cls(folder)
 
     def record(self, segment: Segment) -> Record | None:
-        """That of a segment; None if it is not finished."""
+        """The record of a segment; None if it is not finished."""
         found = _read(self.folder / f"{segment.name}.json")
         return found if found is not None and (self.folder / found["pictures"]).exists() else None
 
     def read(self, name: str) -> dict[str, bytes]:
-        """The files of a segment's pictures, by their names; "" for one that is no folder."""
+        """The files of a segment's pictures by name; "" where they are one file and not a folder."""
         path = self.folder / name
         return {file.name: file.read_bytes() for file in path.iterdir()} if path.is_dir() else {"": path.read_bytes()}
 
     def receive(self, name: str, files: Mapping[str, bytes]) -> None:
-        """Put there what `read` gave on another machine."""
+        """Store what `read` returned on another machine."""
         part = self.folder / f"{PART}-{name}"
         for file, content in files.items():
             target = part / file if file else part
@@ -209,12 +209,12 @@ class Store:
         part.replace(self.folder / name)
 
     def finish(self, segment: Segment, record: Record) -> None:
-        """The pictures of a segment are there, whole."""
+        """Mark a segment, whose pictures are complete, as finished."""
         write_whole(self.folder / f"{segment.name}.json", json.dumps(record))
 
 
 def _read(path: Path) -> Record | None:
-    """A JSON object; None if there is none, or half of one."""
+    """The JSON object in a file; None if it is missing or damaged."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -223,12 +223,12 @@ def _read(path: Path) -> Record | None:
 
 
 def finished(place: Path) -> list[Path]:
-    """The records of all segments in a job's folder, whatever job they are of."""
+    """The records of all finished segments in a job's folder, whatever their settings."""
     return [path for path in place.glob(f"{SEGMENTS}-*/*.json") if path.stem.isdecimal()]
 
 
 class Unfinished(NamedTuple):
-    """What a job that did not come to its end has left: in bytes, and seconds since it wrote last."""
+    """What an interrupted job has left; ``size`` in bytes, ``age`` in seconds since its last write."""
 
     target: Path
     place: Path
@@ -238,7 +238,7 @@ class Unfinished(NamedTuple):
 
 
 def unfinished(folder: Path) -> Iterator[Unfinished]:
-    """Every unfinished job with an output in ``folder``, but for those that are running. Raises InputError."""
+    """Every unfinished job with its output in ``folder``, except those that are running. Raises InputError."""
     try:
         places = sorted(folder.glob(".*.fpsgan"))
     except OSError as error:
