@@ -1,4 +1,4 @@
-"""A demonstration that needs no download: our own short clip, choppy and blurred, with sound, enhanced."""
+"""A demonstration without downloads: a short rendered clip, choppy and blurred, with sound, enhanced."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ Image = NDArray[np.uint8]
 WIDTH, HEIGHT = 640, 360
 SOURCE_RATE, TARGET_RATE = 15, 60
 SECONDS = 2
-EXPOSURE = Fraction(1, 25)  # how long the shutter is open, in seconds, where the clip is blurred
+EXPOSURE = Fraction(1, 25)  # seconds that the shutter is open for blurred frames
 
 
 def make_demo(
     folder: Path, *, on_progress: Callable[[Progress], None] = lambda _: None
 ) -> tuple[Result, dict[str, Path]]:
-    """Render, enhance, and picture the difference. Returns the result and the files made, by what they are.
+    """Render, enhance, and draw a comparison. Returns the result and the files made: "source", "result", "picture".
 
     Raises OutputError if ``folder`` cannot be made, and whatever ``enhance`` raises.
     """
@@ -91,7 +91,7 @@ def render_scene(time: float, width: int = WIDTH, height: int = HEIGHT) -> Image
 
 
 def write_clip(path: Path, frames: list[Image], rate: int) -> None:
-    """Write frames [H, W, 3] uint8 RGB as H.264 with a tone that rises, as long as the video. Raises OutputError."""
+    """Write frames [H, W, 3] uint8 RGB as H.264, with a rising tone of the same length. Raises OutputError."""
     height, width = frames[0].shape[:2]
     seconds = len(frames) / rate
     video = ffmpeg.input("pipe:0", format="rawvideo", pix_fmt="rgb24", s=f"{width}x{height}", framerate=rate)
@@ -110,7 +110,7 @@ def write_clip(path: Path, frames: list[Image], rate: int) -> None:
 
 
 def _exposed(time: Fraction, samples: int) -> Image:
-    """A frame whose shutter is open around ``time``: the mean light of several moments."""
+    """A frame exposed around ``time``: the mean, in linear light, of several moments."""
     moments = [float(time + EXPOSURE * Fraction(2 * k + 1 - samples, 2 * samples)) for k in range(samples)]
     light = np.mean([(render_scene(max(0.0, moment)) / 255.0) ** 2.2 for moment in moments], axis=0)
     codes: Image = np.rint(255 * light ** (1 / 2.2)).astype(np.uint8)

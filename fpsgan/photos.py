@@ -1,4 +1,4 @@
-"""Photos deblurred: each by itself, and what a camera wrote around the picture goes along with it."""
+"""Photos, deblurred one by one, with the metadata that the camera wrote."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ WRITTEN = tuple(suffix for suffix, (_, how) in KINDS.items() if how is not None)
 
 @dataclass(frozen=True)
 class PhotoResult:
-    """What became of a photo: its ``score`` (see deblur.blur_score), and how much of the deblurred picture was taken,
-    0 (left untouched) to 1."""
+    """What became of a photo: its ``score`` (see deblur.blur_score), and the ``strength`` of the deblurring, 0 (left
+    untouched) to 1."""
 
     source: str
     target: str
@@ -51,13 +51,13 @@ def deblur_photos(
     *,
     on_error: Callable[[FpsganError], None] | None = None,
 ) -> list[PhotoResult]:
-    """Sharpen each source into its target; of the options, those about deblurring, the machine and overwriting count.
+    """Sharpen each source into its target; of the options, those about deblurring, the machine and overwriting apply.
 
     Kept: orientation (turned upright), ICC profile, EXIF, transparency, grey, and 16 bits in PNG and TIFF. A photo that
-    needs no sharpening is copied to the bit where the kind stays the same. Raises a FpsganError before anything is
-    written if a target is there already or of a kind that cannot be written; each target is whole or absent. On a CPU
-    several are worked on at once. One that fails ends it all, those before it are written; with ``on_error``, which
-    hears of it, the others are done all the same.
+    needs no sharpening is copied bit for bit if the format stays the same. Raises a FpsganError before anything is
+    written if a target exists or is of a kind that cannot be written; each target is whole or absent. On a CPU several
+    are processed in parallel. The first that fails stops it all, and those before it are kept; with ``on_error``, which
+    is called with the error, the others are done all the same.
     """
     on_failure = on_error or _raise
     pairs: list[tuple[Path, Path]] = []
@@ -92,7 +92,7 @@ def _raise(error: FpsganError) -> None:
 
 
 def _pixels(path: Path) -> int:
-    """How many a photo has; 1 where that cannot be read, which is said when its turn comes."""
+    """How many a photo has; 1 if it cannot be read, which is reported when its turn comes."""
     try:
         width, height = size_of(path)
     except InputError:
@@ -114,7 +114,7 @@ def _deblur(source: Path, target: Path, deblurrer: Deblurrer, settings: Settings
     strength = settings.strength_for(score)
     sharp = _sharpened(picture, deblurrer, strength, cautious=settings.cautious)
     if sharp is picture:
-        strength = 0.0  # no blur was found that these weights could take away
+        strength = 0.0  # no blur was found that these weights could remove
     picture = sharp
     try:
         with whole(target) as part:
@@ -136,7 +136,7 @@ def _open(path: Path) -> Photo:
 
 
 def _sharpened(picture: Pixels, deblurrer: Deblurrer, strength: float, *, cautious: bool = False) -> Pixels:
-    """The picture itself where there is nothing to do."""
+    """The very same array where there is nothing to do."""
     top = np.iinfo(picture.dtype).max
     done = deblurrer.sharpen(picture.astype(np.float32) / np.float32(top), strength, cautious=cautious)
     if not done.touched:
@@ -153,11 +153,11 @@ def _eight_bits(picture: Pixels) -> NDArray[np.uint8]:
 def compare(
     sources: Sequence[Path], folder: Path, names: Sequence[str], options: Options, truth: Path | None = None
 ) -> list[dict[str, Any]]:
-    """Sheets ``<photo>.png`` in ``folder``: the photo, what each of the weights makes of it, the truth, side by side.
+    """Sheets ``<photo>.png`` in ``folder``: the photo, the result of each of the weights, the truth, side by side.
 
     ``truth`` is a folder with a sharp picture of the same name (any suffix) and size for each photo. Returns a record
-    for each photo and each column but the truth: "picture", "weights" ("input" for the photo itself) and, with a truth,
-    plain RGB "psnr" in dB and "ssim". Raises InputError where a truth is missing or of another size.
+    for each photo and column, except the truth: "picture", "weights" ("input" for the photo itself) and, given a truth,
+    "psnr" in dB and "ssim" of RGB. Raises InputError if a truth is missing or of another size.
     """
     from fpsgan.training.metrics import psnr, ssim
 
