@@ -1,4 +1,4 @@
-"""The stage of `fpsgan.stages.interpolation`, with all of a pair on the device and many pairs at once."""
+"""The stage of `fpsgan.stages.interpolation` with everything on the device, for many pairs at once."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ __all__ = ["interpolated_on_device"]
 
 
 class _Pair(NamedTuple):
-    """A span, and of one with two frames what is known of it."""
+    """A span, and if it has two frames what is prepared of them."""
 
     span: Span[Frame]
     prepared: Prepared | None
 
 
 class _Launched(NamedTuple):
-    """Spans in order whose frames between are on their way down."""
+    """Spans in order, whose generated frames are being downloaded."""
 
     spans: list[Span[Frame]]
     made: list[Made]
@@ -39,12 +39,12 @@ def interpolated_on_device(
 ) -> Iterator[Output]:
     """As `fpsgan.stages.interpolation.interpolated`.
 
-    While a batch is computed, the one before it comes down and the source's next frames are decoded. Looks one span
-    ahead of the batch. A frame between is in ``settings.target``'s format, or in that of its source frames.
+    While a batch is computed, the one before it is downloaded and the source's next frames are decoded. Looks one span
+    ahead of the batch. Generated frames are in ``settings.target``'s format, or in that of the source.
     """
     launched: _Launched | None = None
     previous: _Pair | None = None
-    waiting: list[_Pair] = []  # what has no follower yet
+    waiting: list[_Pair] = []  # whose next pair is not known yet
     latest: tuple[Frame, Uploaded] | None = None
     continued: Frame | None = None
     for group in _groups((span for span, _ in asked(spans, settings)), engine):
@@ -78,7 +78,7 @@ def interpolated_on_device(
 
 
 def _groups(spans: Iterable[Span[Frame]], engine: DeviceInterpolator) -> Iterator[list[Span[Frame]]]:
-    """Spans in order, so many with two frames as are worked on at once."""
+    """Spans in order, with as many pairs of frames in a group as a batch has."""
     group: list[Span[Frame]] = []
     pairs = 0
     for span in spans:
@@ -98,7 +98,7 @@ def _launch(
     engine: DeviceInterpolator,
     settings: InterpolationSettings,
 ) -> _Launched | None:
-    """Start on the moments of the pairs; before and after: what else is known of their neighbours."""
+    """Start to generate the moments of the pairs; before and after: their neighbours, as far as known."""
     if not pairs:
         return None
     row = [before, *pairs, after[0] if after else None]
@@ -140,7 +140,7 @@ def _outputs(launched: _Launched, settings: InterpolationSettings, spent: Spent)
 
 
 def _moments(launched: _Launched) -> Iterator[tuple[tuple[NDArray[np.generic], ...], Picture | None]]:
-    """Planes and confidence of each frame between, in order."""
+    """Planes and confidence of each generated frame, in order."""
     for made in launched.made:
         planes, confidence = made.arrays(launched.form)
         for k in range(len(planes[0])):
