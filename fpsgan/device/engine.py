@@ -1,7 +1,7 @@
-"""Pairs of frames interpolated as a whole on one device: planes go up once and down once, and nothing between waits.
+"""Interpolation entirely on one device: planes are uploaded once and downloaded once, with no synchronisation between.
 
 The definition of what `fpsgan.stages.interpolation` does with compiled code pair by pair, here for a batch of pairs and
-all their moments at once. It runs on any device, on a CPU too, slowly: so it is tested.
+all their moments at once. It runs on any device, slowly on a CPU, which is where it is tested.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 BATCH = 8  # pairs at most
-BYTES_PER_PIXEL = 400  # of memory, for every pair of a batch and pixel of a frame
+BYTES_PER_PIXEL = 400  # of memory, per pair in a batch and pixel of a frame
 GREY = PixelFormat.of("gray")
 
 
@@ -42,7 +42,7 @@ class Uploaded(NamedTuple):
 
 
 class Prepared(NamedTuple):
-    """What is known of a pair before its neighbours are: views [1,…] of a batch."""
+    """What can be computed for a pair without its neighbours: views [1,…] of a batch."""
 
     frame0: Uploaded
     frame1: Uploaded
@@ -52,7 +52,7 @@ class Prepared(NamedTuple):
 
 
 class Made(NamedTuple):
-    """The frames between of one batch, on their way down: `arrays` waits for them."""
+    """The generated frames of one batch, being downloaded: `arrays` waits for them."""
 
     planes: list[Tensor]  # of the target format, [N,h,w], on the CPU
     confidence: Tensor | None  # [N,1,H,W]
@@ -67,9 +67,9 @@ class Made(NamedTuple):
 
 
 class DeviceInterpolator:
-    """`prepare` pairs in order, then `generate` their moments, so many at once as `batch` says (None: as fit).
+    """`prepare` pairs in order, then `generate` their moments, `batch` pairs at once (None: as many as fit).
 
-    Where memory runs out the batch is halved; OutOfMemory where one pair does not fit.
+    If memory runs out the batch is halved; OutOfMemory if a single pair does not fit.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class DeviceInterpolator:
         self._since: Tensor | None = None  # for how many pairs each pixel has not changed
 
     def batch_for(self, pixels: int) -> int:
-        """How many pairs of frames of so many pixels to work on at once."""
+        """How many pairs of frames of so many pixels to process at once."""
         if self.batch is None:
             free = torch.cuda.mem_get_info(self.device)[0] if self.device.type == "cuda" else 2**31
             self.batch = max(1, min(BATCH, int(free) // (BYTES_PER_PIXEL * pixels)))
@@ -90,7 +90,7 @@ class DeviceInterpolator:
 
     @torch.inference_mode()
     def upload(self, frames: Sequence[Frame]) -> list[Uploaded]:
-        """Frames of one size and format, each either untouched or RGB by now."""
+        """Frames of one size and format, each either untouched or already RGB."""
         if not frames:
             return []
         form, color = frames[0].format, frames[0].color
@@ -116,7 +116,7 @@ class DeviceInterpolator:
 
     @torch.inference_mode()
     def prepare(self, pairs: Sequence[tuple[Uploaded, Uploaded]], begins: Sequence[bool]) -> list[Prepared]:
-        """Exposure, overlays and flow of pairs that follow one another; `begins`: whether a scene begins with it."""
+        """Exposure, overlays and flow of consecutive pairs; `begins`: whether a scene begins with each."""
 
         def run(items: Sequence[tuple[tuple[Uploaded, Uploaded], bool]]) -> list[Prepared]:
             luma0, luma1 = (torch.cat([pair[side].luma for pair, _ in items]) for side in (0, 1))
@@ -153,10 +153,9 @@ class DeviceInterpolator:
         *,
         confidence: bool = False,
     ) -> list[Made]:
-        """The frames at the `times` of each pair, each in (0, 1), in a format; more than one Made for lack of memory.
+        """The frames at the `times` of each pair, each in (0, 1), in a format; several Made if memory ran out.
 
-        neighbours: the pairs that adjoin before and behind, where there are such. lengths: how long those last, in
-        lengths of this one.
+        neighbours: the adjoining pairs before and after, if any. lengths: their durations in durations of this one.
         """
 
         def run(items: Sequence[int]) -> list[Made]:
@@ -164,7 +163,7 @@ class DeviceInterpolator:
             if not moments:
                 return []
             chosen = [pairs[k] for k in items]
-            # one small tensor goes up: number and time of each moment, then the lengths of the neighbours
+            # a single small upload: number and time of each moment, then the lengths of the neighbours
             known = [
                 [length if other else 0.0 for length, other in zip(lengths[k], neighbours[k], strict=True)]
                 for k in items
@@ -200,14 +199,14 @@ class DeviceInterpolator:
     def _between(
         self, frame0: Tensor, frame1: Tensor, motion: Sequence[Tensor], index: Tensor, t: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Frames and confidence at every moment: pairs [B,3,H,W] and their motion, moments [N]."""
+        """Frames and confidence at every moment, for pairs [B,3,H,W] with their motion and moments [N]."""
         pair = self.network.prepare(frame0, frame1, motion).select(index)
         return self.network.generate(frame0.index_select(0, index), frame1.index_select(0, index), pair, t)
 
     def _alpha(
         self, pairs: Sequence[Prepared], motion: Sequence[Tensor], index: Tensor, t: Tensor, form: PixelFormat
     ) -> Tensor:
-        """The opacity at every moment: it is moved as a grey picture is."""
+        """The opacity at every moment, interpolated as a grey picture."""
         opaque0 = [torch.ones_like(p.overlay) if p.frame0.alpha is None else p.frame0.alpha for p in pairs]
         opaque1 = [torch.ones_like(p.overlay) if p.frame1.alpha is None else p.frame1.alpha for p in pairs]
         grey0, grey1 = (torch.cat(each).expand(-1, 3, -1, -1) for each in (opaque0, opaque1))
@@ -228,7 +227,7 @@ class DeviceInterpolator:
         return tensor.to(self.device, non_blocking=True)
 
     def download(self, planes: list[Tensor], sure: Tensor | None) -> Made:
-        """Start the planes [N,h,w], and the confidence [N,1,H,W] if any, on their way down."""
+        """Start to download the planes [N,h,w], and the confidence [N,1,H,W] if any."""
         if self.device.type != "cuda":
             return Made([plane.cpu() for plane in planes], sure if sure is None else sure.cpu(), None)
 
@@ -241,7 +240,7 @@ class DeviceInterpolator:
         return Made(down, believed, done)
 
     def _within_memory(self, run: Callable[[Sequence[T]], list[R]], items: Sequence[T]) -> Iterator[R]:
-        """What `run` makes of the items; where memory runs out, of each half of them."""
+        """What `run` makes of the items; if memory runs out, of each half of them."""
         try:
             yield from run(items)
             return
