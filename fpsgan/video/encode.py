@@ -1,4 +1,4 @@
-"""Encode a part of the output's pictures with ffmpeg: a segment, whole under its name or not there at all."""
+"""Encode a segment of the output's pictures with ffmpeg: complete under its name, or absent."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Plan:
     """How the output of ``info`` will be written (`plan_output`).
 
     ``streams`` pairs other streams of the source with "copy" or the codec they are encoded with, in the order of the
-    output; ``notes`` tell the user what cannot be as it was.
+    output; ``notes`` tell the user what will differ from the source.
     """
 
     info: VideoInfo
@@ -52,9 +52,9 @@ class Plan:
 
     @property
     def time_base(self) -> Fraction:
-        """Seconds of a tick of the encoded pictures: their times are whole numbers of it."""
+        """Of the encoded pictures, in seconds."""
         rate = self.rate or self.info.frame_rate
-        if self.muxer == "avi":  # has no timestamps, only a rate, and takes the time base for it
+        if self.muxer == "avi":  # has no timestamps, only a rate, for which it takes the time base
             return 1 / rate
         fineness = max(1, -(-90000 // rate.numerator))
         base = Fraction(1, rate.numerator * fineness) if self.rate else self.info.time_base / self.slowmo
@@ -62,17 +62,16 @@ class Plan:
 
     @property
     def late(self) -> bool:
-        """Whether pictures are kept without loss until all are there, and encoded then: where ffmpeg cannot join parts
-        of a file by copying them."""
+        """Whether segments are lossless and encoded only when joined, since ffmpeg cannot join them by copying."""
         return self.codec in ("gif", "webp", "prores")
 
     def segment_name(self, stem: str) -> str:
-        """The name of a file, or of a folder of images, that holds a part of the pictures."""
+        """The name of the file, or the folder of images, of a segment."""
         return stem if self.muxer == "image2" else f"{stem}.nut"
 
     @property
     def color_tags(self) -> dict[str, Any]:
-        """How code values mean colour, for ffmpeg's setparams. Numbers: some names differ from encoder to encoder."""
+        """The colour tags for ffmpeg's setparams, as numbers, since some names differ from encoder to encoder."""
         color = self.color
         return {
             "range": "pc" if color.full_range else "tv",
@@ -85,8 +84,8 @@ class Plan:
 class Encoder:
     """A running ffmpeg that encodes pictures to ``path``; a context manager that closes or aborts it.
 
-    ``path`` as `Plan.segment_name` has it. Pictures come with their times in the whole output; ``number``: that of the
-    first one, of which images have their names.
+    ``path``: see `Plan.segment_name`. Pictures have their times in the whole output; ``number``: that of the first, for
+    the names of images.
     """
 
     def __init__(self, plan: Plan, path: Path, number: int = 0) -> None:
@@ -108,17 +107,17 @@ class Encoder:
             self.abort()
 
     def write(self, frame: Frame) -> None:
-        """Send one frame, at ``frame.pts`` seconds of the output. Raises OutputError if ffmpeg has given up."""
+        """Send one frame, at ``frame.pts`` seconds of the output. Raises OutputError if ffmpeg has failed."""
         planes = [self._padded(plane, k) for k, plane in enumerate(frame.as_planes(self.plan.format, self.plan.color))]
         self._pipe.write_picture(self._stream, planes, round(frame.pts / self.plan.time_base))
         self.frames += 1
 
     def abort(self) -> None:
-        """End ffmpeg at once; nothing appears under the name."""
+        """Kill ffmpeg; nothing appears under the name."""
         self._pipe.abort()
 
     def close(self) -> None:
-        """Finish the segment. Raises OutputError if ffmpeg failed, or what it wrote has not all the pictures."""
+        """Finish the segment. Raises OutputError if ffmpeg failed, or pictures are missing from what it wrote."""
         if not self.frames:
             self._pipe.abort()
             raise OutputError(f"{self.plan.target}: nothing to write, the source gave no frame")
@@ -141,7 +140,7 @@ def _command(plan: Plan, part: Path, number: int) -> list[str]:
     encoder, quality_flags, _, extra = CODECS["ffv1" if plan.late else plan.codec]
     settings: dict[str, Any] = {"c:v": encoder, **extra, "fps_mode": "passthrough"}
     if plan.codec.split("_")[0] in ("h264", "hevc") and (tags["colorspace"] > 14 or tags["color_primaries"] > 12):
-        # younger than the encoders: x264 drops them, x265 refuses them; so they are put in behind the encoder
+        # newer than the encoders: x264 drops them, x265 refuses them; so a bitstream filter adds them
         names = ("colour_primaries", "transfer_characteristics", "matrix_coefficients")
         points = zip(names, list(tags.values())[1:], strict=True)
         settings["bsf:v"] = f"{plan.codec.split('_')[0]}_metadata={':'.join(f'{k}={v}' for k, v in points)}"
@@ -160,7 +159,7 @@ def _command(plan: Plan, part: Path, number: int) -> list[str]:
         settings["chroma_sample_location"] = plan.color.chroma_location
     if plan.muxer == "image2":
         settings["start_number"] = number + 1
-    # without a container's delay for frames that are shown later than they are decoded: the times are absolute
+    # no shift to make decode times positive: the times are absolute
     settings["avoid_negative_ts"] = "disabled"
     graph = ffmpeg.output(video, PART, format="image2" if plan.muxer == "image2" else "nut", **settings)
     images = f"{str(part).replace('%', '%%')}/%06d.{plan.codec}"  # a "%" in a folder's name would be a pattern
@@ -168,7 +167,7 @@ def _command(plan: Plan, part: Path, number: int) -> list[str]:
 
 
 def failure(plan: Plan, said: str) -> FpsganError:
-    """What to tell people of an ffmpeg that ended with an error."""
+    """The error for users when ffmpeg has failed."""
     if "No space left" in said:
         return OutputError(f"{plan.target}: the disk is full; free some space and run again")
     family, _, chip = plan.codec.partition("_")
