@@ -192,9 +192,7 @@ def join(video: Track, sound: Sequence[Track]) -> Presentation:
             ends = [int(track.pieces[number - 1].end * track.time_base / video.time_base) + shift for track in heard]
             if max(ends, default=0) - following > OUTLASTS / video.time_base:
                 following = max(ends)
-            wrapped = (
-                abs(following - first - shift - wrap) * video.time_base < AHEAD
-            )  # not reset
+            wrapped = abs(following - first - shift - wrap) * video.time_base < AHEAD  # not reset
             shift = shift + wrap if wrapped else following - first
         pieces.append(Piece(first * video.time_base, last * video.time_base, shift * video.time_base))
         times.extend(sorted({stamp + shift for stamp in shown if not times or stamp + shift > times[-1]}))

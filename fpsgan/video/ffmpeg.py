@@ -1,4 +1,4 @@
-"""The ffmpeg binary: where it is, and what this build of it can do."""
+"""The ffmpeg binary: where it is, what this build of it can do, and pipes into it."""
 
 from __future__ import annotations
 
@@ -63,11 +63,11 @@ def _version_of(program: str) -> tuple[int, int]:
     number = re.search(r"version n?(\d+)\.(\d+)", said)
     if number:
         return int(number[1]), int(number[2])
-    return OLDEST if "version N-" in said else (0, 0)  # builds from git carry no release number and are recent
+    return OLDEST if "version N-" in said else (0, 0)  # builds from git have no release number and are recent
 
 
 def run(*arguments: str, timeout: float | None = 60) -> subprocess.CompletedProcess[str]:
-    """Run ffmpeg to its end. Raises SetupError if it cannot start or takes more than ``timeout`` seconds, if any."""
+    """Run ffmpeg and wait. Raises SetupError if it cannot start or takes more than ``timeout`` seconds, if any."""
     command = [ffmpeg_path(), "-hide_banner", "-nostdin", *arguments]
     try:
         return subprocess.run(
@@ -111,7 +111,7 @@ def encoder_formats(encoder: str) -> tuple[str, ...]:
 
 @lru_cache
 def _fourcc(pix_fmt: str) -> bytes:
-    """The code by which raw pictures of a format go."""
+    """The FourCC of raw pictures of a format."""
     raw: Any = av.CodecContext.create("rawvideo", "w")
     raw.width = raw.height = 16
     raw.pix_fmt, raw.time_base = pix_fmt, Fraction(1)
@@ -121,7 +121,7 @@ def _fourcc(pix_fmt: str) -> bytes:
 
 @lru_cache
 def container_codecs(muxer: str) -> frozenset[str]:
-    """What a container of libavformat has a name for, as ffmpeg calls formats, not their decoders."""
+    """The codecs that a container of libavformat can hold, by ffmpeg's names of formats, not of decoders."""
     with av.open(types.SimpleNamespace(write=len), "w", format=muxer) as container:
         names = container.supported_codecs
     return frozenset(av.Codec(name, mode).canonical_name for name in names for mode in _modes(name))
@@ -140,18 +140,18 @@ def _modes(codec: str) -> list[Literal["r", "w"]]:
 class PacketPipe:
     """Streams in a container, to an open file: raw pictures, and whatever else PyAV's ``container`` is given.
 
-    ``format``: "nut" carries exact times, but no colour tags and few subtitles; "matroska" carries those, and times to
-    the millisecond; "yuv4mpegpipe" pictures alone.
+    ``format``: "nut" has exact times, but no colour tags and few subtitle formats; "matroska" has those, and times to
+    the millisecond; "yuv4mpegpipe" has pictures alone.
     """
 
     def __init__(self, file: IO[bytes], format: str = "nut") -> None:
         self.format, self._file = format, file
-        # PyAV swallows what a write callback raises, so Ctrl-C must never land in one: the callback only appends, in C,
-        # to a list, and _send does the waiting
+        # PyAV swallows what a write callback raises, so Ctrl-C must never hit one: the callback only appends to a list,
+        # in C, and _send does the blocking write
         self._chunks: list[bytes] = []
         self._change: Callable[[bytes], bytes] | None = None  # of the header
-        # a packet goes out with the next one, whatever its stream: libavformat would wait for each of them, up to 10 s
-        options = {"max_interleave_delta": "1", "strict": "-1"}  # of Y4M, 10 bits are no standard, but usual
+        # a packet goes out with the next one, of whatever stream: libavformat would wait for all streams, up to 10 s
+        options = {"max_interleave_delta": "1", "strict": "-1"}  # 10 bits in Y4M are not standard, but common
         if format == "matroska":
             options["write_crc32"] = "0"  # of a header that _send will change
         writer = types.SimpleNamespace(write=self._chunks.append)
@@ -167,12 +167,12 @@ class PacketPipe:
         rate: Fraction | None = None,
         sar: Fraction = Fraction(1),
     ) -> Any:
-        """The stream, of raw pictures. NUT does not hold ``sar``, how wide a pixel is."""
+        """A stream of raw pictures, returned. NUT does not store ``sar``, the sample aspect ratio."""
         stream: Any = self.container.add_stream("rawvideo", rate=rate)
         stream.width, stream.height, stream.pix_fmt = width, height, pix_fmt
         stream.time_base = stream.codec_context.time_base = time_base
         if self.format == "matroska":
-            # libavformat's reader, and mpv's, know all pictures that rawvideo has a code for; its writer, those of AVI
+            # libavformat's reader, and mpv's, accept every format with a FourCC; its writer only those of AVI
             fourcc, stream.pix_fmt = _fourcc(pix_fmt), "yuv420p"
             self._change = lambda header: described(header, fourcc, sar * Fraction(width, height))
         elif self.format == "yuv4mpegpipe":
@@ -180,13 +180,13 @@ class PacketPipe:
         return stream
 
     def add_copy(self, of: Any, time_base: Fraction) -> Any:
-        """The stream, of packets as they are in the PyAV stream ``of``."""
+        """A stream for packets as they are in the PyAV stream ``of``, returned."""
         stream: Any = self.container.add_stream_from_template(of, opaque=True)  # there may be no encoder for it
         stream.time_base = time_base
         return stream
 
     def write_picture(self, stream: Any, planes: Sequence[NDArray[np.generic]], tick: int) -> None:
-        """A picture of the stream's size and format, shown from ``tick`` on, in its time base."""
+        """A picture of the stream's size and format, shown from ``tick``, in its time base."""
         packet = av.Packet(b"".join(plane.tobytes() for plane in planes))
         packet.stream = stream
         packet.time_base, packet.is_keyframe = stream.codec_context.time_base, True
@@ -194,7 +194,7 @@ class PacketPipe:
         self.write(packet)
 
     def write(self, packet: Any) -> None:
-        """Raises what writing to the file raises."""
+        """Raises whatever writing to the file raises."""
         self.container.mux(packet)
         self._send()
 
@@ -220,9 +220,9 @@ class PacketPipe:
 
 
 class FfmpegPipe(PacketPipe):
-    """A running ffmpeg that is fed streams on its standard input. Raises SetupError if it cannot be started.
+    """A running ffmpeg with streams on its standard input. Raises SetupError if it cannot be started.
 
-    ``failed`` makes the error to raise of what ffmpeg said, once it has ended without success.
+    ``failed`` makes the error to raise from what ffmpeg printed, if it fails.
     """
 
     def __init__(self, command: list[str], failed: Callable[[str], FpsganError], format: str = "nut") -> None:
@@ -232,7 +232,7 @@ class FfmpegPipe(PacketPipe):
             self._process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
                 # Ctrl-C goes to the whole foreground group; ffmpeg must not end before we decide what becomes of its
-                # file. On Windows the first means nothing, elsewhere the second.
+                # file. Windows ignores the first of these, others the second.
                 start_new_session=True, creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
             )  # fmt: skip
         except OSError as error:
@@ -243,7 +243,7 @@ class FfmpegPipe(PacketPipe):
         super().__init__(self._process.stdin, format)
 
     def finish(self) -> None:
-        """Close ffmpeg's input and wait for it to end."""
+        """Close ffmpeg's input and wait for it to exit."""
         try:
             super().finish()
             code = self._process.wait()
@@ -257,7 +257,7 @@ class FfmpegPipe(PacketPipe):
         self._listener.join()
 
     def abort(self) -> None:
-        """End ffmpeg at once."""
+        """Kill ffmpeg."""
         self._process.kill()
         self._process.wait()
         super().abort()
