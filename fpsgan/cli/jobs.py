@@ -103,7 +103,7 @@ def _run(
     compare: str | None = None,
     truth: Path | None = None,
 ) -> None:
-    """One job after the other; one that fails does not stop the rest, and is named at the end."""
+    """One job after another; one that fails does not stop the rest, and is counted at the end."""
     sources = files.sources or ([files.input] if files.input else [])
     if not sources:
         raise OptionError("no input: name a video, as in `fpsgan enhance clip.mp4 -o better.mp4`")
@@ -145,7 +145,7 @@ def _run(
 
 
 def _pairs(sources: list[Path], output: Path, *, photos: bool) -> list[Pair]:
-    """Each source with its target: the output itself for one, else a file of the source's name in it."""
+    """Each source with its target: the output itself if there is one source, else a file of its name in that folder."""
     listed = [
         path
         for source in sources
@@ -215,7 +215,7 @@ def _meter(report: Report, *, several: bool) -> Meter[Progress]:
 
 
 def _parts(pairs: list[Pair]) -> list[tuple[float, float]]:
-    """Where each source begins and ends in the whole work, judged by size: what is long takes long."""
+    """Where each source begins and ends, as shares of the whole work, estimated from file sizes."""
     sizes = [1 + _size(source) for source, _ in pairs]
     ends = [end / sum(sizes) for end in accumulate(sizes)]
     return list(zip([0.0, *ends], ends, strict=False))
