@@ -40,9 +40,8 @@ def make_demo(
     make_folder(folder)
     files = {name: folder / file for name, file in
              (("source", "choppy.mp4"), ("result", "smooth.mp4"), ("picture", "before-after.png"))}  # fmt: skip
-    blurred = [
-        _exposed(Fraction(k, SOURCE_RATE), samples=9 if k % 2 else 1) for k in range(SECONDS * SOURCE_RATE)
-    ]  # every other frame is shaken, as by hand
+    # every other frame is shaken, as by hand
+    blurred = [_exposed(Fraction(k, SOURCE_RATE), samples=9 if k % 2 else 1) for k in range(SECONDS * SOURCE_RATE)]
     write_clip(files["source"], blurred, SOURCE_RATE)
     options = Options(fps=Fraction(TARGET_RATE), overwrite=True)
     result = enhance(files["source"], files["result"], options=options, on_progress=on_progress)
@@ -128,14 +127,6 @@ def _wall() -> Image:
         for x in range((y // 45 % 2) * 60, 1100, 120):
             cv2.line(wall, (x, y), (x, y + 45), (70, 60, 55), 2)
     for k, word in enumerate(("fpsGAN", "sharp", "smooth", "in time")):
-        cv2.putText(
-            wall,
-            word,
-            (150 + 230 * k, 250 + 40 * (k % 2)),
-            cv2.FONT_HERSHEY_DUPLEX,
-            1.6,
-            (235, 235, 230),
-            3,
-            cv2.LINE_AA,
-        )
+        place = (150 + 230 * k, 250 + 40 * (k % 2))
+        cv2.putText(wall, word, place, cv2.FONT_HERSHEY_DUPLEX, 1.6, (235, 235, 230), 3, cv2.LINE_AA)
     return wall

@@ -85,34 +85,26 @@ def export(
     if target.exists() and not overwrite:
         raise OutputError(f"{target}: exists already; -y replaces it")
     network = weights.load(name_or_path)
+    model: nn.Module
+    dynamic: Any = None
     if isinstance(network, Deblur):
         if size is not None:
             raise OptionError("--size: a deblurring network takes any size; leave it out")
         least = 128 if network.config.backbone == "inception" else 64
-        dims = {2: torch.export.Dim("height", min=least), 3: torch.export.Dim("width", min=least)}
-        image = torch.rand(1, 3, least + 5, least + 29)
-        return _write(Sharpened(network), (image,), ["image"], "sharp", (dims,), target)
-    assert isinstance(network, Interpolator)
-    if size is None or min(size) < 16:
-        raise OptionError(f"--size {size}: the interpolator is exported for one size, such as 1920x1080")
-    frame0, frame1 = torch.rand(2, 1, 3, size[1], size[0])
-    return _write(
-        Between(network), (frame0, frame1, torch.tensor([0.5])), ["frame0", "frame1", "t"], "frame", None, target
-    )
-
-
-def _write(
-    model: nn.Module,
-    inputs: tuple[Tensor, ...],
-    names: list[str],
-    output: str,
-    dynamic: tuple[dict[int, Any], ...] | None,
-    target: Path,
-) -> Path:
+        dynamic = ({2: torch.export.Dim("height", min=least), 3: torch.export.Dim("width", min=least)},)
+        inputs = {"image": torch.rand(1, 3, least + 5, least + 29)}
+        model, output = Sharpened(network), "sharp"
+    else:
+        assert isinstance(network, Interpolator)
+        if size is None or min(size) < 16:
+            raise OptionError(f"--size {size}: the interpolator is exported for one size, such as 1920x1080")
+        frame0, frame1 = torch.rand(2, 1, 3, size[1], size[0])
+        inputs = {"frame0": frame0, "frame1": frame1, "t": torch.tensor([0.5])}
+        model, output = Between(network), "frame"
     try:
         program = torch.onnx.export(
-            model.eval(), inputs, dynamo=True, opset_version=OPSET, input_names=names, output_names=[output],
-            dynamic_shapes=dynamic, verbose=False,
+            model.eval(), tuple(inputs.values()), dynamo=True, opset_version=OPSET, input_names=list(inputs),
+            output_names=[output], dynamic_shapes=dynamic, verbose=False,
         )  # fmt: skip
     except ImportError as error:
         raise SetupError(

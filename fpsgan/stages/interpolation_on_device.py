@@ -49,7 +49,6 @@ def interpolated_on_device(
     continued: Frame | None = None
     for group in _groups((span for span, _ in asked(spans, settings)), engine):
         began = time.perf_counter()
-        pairs: list[_Pair] = []
         frames = list({id(f): f for span in group if span.frame1 for f in (span.frame0, span.frame1)}.values())
         known = {} if latest is None else {id(latest[0]): latest[1]}
         fresh = [frame for frame in frames if id(frame) not in known]

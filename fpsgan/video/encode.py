@@ -46,11 +46,6 @@ class Plan:
     notes: tuple[str, ...]
 
     @property
-    def folder(self) -> bool:
-        """Whether the target is a folder of numbered images."""
-        return self.target.suffix == ""
-
-    @property
     def time_base(self) -> Fraction:
         """Of the encoded pictures, in seconds."""
         rate = self.rate or self.info.frame_rate

@@ -98,9 +98,9 @@ def mux(
 def _images(plan: Plan, segments: Sequence[Path], place: Path) -> Muxed:
     part = place / f"{PART}-{os.getpid()}{plan.target.suffix}"
     pictures = [picture for segment in segments for picture in sorted(segment.iterdir())]
-    if not plan.folder:
+    if plan.target.suffix:
         shutil.copyfile(pictures[0], part)
-    else:
+    else:  # a folder of numbered images
         part.mkdir(exist_ok=True)
         for number, picture in enumerate(pictures, 1):
             name = part / f"{number:06}{picture.suffix}"

@@ -170,8 +170,8 @@ def make_app(settings: Settings, queue: Queue) -> ASGIApp:
         tried = failures.setdefault(address, deque(maxlen=TRIES))
         if len(tried) == TRIES and time.monotonic() - tried[0] < WINDOW:
             return PlainTextResponse("too many wrong passwords; wait a minute", 429)
-        given = (await _body(request)).removeprefix(b"password=")
-        if settings.password and hmac.compare_digest(_decoded(given), settings.password.encode()):
+        given = unquote_to_bytes((await _body(request)).removeprefix(b"password=").replace(b"+", b" "))
+        if settings.password and hmac.compare_digest(given, settings.password.encode()):
             session = secrets.token_urlsafe(32)
             sessions.add(session)
             answer = RedirectResponse("/", 303)
@@ -208,7 +208,9 @@ def make_app(settings: Settings, queue: Queue) -> ASGIApp:
         suffix = Path(name).suffix.lower()
         length = int(request.headers.get("content-length", "0"))
         limit = min(settings.largest, shutil.disk_usage(queue.place).free - SPARE)
-        too_large = HTTPException(413, f"{name}: larger than {_size(settings.largest)}, or than the disk has room for")
+        too_large = HTTPException(
+            413, f"{name}: larger than {settings.largest / 1e9:.3g} GB, or than the disk has room for"
+        )
         _room(queue)
         if length > limit:
             raise too_large
@@ -393,11 +395,3 @@ def _texts(given: Any) -> dict[str, str]:
     if not isinstance(given, dict):
         raise OptionError("options: must be an object")
     return {str(name): str(value) for name, value in given.items()}
-
-
-def _decoded(form: bytes) -> bytes:
-    return unquote_to_bytes(form.replace(b"+", b" "))
-
-
-def _size(size: int) -> str:
-    return f"{size / 1e9:.3g} GB" if size >= 1e9 else f"{size / 1e6:.3g} MB"
