@@ -23,7 +23,7 @@ from fpsgan.interpolator.network import Interpolator
 from fpsgan.interpolator.synthesis import enlarge
 from fpsgan.video.frame import Color, Frame, PixelFormat
 
-__all__ = ["DeviceInterpolator", "Made", "Prepared"]
+__all__ = ["DeviceInterpolator", "Made", "Prepared", "Wanted"]
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -49,6 +49,16 @@ class Prepared(NamedTuple):
     exposure: Exposure
     overlay: Tensor  # [1,1,H,W] opacity
     flows: tuple[Tensor, Tensor]  # (flow01, flow10), [1,2,h,w] in pixels of the frame
+
+
+class Wanted(NamedTuple):
+    """A pair, and the ``times`` of the frames to generate, each in (0, 1). ``before``, ``after``: the adjoining pairs
+    and their durations in durations of this one; the pair itself, and 0, if there is none."""
+
+    pair: Prepared
+    before: tuple[Prepared, float]
+    after: tuple[Prepared, float]
+    times: list[float]
 
 
 class Made(NamedTuple):
@@ -144,57 +154,44 @@ class DeviceInterpolator:
     @torch.inference_mode()
     def generate(
         self,
-        pairs: Sequence[Prepared],
-        neighbours: Sequence[tuple[Prepared | None, Prepared | None]],
-        lengths: Sequence[tuple[float, float]],
-        times: Sequence[Sequence[float]],
+        wanted: Sequence[Wanted],
         form: PixelFormat,
         color: Color,
         *,
         confidence: bool = False,
     ) -> list[Made]:
-        """The frames at the `times` of each pair, each in (0, 1), in a format; several Made if memory ran out.
+        """The frames that are wanted, in a format; several Made if memory ran out."""
 
-        neighbours: the adjoining pairs before and after, if any. lengths: their durations in durations of this one.
-        """
-
-        def run(items: Sequence[int]) -> list[Made]:
-            moments = [(place, t) for place, k in enumerate(items) for t in times[k]]
+        def run(items: Sequence[Wanted]) -> list[Made]:
+            moments = [(number, t) for number, item in enumerate(items) for t in item.times]
             if not moments:
                 return []
-            chosen = [pairs[k] for k in items]
-            # a single small upload: number and time of each moment, then the lengths of the neighbours
-            known = [
-                [length if other else 0.0 for length, other in zip(lengths[k], neighbours[k], strict=True)]
-                for k in items
-            ]
-            numbers = self._up(np.array([*moments, *known], np.float32))
+            pairs = [item.pair for item in items]
+            # a single small upload: number and time of each moment, then the durations of the neighbours
+            lengths = [(item.before[1], item.after[1]) for item in items]
+            numbers = self._up(np.array([*moments, *lengths], np.float32))
             index, t = numbers[: len(moments), 0].long(), numbers[: len(moments), 1]
             at = t.view(-1, 1, 1, 1)
-            flow01, flow10 = (torch.cat([pair.flows[way] for pair in chosen]) for way in (0, 1))
-            sides = [[(neighbours[k][side] or pairs[k]).flows for k in items] for side in (0, 1)]
-            before, after = ((torch.cat([a for a, _ in each]), torch.cat([b for _, b in each])) for each in sides)
-            motion = (
-                flow01,
-                flow10,
-                *accelerations((flow01, flow10), before, after, numbers[len(moments) :], self.network.config.stride),
-            )
-            exposure = Exposure(*(torch.cat([pair.exposure[part] for pair in chosen]) for part in (0, 1)))
+            flows = _flows(pairs)
+            before, after = _flows([item.before[0] for item in items]), _flows([item.after[0] for item in items])
+            stride = self.network.config.stride
+            motion = (*flows, *accelerations(flows, before, after, numbers[len(moments) :], stride))
+            exposure = Exposure(*(torch.cat([pair.exposure[part] for pair in pairs]) for part in (0, 1)))
             best, moved = exposure.best, exposure.select(index)
-            rgb0 = torch.cat([pair.frame0.rgb for pair in chosen])
-            rgb1 = torch.cat([pair.frame1.rgb for pair in chosen])
+            rgb0 = torch.cat([pair.frame0.rgb for pair in pairs])
+            rgb1 = torch.cat([pair.frame1.rgb for pair in pairs])
             shown0, shown1 = exposure.move(rgb0, 0.0, best), exposure.move(rgb1, 1.0, best)
             made, believed = self._between(shown0, shown1, motion, index, t)
             made = moved.move(made, moved.best, at)
-            opacity = torch.cat([pair.overlay for pair in chosen]).index_select(0, index)
+            opacity = torch.cat([pair.overlay for pair in pairs]).index_select(0, index)
             still = torch.lerp(rgb0.index_select(0, index), rgb1.index_select(0, index), at)
             planes = list(colour.from_rgb(made + opacity * (still - made), form, color))
             if form.alpha:
-                planes.append(self._alpha(chosen, motion, index, t, form))
+                planes.append(self._alpha(pairs, motion, index, t, form))
             sure = enlarge(believed, made) if confidence else None
             return [self.download(planes, sure)]
 
-        return list(self._within_memory(run, range(len(pairs))))
+        return list(self._within_memory(run, wanted))
 
     def _between(
         self, frame0: Tensor, frame1: Tensor, motion: Sequence[Tensor], index: Tensor, t: Tensor
@@ -256,3 +253,8 @@ class DeviceInterpolator:
         self.batch = max(1, middle)
         yield from self._within_memory(run, items[:middle])
         yield from self._within_memory(run, items[middle:])
+
+
+def _flows(pairs: Sequence[Prepared]) -> tuple[Tensor, Tensor]:
+    """Those of all pairs, as one batch."""
+    return torch.cat([pair.flows[0] for pair in pairs]), torch.cat([pair.flows[1] for pair in pairs])

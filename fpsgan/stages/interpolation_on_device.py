@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fpsgan.device.engine import DeviceInterpolator, Made, Prepared, Uploaded
+from fpsgan.device.engine import DeviceInterpolator, Made, Prepared, Uploaded, Wanted
 from fpsgan.stages.interpolation import InterpolationSettings, Output, Spent, asked
 from fpsgan.stages.timeline import Span
 from fpsgan.video.frame import Color, Frame, Picture, PixelFormat
@@ -101,24 +101,19 @@ def _launch(
     if not pairs:
         return None
     row = [before, *pairs, after[0] if after else None]
-    asked_for: list[Prepared] = []
-    neighbours: list[tuple[Prepared | None, Prepared | None]] = []
-    lengths: list[tuple[float, float]] = []
-    times: list[list[float]] = []
-    for left, pair, right in zip(row, pairs, row[2:], strict=False):
-        if pair.prepared is None or not any(pair.span.times):
+    wanted: list[Wanted] = []
+    for left, (span, prepared), right in zip(row, pairs, row[2:], strict=False):
+        if prepared is None or not any(span.times):
             continue
-        adjoins = left is not None and left.prepared is not None and left.span.frame1 is pair.span.frame0
-        followed = right is not None and right.prepared is not None and pair.span.frame1 is right.span.frame0
-        first, second = left if adjoins else None, right if followed else None
-        asked_for.append(pair.prepared)
-        neighbours.append((first and first.prepared, second and second.prepared))
-        own = pair.span.seconds
-        lengths.append((first.span.seconds / own if first else 1.0, second.span.seconds / own if second else 1.0))
-        times.append([float(t) for t in pair.span.times if t])
+        first = second = prepared, 0.0
+        if left is not None and left.prepared is not None and left.span.frame1 is span.frame0:
+            first = left.prepared, left.span.seconds / span.seconds
+        if right is not None and right.prepared is not None and right.span.frame0 is span.frame1:
+            second = right.prepared, right.span.seconds / span.seconds
+        wanted.append(Wanted(prepared, first, second, [float(t) for t in span.times if t]))
     frame = pairs[0].span.frame0
     form, color = settings.target or (frame.format, frame.color)
-    made = engine.generate(asked_for, neighbours, lengths, times, form, color, confidence=settings.confidence)
+    made = engine.generate(wanted, form, color, confidence=settings.confidence)
     return _Launched([pair.span for pair in pairs], made, form, color)
 
 
