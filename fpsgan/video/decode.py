@@ -18,11 +18,12 @@ from av.codec.hwaccel import HWAccel
 
 from fpsgan.errors import InputError
 from fpsgan.video.clock import Clock, Order
+from fpsgan.video.container import open_container, video_decoder
 from fpsgan.video.fields import treat
 from fpsgan.video.frame import Frame, Orientation, PixelFormat
 from fpsgan.video.hardware import decoding_devices
 from fpsgan.video.photo import read_frame
-from fpsgan.video.probe import VideoInfo, color_of, open_container, video_decoder
+from fpsgan.video.probe import VideoInfo, color_of
 
 __all__ = ["Fitter", "Trouble", "check_damage", "decode", "frame_of", "hardware_for"]
 

@@ -13,10 +13,11 @@ import numpy as np
 
 from fpsgan.errors import FpsganError, OutputError, SetupError
 from fpsgan.video.codecs import CODECS, HARDWARE, UPLOADED, UPLOADING
+from fpsgan.video.container import NUT_TICK, open_container
 from fpsgan.video.ffmpeg import FfmpegPipe, command_of
 from fpsgan.video.files import PART, make_folder, sync
 from fpsgan.video.frame import MATRICES, PRIMARIES, TRANSFERS, Array, Color, Frame, PixelFormat, code_point
-from fpsgan.video.probe import NUT_TICK, Stream, VideoInfo, open_container
+from fpsgan.video.probe import Stream, VideoInfo
 from fpsgan.video.streams import Carrier
 
 __all__ = ["Encoder", "Plan", "count_pictures"]

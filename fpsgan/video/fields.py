@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fpsgan.errors import OptionError
+from fpsgan.video.container import open_container, video_decoder
 
 Luma = NDArray[np.uint8]
 
@@ -346,8 +347,6 @@ def _film_by_flags(ticks: NDArray[np.int64], time_base: Fraction) -> bool:
 
 def _runs(info: VideoInfo) -> Iterator[list[_Look]]:
     """Looks at runs of frames, at places spread over the file, or over its beginning if it has few keyframes."""
-    from fpsgan.video.probe import open_container, video_decoder  # which imports this module
-
     with open_container(info.path) as container:
         video = container.streams[info.stream]
         decoder = video_decoder(video)

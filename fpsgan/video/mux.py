@@ -17,10 +17,10 @@ import ffmpeg
 
 from fpsgan.errors import InputError, OutputError
 from fpsgan.video.codecs import CODECS
+from fpsgan.video.container import open_container
 from fpsgan.video.encode import Plan, failure
 from fpsgan.video.ffmpeg import FfmpegPipe, command_of
 from fpsgan.video.files import PART
-from fpsgan.video.probe import open_container
 from fpsgan.video.streams import DISCARD, LETTERS
 
 __all__ = ["Muxed", "mux"]

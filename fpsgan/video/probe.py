@@ -7,10 +7,7 @@ taken on trust.
 from __future__ import annotations
 
 import dataclasses
-import io
-import logging
 import re
-import stat
 import struct
 from array import array
 from collections.abc import Mapping, Sequence
@@ -21,36 +18,26 @@ from typing import Any, NamedTuple
 import av
 import av.error
 import av.logging
-import cv2
 import numpy as np
-from av.codec.hwaccel import HWAccel
 
 from fpsgan.errors import InputError
 from fpsgan.video import fields
 from fpsgan.video.clock import Piece, Presentation, Track, join
+from fpsgan.video.container import open_container, scan, video_decoder
 from fpsgan.video.ffmpeg import run
 from fpsgan.video.frame import MATRICES, PRIMARIES, SITING, TRANSFERS, Color, Orientation, PixelFormat
-from fpsgan.video.hardware import NATIVE
 from fpsgan.video.photo import KINDS, kind_of, read_frame
 
-__all__ = ["Damage", "Stream", "VideoInfo", "constant_rate", "orientation_of", "probe", "scan"]
+__all__ = ["Damage", "Stream", "VideoInfo", "constant_rate", "orientation_of", "probe"]
 
 STANDARD_RATES = [
     *(Fraction(n) for n in (24, 25, 30, 48, 50, 60, 100, 120, 240, 12, 15)),
     *(Fraction(n * 1000, 1001) for n in (24, 30, 48, 60, 120)),
 ]
-# libav's log is for av.logging.Capture alone. Logging takes the GIL: a decoder with threads of its own, closed while
-# they log, would deadlock (hence one thread in `video_decoder`).
-av.logging.set_level(av.logging.ERROR)
-av.logging.set_skip_repeated(False)
-logging.getLogger("libav").addHandler(logging.NullHandler())
-logging.getLogger("libav").propagate = False
-
 FASTEST = Fraction(480)  # frames per second
 HEADED = {"mov", "matroska", "flv", "asf"}  # containers whose header usually gives the duration
 PAUSE, PAUSES = 8, 2  # frames that are missing in a pause at least, and pauses that a constant rate may have
 _SURROGATE = re.compile("[\udc80-\udcff]")  # a byte that was not UTF-8 (PEP 383)
-NUT_TICK = Fraction(1, 48000)  # the muxer changes a coarser time base behind PyAV's back
 
 
 @dataclasses.dataclass(frozen=True)
@@ -278,26 +265,6 @@ def _probe_images(path: Path, images: tuple[Path, ...], rate: Fraction) -> Video
     )
 
 
-def open_container(path: Path) -> Any:
-    """Open a media file with PyAV. Raises InputError if that fails."""
-    try:
-        kind = path.stat().st_mode
-        if not stat.S_ISREG(kind):
-            raise InputError(
-                f"{path}: is {'a folder' if stat.S_ISDIR(kind) else 'a pipe or a device'}, which cannot be read twice; "
-                "save it to a file first, or use `fpsgan stream`"
-            )
-        if path.suffix.lower() == ".webp" and b"ANIM" in path.read_bytes()[:64]:
-            return av.open(_animated_webp(path))
-        # absolute: "12:30.mp4" must not be taken for a protocol; tags that are not UTF-8 keep their bytes
-        return av.open(str(path.absolute()), metadata_errors="surrogateescape")
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file") from error
-    except (av.error.FFmpegError, OSError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise InputError(f"{path}: not a video that can be read ({reason})") from error
-
-
 def _retold(metadata: Mapping[str, str]) -> dict[str, str]:
     """The tags that are not UTF-8, in Unicode: assumed to be Windows-1252, which was common."""
     return {key: _readable(value) for key, value in metadata.items() if value != _readable(value)}
@@ -306,48 +273,6 @@ def _retold(metadata: Mapping[str, str]) -> dict[str, str]:
 def _readable(text: str) -> str:
     """A tag as `open_container` reads it, in Unicode."""
     return text.encode("utf-8", "surrogateescape").decode("cp1252", "replace") if _SURROGATE.search(text) else text
-
-
-def _animated_webp(path: Path) -> io.BytesIO:
-    """An animated WebP, which libavformat does not read, as raw video in NUT: OpenCV decodes all of it."""
-    found, animation = cv2.imreadanimation(str(path))
-    if not found or not len(animation.frames):
-        raise InputError(f"{path}: an animated WebP that cannot be decoded")
-    nut = io.BytesIO()
-    with av.open(nut, "w", format="nut") as container:
-        stream: Any = container.add_stream("rawvideo")
-        stream.height, stream.width = animation.frames[0].shape[:2]
-        stream.pix_fmt = {3: "bgr24", 4: "bgra"}[animation.frames[0].shape[2]]
-        stream.time_base = stream.codec_context.time_base = NUT_TICK
-        now = 0
-        for image, milliseconds in zip(animation.frames, animation.durations, strict=True):
-            packet = av.Packet(image.tobytes())
-            packet.stream, packet.time_base = stream, NUT_TICK
-            packet.pts = packet.dts = round(Fraction(now, 1000) / NUT_TICK)
-            packet.is_keyframe = True
-            container.mux(packet)
-            now += int(milliseconds)
-    nut.seek(0)
-    return nut
-
-
-def video_decoder(video: Any, hardware: HWAccel | None = None) -> Any:
-    """The decoder for a stream: its own, or libvpx where a VP8/VP9 stream carries an alpha plane that only it reads.
-
-    With ``hardware`` that device decodes; av.error.FFmpegError is raised if it does not open. The decoder runs in the
-    calling thread, so that `av.logging.Capture` gets its log.
-    """
-    decoder: Any = video.codec_context
-    alpha_decoder = {"vp8": "libvpx", "vp9": "libvpx-vp9"}.get(decoder.name)
-    if video.metadata.get("alpha_mode") == "1" and alpha_decoder in av.codecs_available:
-        decoder = av.CodecContext.create(alpha_decoder, "r")
-    elif hardware is not None:
-        decoder = av.CodecContext.create(NATIVE.get(decoder.name, decoder.name), "r", hardware)
-        own = video.codec_context
-        decoder.extradata, decoder.reorder_depth = own.extradata, own.reorder_depth
-        decoder.width, decoder.height = own.width, own.height
-    decoder.thread_count = 1
-    return decoder
 
 
 def image_files(folder: Path) -> tuple[Path, ...]:
@@ -422,21 +347,6 @@ def _choose(container: Any, path: Path, index: int | None) -> Any:
     if moving[0].codec_context is None:
         raise InputError(f"{path}: its video is in a codec that this build of PyAV cannot decode")
     return moving[0]
-
-
-def scan(container: Any) -> tuple[dict[int, Track], str]:
-    """Read all packets of a PyAV container: (the track of each stream, the error that stopped it, "" if none did)."""
-    tracks = {s.index: Track(Fraction(s.time_base or 1), container.format.name) for s in container.streams}
-    try:
-        for packet in container.demux():
-            if packet.stream_index in tracks:  # in MPEG streams, new ones may appear midway
-                tracks[packet.stream_index].add(packet)
-    except av.error.FFmpegError as error:
-        return tracks, str(error.strerror)
-    finally:
-        for track in tracks.values():
-            track.finish()
-    return tracks, ""
 
 
 def _origin(container: Any) -> Fraction:

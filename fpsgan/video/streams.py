@@ -17,9 +17,10 @@ import av.error
 
 from fpsgan.errors import InputError
 from fpsgan.video.clock import Clock
+from fpsgan.video.container import open_container, scan
 from fpsgan.video.ffmpeg import run
 from fpsgan.video.files import PART
-from fpsgan.video.probe import Stream, VideoInfo, open_container, scan
+from fpsgan.video.probe import Stream, VideoInfo
 
 __all__ = ["DISCARD", "LETTERS", "Carrier", "carry", "settle_streams"]
 
