@@ -48,10 +48,7 @@ COMPARED_OVER = 7  # px of the flow over which two flows are compared
 SURER = 0.6  # codes by which the later one has to be better
 # Block matching: at 1/16 up to 8 cells (128 px) away, at 1/8, where thinner objects still show, up to 6 (48 px)
 REACH = {16: 8, 8: 6}
-MUCH_BETTER = (
-    0.75,
-    2.0,
-)  # a match replaces the flow if its error is below this share of it, less so many codes
+MUCH_BETTER = (0.75, 2.0)  # a match replaces the flow if its error is below this share of the flow's, less these codes
 MATCHED_OVER = 28  # px of the frame over which these errors are averaged
 CONFIRMED = 2.0  # px of the flow by which the way back from a match may miss its start
 NEARER = 0.15  # codes, for each of 3×3 pixels, that a match has to be better per cell of distance

@@ -134,7 +134,7 @@ def _send(plan: Plan, segments: Sequence[Path], ticks: Sequence[list[int]], pipe
             if track is None:
                 track, header = pipe.add_copy(video, plan.time_base), video.codec_context.extradata
             elif video.codec_context.extradata != header:
-                raise OutputError(f"{plan.target}: its parts were encoded by different encoders; begin it anew")
+                raise OutputError(f"{plan.target}: its parts were encoded by different encoders; start it over")
             packets = (packet for packet in container.demux(video) if packet.size)
             for packet, tick in zip(packets, part, strict=True):
                 packet.time_base, packet.pts, packet.dts = plan.time_base, tick, next(decoded)

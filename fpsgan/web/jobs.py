@@ -442,7 +442,7 @@ class Queue:
         try:
             jobs = [Job(**record) for record in json.loads(path.read_text(encoding="utf-8"))]
         except (ValueError, TypeError) as error:
-            raise InputError(f"{path}: is no queue of this fpsgan ({error}); move it away to begin anew") from error
+            raise InputError(f"{path}: is no queue of this fpsgan ({error}); move it away to start over") from error
         for job in jobs:
             self._jobs[job.id] = job
             if job.state == "running":

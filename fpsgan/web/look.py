@@ -114,7 +114,7 @@ def _words(facts: dict[str, Any], info: VideoInfo) -> list[str]:
     if facts["held"] > OFTEN:
         words.append(
             f"{100 * facts['held']:.0f} % of its frames repeat the one before, as drawings held in animation do: "
-            "they are spaced evenly anew."
+            "they are re-spaced evenly."
         )
     if facts["blur"] > 0.6:
         words.append("Looks blurred nearly everywhere.")
