@@ -91,7 +91,7 @@ def stream_text(now: StreamReport) -> str:
         f"{now.rate:.1f} of {now.fps:.4g} frames/s, {1000 * now.latency:.0f} ms late "
         f"(95 %: {1000 * now.latency_p95:.0f}, longest {1000 * now.latency_max:.0f})"
         + (f"; effort: {levels}" if levels else "")
-        + (f"; for lack of time: {wanting}" if wanting else "")
+        + (f"; for want of time: {wanting}" if wanting else "")
         + (f"; waited for the source for {now.waited} frames" if now.waited else "")
         + (f"; {now.damaged} damaged packets passed over" if now.damaged else "")
     )
