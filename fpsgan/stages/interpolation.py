@@ -41,6 +41,10 @@ class InterpolationSettings:
     workers: int = 1
     target: tuple[PixelFormat, Color] | None = None
 
+    def placed(self, frame: Frame, number: int) -> Frame:
+        """The frame with the time and duration of an output."""
+        return dataclasses.replace(frame, pts=self.begin + number / self.rate, duration=1 / self.rate)
+
 
 class Output(NamedTuple):
     """An output frame, its number from the start of the job, whether the network generated it, and if so, and if asked
@@ -241,5 +245,4 @@ def _outputs(made: _Made, settings: InterpolationSettings) -> Iterator[Output]:
             planes = frame.planes if alpha is None else (*frame.planes[:-1], alpha)
             frame = dataclasses.replace(frame, planes=planes, rgb=next(pictures))
             believed = next(confidence, None)
-        at = settings.begin + number / settings.rate
-        yield Output(dataclasses.replace(frame, pts=at, duration=1 / settings.rate), number, bool(t), believed)
+        yield Output(settings.placed(frame, number), number, bool(t), believed)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -122,14 +122,12 @@ def _outputs(launched: _Launched, settings: InterpolationSettings, spent: Spent)
     moments = _moments(launched)
     for span in launched.spans:
         for number, t in enumerate(span.times, span.number):
-            planes, believed = next(moments) if t else (None, None)
-            changed: dict[str, Any] = {}
-            if planes is not None:
-                changed = {"planes": planes, "format": launched.form, "color": launched.color, "rgb": None}
-            at = settings.begin + number / settings.rate
-            output = dataclasses.replace(span.frame0, pts=at, duration=1 / settings.rate, **changed)
+            frame, believed = span.frame0, None
+            if t:
+                planes, believed = next(moments)
+                frame = dataclasses.replace(frame, planes=planes, format=launched.form, color=launched.color, rgb=None)
             spent.seconds += time.perf_counter() - began
-            yield Output(output, number, bool(t), believed)
+            yield Output(settings.placed(frame, number), number, bool(t), believed)
             began = time.perf_counter()
 
 
