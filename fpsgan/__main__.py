@@ -11,18 +11,18 @@ TRIM_EVERY = 5.0  # seconds
 
 
 def run() -> None:
-    """Run the command line and leave at once: a thread that is still inside a network call must not hold up the exit,
-    and torch aborts if Python takes such threads down."""
+    """Run the command line and exit at once: a thread still blocked in a network call must not delay the exit, and
+    torch aborts if the interpreter shuts down while such threads run."""
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
-        # glibc gives each thread a heap of its own, and pictures that one thread makes and another drops leave holes in
-        # all of them, which over a long video grow. Two heaps, and giving their holes back now and then, keep it flat.
+        # glibc gives each thread its own heap. Pictures allocated in one thread and freed in another fragment all of
+        # them, and over a long video memory grows. Two heaps, trimmed now and then, keep it flat.
         libc.mallopt(M_ARENA_MAX, 2)
         threading.Thread(target=_trim, args=(libc,), daemon=True).start()
-    # How often torch's threads look for more work before they sleep; 300,000 times by default, for which the
-    # threads that do the rest of a frame would have to wait.
+    # How long torch's idle threads spin before they sleep. The default, 300,000 rounds, takes the cores from the
+    # threads that do the rest of a frame.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     try:
-        from fpsgan.cli import main  # takes seconds: Ctrl-C must end that quietly too
+        from fpsgan.cli import main  # takes seconds, in which Ctrl-C must be quiet too
 
         main()
         code = 0

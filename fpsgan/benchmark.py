@@ -21,7 +21,7 @@ from fpsgan.device import colour
 from fpsgan.device.engine import DeviceInterpolator
 from fpsgan.device.exposure import exposure_change
 from fpsgan.device.overlays import overlays
-from fpsgan.errors import OptionError, SetupError
+from fpsgan.errors import OptionError, SetupError, check_choice
 from fpsgan.interpolator import InterpolatorRunner, with_acceleration
 from fpsgan.interpolator.flow import accelerations, find_flow
 from fpsgan.job import enhance, peak_rss
@@ -36,17 +36,17 @@ from fpsgan.video.frame import Color, Frame, PixelFormat, from_rgb
 __all__ = ["SIZES", "Benchmark", "benchmark"]
 
 SIZES = {"360p": (640, 360), "720p": (1280, 720), "1080p": (1920, 1080), "2160p": (3840, 2160)}
-WARM_UP = 2  # times that a step is done before it is measured
+WARM_UP = 2  # runs of a step before it is measured
 PEERS: dict[str, Callable[[torch.device], Between]] = {"RIFE v4.0": rife, "RIFE HDv3": rife_hdv3}
 FORMAT, COLOR = PixelFormat.of("yuv420p"), Color("bt709", "bt709", "bt709")
 
 
 @dataclasses.dataclass(frozen=True)
 class Benchmark:
-    """``stages``: milliseconds for each pair; ``fps``: output frames a second from file to file, decoding and H.264
-    encoding in; ``bound``: the stage that takes longest, or "decoding, encoding" where they take more than all of them;
-    ``device_memory``: bytes at most, 0 but on CUDA. ``peers``: milliseconds a pair of other interpolators, uint8 RGB in
-    and out, in the same precision by autocast; ``missing``: what to install for those that are not here."""
+    """``stages``: milliseconds per pair; ``fps``: output frames per second from file to file, including decoding and
+    H.264 encoding; ``bound``: the slowest stage, or "decoding, encoding" if they take longer than all stages together;
+    ``device_memory``: peak in bytes, 0 except on CUDA. ``peers``: milliseconds per pair of other interpolators, uint8
+    RGB in and out, in the same precision by autocast; ``missing``: what to install for those that are not here."""
 
     device: str
     engine: str
@@ -69,13 +69,12 @@ class Benchmark:
 def benchmark(
     options: Options, size: str = "1080p", frames: int = 25, repeats: int = 5, *, peers: bool = False
 ) -> Benchmark:
-    """Measure interpolation ×2 as ``options`` ask for it (device, precision, engine, weights), without deblurring.
-    ``peers``: and what of PEERS is installed, on the same pictures.
+    """Measure interpolation ×2 as ``options`` say (device, precision, engine, weights), without deblurring.
+    ``peers``: also those of PEERS that are installed, on the same pictures.
 
-    Raises OptionError for a size that is none of SIZES, or fewer than 3 frames.
+    Raises OptionError for a size not in SIZES, or fewer than 3 frames.
     """
-    if size not in SIZES:
-        raise OptionError(f"--size {size}: must be one of {', '.join(SIZES)}")
+    check_choice("--size", size, tuple(SIZES))
     if frames < 3:
         raise OptionError(f"--frames {frames}: must be at least 3")
     width, height = SIZES[size]
@@ -95,7 +94,7 @@ def benchmark(
         clip = Path(folder, "clip.mp4")
         write_clip(clip, pictures, 24)
         short = dataclasses.replace(options, end=Fraction(4, 24))
-        enhance(clip, Path(folder, "warm.mp4"), options=short)  # compiles and loads what there is to
+        enhance(clip, Path(folder, "warm.mp4"), options=short)  # compiles and loads everything
         result = enhance(clip, Path(folder, "out.mp4"), options=options)
     memory = torch.cuda.max_memory_allocated(engines.device) if engines.device.type == "cuda" else 0
     others, missing = _peers(engines.interpolator, pictures, repeats) if peers else ({}, [])
@@ -123,7 +122,7 @@ def benchmark(
 def _peers(
     ours: DeviceInterpolator | InterpolatorRunner, pictures: list[Any], repeats: int
 ) -> tuple[dict[str, float], list[str]]:
-    """Milliseconds a pair of each, and what is missing."""
+    """Milliseconds per pair of each, and what is missing."""
     window = Window(0, 0, pictures[0], (pictures[1],), (0.5,), pictures[2])
     clock, missing = _Clock(ours.device, repeats, 1), []
     for name, load in PEERS.items():
@@ -132,7 +131,7 @@ def _peers(
         except SetupError as error:
             missing.append(str(error))
             continue
-        # their warps need fp32; autocast runs the convolutions in the precision of ours and leaves those alone
+        # their warps need fp32: autocast lowers the precision of the convolutions alone
         with torch.autocast(ours.device.type, dtype=torch.bfloat16 if ours.device.type == "cpu" else torch.float16,
                             enabled=ours.dtype != torch.float32):  # fmt: skip
             clock(name, partial(between, window))
@@ -146,7 +145,7 @@ def _name(device: torch.device) -> str:
 
 
 class _Clock:
-    """Milliseconds that steps take on a device, the median of some repeats, divided by so many pairs."""
+    """Milliseconds that steps take on a device: the median of the repeats, divided by the number of pairs."""
 
     def __init__(self, device: torch.device, repeats: int, pairs: int) -> None:
         self.device, self.repeats, self.pairs = device, repeats, pairs
@@ -157,7 +156,7 @@ class _Clock:
             torch.accelerator.synchronize(self.device)
 
     def __call__(self, name: str, step: Callable[[], Any]) -> Any:
-        """Measure a step under that name and return what it returns."""
+        """Time a step under that name; returns what it returns."""
         taken = []
         for k in range(WARM_UP + self.repeats):
             self._wait()
@@ -216,7 +215,7 @@ def _cpu_stages(runner: InterpolatorRunner, pictures: list[Any], repeats: int) -
     motion = clock("acceleration", lambda: with_acceleration(flows, flows, flows, stride=stride))
 
     def between() -> Any:
-        return runner.between(rgb[0].copy(), rgb[1], [0.5], motion)[0]  # a copy: it has not been encoded yet
+        return runner.between(rgb[0].copy(), rgb[1], [0.5], motion)[0]  # a copy is not in the cache of encoded frames
 
     made = clock("network", between)
     clock("planes of the result", lambda: from_rgb(made, FORMAT, COLOR))

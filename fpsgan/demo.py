@@ -1,4 +1,4 @@
-"""A demonstration that needs no download: our own short clip, choppy and blurred, with sound, enhanced."""
+"""A demonstration without downloads: a short rendered clip, choppy and blurred, with sound, enhanced."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from fpsgan.job import Progress, Result, enhance
 from fpsgan.options import Options
 from fpsgan.video.decode import decode
 from fpsgan.video.ffmpeg import ffmpeg_path
+from fpsgan.video.files import make_folder
 from fpsgan.video.probe import probe
 
 __all__ = ["make_demo", "render_scene", "write_clip"]
@@ -26,30 +27,24 @@ Image = NDArray[np.uint8]
 WIDTH, HEIGHT = 640, 360
 SOURCE_RATE, TARGET_RATE = 15, 60
 SECONDS = 2
-EXPOSURE = Fraction(1, 25)  # how long the shutter is open, in seconds, where the clip is blurred
+EXPOSURE = Fraction(1, 25)  # seconds that the shutter is open for blurred frames
 
 
-def make_demo(folder: Path, *, on_progress: Callable[[Progress], None] | None = None) -> tuple[Result, dict[str, Path]]:
-    """Render, enhance, and picture the difference. Returns the result and the files made, by what they are.
+def make_demo(
+    folder: Path, *, on_progress: Callable[[Progress], None] = lambda _: None
+) -> tuple[Result, dict[str, Path]]:
+    """Render, enhance, and draw a comparison. Returns the result and the files made: "source", "result", "picture".
 
     Raises OutputError if ``folder`` cannot be made, and whatever ``enhance`` raises.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{folder}: cannot be made ({error.strerror})") from error
+    make_folder(folder)
     files = {name: folder / file for name, file in
              (("source", "choppy.mp4"), ("result", "smooth.mp4"), ("picture", "before-after.png"))}  # fmt: skip
-    blurred = [
-        _exposed(Fraction(k, SOURCE_RATE), samples=9 if k % 2 else 1) for k in range(SECONDS * SOURCE_RATE)
-    ]  # every other frame is shaken, as by hand
+    # every other frame is shaken, as by hand
+    blurred = [_exposed(Fraction(k, SOURCE_RATE), samples=9 if k % 2 else 1) for k in range(SECONDS * SOURCE_RATE)]
     write_clip(files["source"], blurred, SOURCE_RATE)
-    result = enhance(
-        files["source"],
-        files["result"],
-        options=Options(fps=Fraction(TARGET_RATE), overwrite=True),
-        on_progress=on_progress,
-    )
+    options = Options(fps=Fraction(TARGET_RATE), overwrite=True)
+    result = enhance(files["source"], files["result"], options=options, on_progress=on_progress)
     before, after = ([frame.as_rgb() for frame in decode(probe(files[name]))] for name in ("source", "result"))
     ratio = TARGET_RATE // SOURCE_RATE
     rows = []
@@ -95,7 +90,7 @@ def render_scene(time: float, width: int = WIDTH, height: int = HEIGHT) -> Image
 
 
 def write_clip(path: Path, frames: list[Image], rate: int) -> None:
-    """Write frames [H, W, 3] uint8 RGB as H.264 with a tone that rises, as long as the video. Raises OutputError."""
+    """Write frames [H, W, 3] uint8 RGB as H.264, with a rising tone of the same length. Raises OutputError."""
     height, width = frames[0].shape[:2]
     seconds = len(frames) / rate
     video = ffmpeg.input("pipe:0", format="rawvideo", pix_fmt="rgb24", s=f"{width}x{height}", framerate=rate)
@@ -114,7 +109,7 @@ def write_clip(path: Path, frames: list[Image], rate: int) -> None:
 
 
 def _exposed(time: Fraction, samples: int) -> Image:
-    """A frame whose shutter is open around ``time``: the mean light of several moments."""
+    """A frame exposed around ``time``: the mean, in linear light, of several moments."""
     moments = [float(time + EXPOSURE * Fraction(2 * k + 1 - samples, 2 * samples)) for k in range(samples)]
     light = np.mean([(render_scene(max(0.0, moment)) / 255.0) ** 2.2 for moment in moments], axis=0)
     codes: Image = np.rint(255 * light ** (1 / 2.2)).astype(np.uint8)
@@ -132,14 +127,6 @@ def _wall() -> Image:
         for x in range((y // 45 % 2) * 60, 1100, 120):
             cv2.line(wall, (x, y), (x, y + 45), (70, 60, 55), 2)
     for k, word in enumerate(("fpsGAN", "sharp", "smooth", "in time")):
-        cv2.putText(
-            wall,
-            word,
-            (150 + 230 * k, 250 + 40 * (k % 2)),
-            cv2.FONT_HERSHEY_DUPLEX,
-            1.6,
-            (235, 235, 230),
-            3,
-            cv2.LINE_AA,
-        )
+        place = (150 + 230 * k, 250 + 40 * (k % 2))
+        cv2.putText(wall, word, place, cv2.FONT_HERSHEY_DUPLEX, 1.6, (235, 235, 230), 3, cv2.LINE_AA)
     return wall

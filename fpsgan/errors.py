@@ -1,29 +1,25 @@
-"""What can go wrong, as one tree.
-
-FpsganError                every error that is the user's to read: one line, no traceback
-├── InputError             the source is missing, unreadable, damaged or of a kind we do not take
-├── OutputError            the target cannot be written, or its container cannot hold what is asked
-├── OptionError            a value or a combination of options that makes no sense
-├── SetupError             ffmpeg, an encoder, a device or a package is missing on this machine
-├── TrainingError          training cannot go on: its numbers are not finite
-└── WeightsError           weights that are unknown, damaged or made for another network
-"""
+"""What can go wrong."""
 
 from __future__ import annotations
 
-__all__ = ["FpsganError", "InputError", "OptionError", "OutputError", "SetupError", "TrainingError", "WeightsError"]
+from collections.abc import Sequence
+
+__all__ = [
+    "FpsganError", "InputError", "OptionError", "OutputError", "SetupError", "TrainingError", "WeightsError",
+    "check_choice",
+]  # fmt: skip
 
 
 class FpsganError(Exception):
-    """Base of all errors meant for people: the message says what is wrong, with which value, and what to do."""
+    """Base of all errors meant for users: one line that says what is wrong, with which value, and what to do."""
 
 
 class InputError(FpsganError):
-    """The source cannot be read as asked."""
+    """The source is missing, unreadable, damaged or of a kind that is not supported."""
 
 
 class OutputError(FpsganError):
-    """The target cannot be written as asked."""
+    """The target cannot be written, or its container cannot hold what is asked for."""
 
 
 class OptionError(FpsganError):
@@ -35,8 +31,14 @@ class SetupError(FpsganError):
 
 
 class TrainingError(FpsganError):
-    """Training cannot go on."""
+    """Training cannot go on: its numbers are not finite."""
 
 
 class WeightsError(FpsganError):
     """Weights that are unknown, damaged, or made for another network."""
+
+
+def check_choice(option: str, value: str, choices: Sequence[str]) -> None:
+    """Raise OptionError unless ``value`` is one of the (two or more) ``choices``."""
+    if value not in choices:
+        raise OptionError(f"{option} {value}: must be {', '.join(choices[:-1])} or {choices[-1]}")

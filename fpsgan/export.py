@@ -1,7 +1,7 @@
 """Networks as ONNX, for programs that run them without fpsGAN: VapourSynth's vs-mlrt, onnxruntime, TensorRT.
 
-A deblurring generator takes any size from 64 px a side (Inception: 128). The interpolator goes out as a whole, optical
-flow in it, for frames of one size: its pyramids have as many levels as the size asks for. Needs
+A deblurring generator takes any size from 64 px a side (Inception: 128). The interpolator is exported as a whole, with
+its optical flow, for frames of one size, which determines the levels of its pyramids. Needs
 `pip install 'fpsgan[export]'`.
 """
 
@@ -26,7 +26,7 @@ OPSET = 18
 
 
 class Sharpened(nn.Module):
-    """`Deblur` with its mirrored border as one look-up, so that one graph has it for every size."""
+    """`Deblur` with its mirrored border as a single gather, so that one graph serves every size."""
 
     def __init__(self, network: Deblur) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ class Sharpened(nn.Module):
         for dim in (2, 3):
             side = image.shape[dim]
             whole_side = (side + MULTIPLE - 1) // MULTIPLE * MULTIPLE
-            begins.append(whole_side // 2 - (side + 1) // 2)  # half of what is missing; so written, it comes out right
+            begins.append(whole_side // 2 - (side + 1) // 2)  # half of what is missing, in a form that exports well
             place = (torch.arange(whole_side, device=image.device) - begins[-1]).abs()
             outer = outer.index_select(dim, torch.where(place < side, place, 2 * side - 2 - place))
         change = self.network.residual(outer * 2 - 1)
@@ -48,9 +48,9 @@ class Sharpened(nn.Module):
 
 
 class Between(nn.Module):
-    """The interpolator's definition from two frames to the one between: luma, flow both ways, network, compensation.
+    """The interpolator from two frames to the one between: luma, flow both ways, network, compensation.
 
-    What only a sequence of frames can tell is not in it: acceleration, overlays, exposure, cuts.
+    Without what takes a sequence of frames: acceleration, overlays, exposure, cuts.
     """
 
     def __init__(self, network: Interpolator) -> None:
@@ -69,15 +69,15 @@ class Between(nn.Module):
 def export(
     name_or_path: str | Path, target: str | Path, *, size: tuple[int, int] | None = None, overwrite: bool = False
 ) -> Path:
-    """Write weights as an ONNX file, whole or not at all. Inputs and outputs are fp32 RGB, 0..1, [1,3,H,W].
+    """Write weights as an ONNX file, atomically. Inputs and outputs are fp32 RGB, 0..1, [1,3,H,W].
 
     Args:
         name_or_path: shipped weights, or a .safetensors file, of either network.
-        target: the file, whose name ends in .onnx.
+        target: the file; its name ends in .onnx.
         size: (width, height) of the interpolator's frames; not for a deblurring generator.
 
-    Raises WeightsError for weights that are none, OptionError for a size or a name that does not fit, OutputError where
-    the target is there already, SetupError where the exporter's packages are missing.
+    Raises WeightsError for weights that cannot be loaded, OptionError for a wrong size or name, OutputError if the
+    target exists, SetupError if the exporter's packages are missing.
     """
     target = Path(target)
     if target.suffix != ".onnx":
@@ -85,34 +85,26 @@ def export(
     if target.exists() and not overwrite:
         raise OutputError(f"{target}: exists already; -y replaces it")
     network = weights.load(name_or_path)
+    model: nn.Module
+    dynamic: Any = None
     if isinstance(network, Deblur):
         if size is not None:
             raise OptionError("--size: a deblurring network takes any size; leave it out")
         least = 128 if network.config.backbone == "inception" else 64
-        dims = {2: torch.export.Dim("height", min=least), 3: torch.export.Dim("width", min=least)}
-        image = torch.rand(1, 3, least + 5, least + 29)
-        return _write(Sharpened(network), (image,), ["image"], "sharp", (dims,), target)
-    assert isinstance(network, Interpolator)
-    if size is None or min(size) < 16:
-        raise OptionError(f"--size {size}: the interpolator is exported for one size, such as 1920x1080")
-    frame0, frame1 = torch.rand(2, 1, 3, size[1], size[0])
-    return _write(
-        Between(network), (frame0, frame1, torch.tensor([0.5])), ["frame0", "frame1", "t"], "frame", None, target
-    )
-
-
-def _write(
-    model: nn.Module,
-    inputs: tuple[Tensor, ...],
-    names: list[str],
-    output: str,
-    dynamic: tuple[dict[int, Any], ...] | None,
-    target: Path,
-) -> Path:
+        dynamic = ({2: torch.export.Dim("height", min=least), 3: torch.export.Dim("width", min=least)},)
+        inputs = {"image": torch.rand(1, 3, least + 5, least + 29)}
+        model, output = Sharpened(network), "sharp"
+    else:
+        assert isinstance(network, Interpolator)
+        if size is None or min(size) < 16:
+            raise OptionError(f"--size {size}: the interpolator is exported for one size, such as 1920x1080")
+        frame0, frame1 = torch.rand(2, 1, 3, size[1], size[0])
+        inputs = {"frame0": frame0, "frame1": frame1, "t": torch.tensor([0.5])}
+        model, output = Between(network), "frame"
     try:
         program = torch.onnx.export(
-            model.eval(), inputs, dynamo=True, opset_version=OPSET, input_names=names, output_names=[output],
-            dynamic_shapes=dynamic, verbose=False,
+            model.eval(), tuple(inputs.values()), dynamo=True, opset_version=OPSET, input_names=list(inputs),
+            output_names=[output], dynamic_shapes=dynamic, verbose=False,
         )  # fmt: skip
     except ImportError as error:
         raise SetupError(

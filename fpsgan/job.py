@@ -17,13 +17,13 @@ from fpsgan.errors import InputError, OutputError
 from fpsgan.options import Options
 from fpsgan.rendering import MOTION, Counts, Job, make_segments
 from fpsgan.runtime import at_once, library_errors, pick_device
-from fpsgan.segments import Segment, Store, Timing, finished, identity, plan_segments
+from fpsgan.segments import Record, Segment, Store, Timing, finished, identity, plan_segments
 from fpsgan.spread import in_processes, on_cluster
 from fpsgan.stages.timeline import target_rate
 from fpsgan.video.codecs import CONTAINERS
 from fpsgan.video.decode import check_damage, decode, hardware_for
 from fpsgan.video.fields import treated
-from fpsgan.video.files import check_target, claimed, discard, publish
+from fpsgan.video.files import check_target, claimed, discard, make_folder, publish
 from fpsgan.video.frame import check_size
 from fpsgan.video.mux import Muxed, mux
 from fpsgan.video.plan import plan_output
@@ -31,13 +31,12 @@ from fpsgan.video.probe import VideoInfo, probe
 
 __all__ = ["Estimate", "Progress", "Result", "enhance", "estimate", "peak_rss"]
 
-PREVIEW = 8  # source frames that estimate() really processes, and two more for each core
+PREVIEW = 8  # source frames that estimate() processes, plus two for each frame in parallel
 
 
 class Progress(NamedTuple):
-    """Where a running job stands: output frames done and expected, output frames per second, seconds left; and the
-    stage: "frames" are being made, or "joining" (their segments and the sound become the file, which is then checked).
-    """
+    """How far a job is: output frames done and expected, output frames per second, seconds left; and the stage:
+    "frames" are being made, or "joining" (segments and sound are being muxed into the file, and that is verified)."""
 
     done: int
     total: int
@@ -48,8 +47,8 @@ class Progress(NamedTuple):
 
 @dataclasses.dataclass
 class Result(Counts):
-    """What was done: the proof. Rates in frames per second, durations in seconds, ``size`` in bytes; ``av_offset_in``
-    and ``av_offset_out``: seconds by which the first sound comes after the first picture, in the source and now."""
+    """What was done. Rates in frames per second, durations in seconds, ``size`` in bytes; ``av_offset_in`` and
+    ``av_offset_out``: seconds from the first picture to the first sound, in the source and in the output."""
 
     source: str = ""
     target: str = ""
@@ -67,7 +66,7 @@ class Result(Counts):
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
-    """What a job will come to, judged from its first frames: work in ``seconds``, memory and file in bytes."""
+    """What a job will take, extrapolated from its first frames: time in ``seconds``, memory and file in bytes."""
 
     frames_in: int
     frames_out: int
@@ -84,15 +83,15 @@ def enhance(
     target: str | Path,
     *,
     options: Options | None = None,
-    on_progress: Callable[[Progress], None] | None = None,
-    on_note: Callable[[str], None] | None = None,
+    on_progress: Callable[[Progress], None] = lambda _: None,
+    on_note: Callable[[str], None] = lambda _: None,
 ) -> Result:
     """Make a sharper, smoother video of ``source`` and put it, whole and verified, at ``target``.
 
-    ``on_progress`` is called for every output frame and before the joining, ``on_note`` for everything the user should
-    know as it happens. Raises a FpsganError (see errors.py) and leaves no file under the target's name in that case; a
-    KeyboardInterrupt does the same. What was finished by then is kept beside the target (`fpsgan.segments`), and the
-    same call goes on from there, unless ``options.resume`` is False.
+    ``on_progress`` is called for every output frame and before joining, ``on_note`` for whatever the user should know,
+    as it happens. On a FpsganError (see errors.py) or KeyboardInterrupt there is no file under the target's name.
+    Segments finished by then are kept beside it (`fpsgan.segments`), and the same call continues from there, unless
+    ``options.resume`` is False.
     """
     options = options or Options()
     source, target = Path(source), Path(target)
@@ -102,7 +101,7 @@ def enhance(
     done = False
     with claimed(target) as place:
         try:
-            result = _enhance(info, target, place, options, on_progress or _ignore, on_note or _ignore)
+            result = _enhance(info, target, place, options, on_progress, on_note)
             done = True
         finally:
             if done or not options.resume or not finished(place):
@@ -136,27 +135,23 @@ def _enhance(
     if info.treatment is not None:
         note(info.treatment.words)
     if options.confidence_map is not None:
-        try:
-            options.confidence_map.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OutputError(f"{options.confidence_map}: cannot make this folder ({error.strerror})") from error
+        make_folder(options.confidence_map)
     decoder = hardware_for(info, note) if options.hwaccel == "auto" else ""
     job = Job(info, options, timing, output, tuple(plan_segments(info, timing)), decoder)
-    store = Store(place, identity(info, _settings(options)), target, note)
+    store = Store.of_job(place, identity(info, _settings(options)), target, note)
     records = {segment: record for segment in job.segments if (record := store.record(segment)) is not None}
     if records:
         note(f"resuming: {len(records)} of {len(job.segments)} segments are there")
-    for record in list(records.values()):
+    for record in records.values():
         for text in record["notes"]:
             note(text)
     pace = _Pace(timing.total, sum(record["frames"] for record in records.values()), on_progress)
     missing = [segment for segment in job.segments if segment not in records]
-    for segment, record in _made(job, missing, store, pace, note):
-        records[segment] = record
+    records.update(_made(job, missing, store, pace, note))
     ordered = [records[segment] for segment in job.segments]
     for record in ordered:
         result.add(record)
-    paths = [store.path(record["pictures"]) for record in ordered if record["frames"]]
+    paths = [store.folder / record["pictures"] for record in ordered if record["frames"]]
     if not paths:
         raise OutputError(f"{target}: nothing to write, the source gave no frame")
     limit = options.end - timing.start if options.end is not None else None
@@ -175,27 +170,22 @@ def _enhance(
 
 def _made(
     job: Job, missing: Sequence[Segment], store: Store, pace: _Pace, note: Callable[[str], None]
-) -> Iterator[tuple[Segment, dict[str, Any]]]:
-    """Make what is missing: here, in several processes, or on a cluster."""
+) -> Iterator[tuple[Segment, Record]]:
+    """Make the missing segments: here, in several processes, or on a cluster."""
     options = job.options
-    devices = options.devices * options.workers if options.devices else (options.device,) * options.workers
+    devices = (options.devices or (options.device,)) * options.workers
     if not missing:
         return iter(())
     if options.cluster is not None:
         return on_cluster(job, missing, store, pace, note, options.cluster)
     if len(devices) > 1 and len(missing) > 1:
         return in_processes(job, missing, store, pace, note, devices)
-    if options.devices:
-        job = dataclasses.replace(job, options=dataclasses.replace(options, device=options.devices[0]))
+    job = dataclasses.replace(job, options=dataclasses.replace(options, device=devices[0]))
     return make_segments(job, missing, store, pace, note)
 
 
-def _ignore(_: object) -> None:
-    pass
-
-
 def _settings(options: Options) -> dict[str, Any]:
-    """What of the options the frames depend on, and the weights themselves."""
+    """The options that the frames depend on, and digests of the weights."""
     given = {field.name: getattr(options, field.name) for field in dataclasses.fields(options)}
     for name in ("overwrite", "resume", "workers", "devices", "cluster", "hwaccel"):  # who does the work
         del given[name]
@@ -209,7 +199,7 @@ def _settings(options: Options) -> dict[str, Any]:
 
 
 class _Pace:
-    """Counts outputs and tells how fast they come."""
+    """Counts outputs and reports their rate."""
 
     def __init__(self, total: int, done: int, on_progress: Callable[[Progress], None]) -> None:
         self.total, self.before, self.done, self.on_progress = total, done, done, on_progress
@@ -227,10 +217,10 @@ class _Pace:
 
 
 def _check_sound(muxed: Muxed, result: Result, note: Callable[[str], None]) -> None:
-    """Measure how the sound lies to the picture, before and now."""
+    """Measure the offset of sound to picture, in the source and in the output."""
     try:
         offsets = muxed.sound_offsets()
-    except InputError as error:  # the source is gone meanwhile: no reason to throw the result away
+    except InputError as error:  # the source is gone by now: no reason to throw the result away
         note(f"the sound could not be compared with the source's ({error})")
         return
     if offsets is not None:
@@ -241,7 +231,7 @@ def _check_sound(muxed: Muxed, result: Result, note: Callable[[str], None]) -> N
 
 
 def estimate(source: str | Path, target: str | Path, *, options: Options | None = None) -> Estimate:
-    """Predict time, memory and size of ``enhance`` by doing it to the first few frames, into a throw-away file."""
+    """Predict time, memory and size of ``enhance`` by running it on the first few frames, into a temporary file."""
     options = options or Options()
     source, target = Path(source), Path(target)
     check_target(source, target, overwrite=options.overwrite, suffixes=tuple(CONTAINERS))
@@ -253,7 +243,7 @@ def estimate(source: str | Path, target: str | Path, *, options: Options | None 
         trial = Path(folder) / f"trial{target.suffix}"
         ticks: list[float] = []
         workers = at_once(pick_device(options.device), info.width * info.height)
-        preview = timing.first + (PREVIEW + 2 * workers) / info.frame_rate  # what is worked on at once comes at once
+        preview = timing.first + (PREVIEW + 2 * workers) / info.frame_rate  # frames in parallel arrive in bursts
         some = dataclasses.replace(options, end=min(preview, options.end or preview), confidence_map=None)
 
         def tick(now: Progress) -> None:
@@ -261,7 +251,7 @@ def estimate(source: str | Path, target: str | Path, *, options: Options | None 
                 ticks.append(time.perf_counter())
 
         result = enhance(source, trial, options=some, on_progress=tick)
-    # the first output pays for warming up
+    # the first output includes the warm-up
     steady = (ticks[-1] - ticks[0]) / (len(ticks) - 1) if len(ticks) > 1 else result.seconds
     return Estimate(
         frames_in=max(1, round(timing.total * timing.step * info.frame_rate)),
@@ -275,7 +265,7 @@ def estimate(source: str | Path, target: str | Path, *, options: Options | None 
 
 
 def _probe(source: Path, options: Options) -> VideoInfo:
-    """The source as it is after its film and fields are undone."""
+    """The source as it will be once pulldown is undone and fields are deinterlaced."""
     info = probe(source, stream=options.stream, image_rate=options.image_rate)
     return treated(info, options.deinterlace, interpolate=options.interpolate)
 
@@ -303,9 +293,9 @@ def _rate_text(rate: Fraction, vfr: bool) -> str:
 
 
 def peak_rss() -> int:
-    """Largest resident memory of this process so far, in bytes; 0 where the system does not tell (Windows)."""
+    """Peak resident memory of this process so far, in bytes; 0 where the system does not say (Windows)."""
     status = Path("/proc/self/status")
-    if status.exists():  # Linux: its ru_maxrss would carry over the peak of whatever started us
+    if status.exists():  # Linux: ru_maxrss would include the peak of the process that started this one
         return 1024 * int(status.read_text().split("VmHWM:")[1].split()[0])
     if sys.platform == "win32":
         return 0

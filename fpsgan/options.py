@@ -1,4 +1,4 @@
-"""What the user may ask of a job: one place, checked once; the job hands each stage its part."""
+"""What the user may ask of a job, checked once, in one place; the job hands each stage its part."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fpsgan.errors import OptionError
+from fpsgan.errors import OptionError, check_choice
 from fpsgan.stages.scenes import SCENE_THRESHOLD, SceneSettings
 from fpsgan.video.codecs import EncodeOptions
 from fpsgan.video.fields import MODES
@@ -23,22 +23,22 @@ HWACCELS = ("auto", "none")
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What the user may ask. Rates and times are exact Fractions, times in seconds. Raises OptionError for values, or
-    combinations, that make no sense.
+    """What the user may ask for. Rates and times are exact Fractions, times in seconds. Raises OptionError for values,
+    or combinations, that make no sense.
 
-    ``interpolate``/``deblur`` switch the stages (deblur: "auto" touches blurred frames only, each by
-    as much as it is blurred, "on" all, "off" none).
+    ``interpolate``/``deblur`` switch the stages (deblur: "auto" sharpens blurred frames only, each in proportion to its
+    blur, "on" all, "off" none).
     With none of ``fps``, ``multi`` and ``slowmo``, sources up to 30 fps are doubled and faster ones keep their rate.
-    ``deinterlace``: "film" (pulldown undone), "fields" (each a moment of its own), "frames" (progressive, as many),
-    "off", or "auto" by what is found: film, and else fields where it interpolates, frames where it does not.
-    ``confidence_map``: a folder that receives a grey PNG for every generated frame, named by its number in the output:
-    white where it can be believed, black where it is a guess (see fpsgan.interpolator.synthesis).
-    ``workers``: processes that make segments side by side, on each of the ``devices`` (none: on ``device``);
-    ``cluster``: the address of a Ray cluster that makes them, or "auto".
+    ``deinterlace``: "film" (undo pulldown), "fields" (a frame per field), "frames" (a progressive frame per frame),
+    "off", or "auto": film and interlaced video as measured, the latter as fields if it is interpolated, else as frames.
+    ``confidence_map``: a folder for a grey PNG per generated frame, named by its number in the output: white where it
+    is reliable, black where it is a guess (see fpsgan.interpolator.synthesis).
+    ``workers``: processes that make segments in parallel, on each of the ``devices`` (none: on ``device``);
+    ``cluster``: the address of a Ray cluster to make them on, or "auto".
     ``engine``: what interpolates. "cpu": motion and colour by compiled code on the CPU, the network on ``device``;
-    "torch": all of a pair on ``device``, many pairs at once; "auto": torch but on a CPU or with ``tile``.
-    ``hwaccel``: "auto" decodes on a graphics chip where one gives the same frames as software, "none" never does.
-    ``resume``: keep what is finished when the job is ended, and go on from there (see fpsgan.segments).
+    "torch": everything on ``device``, many pairs at once; "auto": torch, except on a CPU or with ``tile``.
+    ``hwaccel``: "auto" decodes in hardware where that gives the same frames as software, "none" never does.
+    ``resume``: keep finished segments when the job is interrupted, and continue from there (see fpsgan.segments).
     """
 
     interpolate: bool = True
@@ -91,16 +91,12 @@ class Options:
         _ = self.scenes
         if self.retimed and not self.interpolate:
             raise OptionError("--fps, --multi and --slowmo need the interpolation stage")
-        if self.deblur not in ("auto", "on", "off"):
-            raise OptionError(f"--deblur {self.deblur}: must be auto, on or off")
-        if self.engine not in ENGINES:
-            raise OptionError(f"--engine {self.engine}: must be {', '.join(ENGINES[:-1])} or {ENGINES[-1]}")
-        if self.hwaccel not in HWACCELS:
-            raise OptionError(f"--hwaccel {self.hwaccel}: must be {' or '.join(HWACCELS)}")
+        check_choice("--deblur", self.deblur, ("auto", "on", "off"))
+        check_choice("--engine", self.engine, ENGINES)
+        check_choice("--hwaccel", self.hwaccel, HWACCELS)
+        check_choice("--deinterlace", self.deinterlace, MODES)
         if self.engine == "torch" and self.tile:
             raise OptionError("--tile: --engine torch works on whole frames; use --engine cpu")
-        if self.deinterlace not in MODES:
-            raise OptionError(f"--deinterlace {self.deinterlace}: must be {', '.join(MODES[:-1])} or {MODES[-1]}")
         if not 0 <= self.deblur_strength <= 1:
             raise OptionError(f"--deblur-strength {self.deblur_strength}: must lie between 0 and 1")
         if self.start is not None and self.start < 0:

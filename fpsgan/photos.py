@@ -1,4 +1,4 @@
-"""Photos deblurred: each by itself, and what a camera wrote around the picture goes along with it."""
+"""Photos, deblurred one by one, with the metadata that the camera wrote."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from fpsgan.errors import FpsganError, InputError, OutputError
 from fpsgan.options import Options
 from fpsgan.runtime import at_once, library_errors, pick_device, pick_dtype, sharing_cores
 from fpsgan.threads import in_order
-from fpsgan.video.files import check_target, whole
+from fpsgan.video.files import check_target, make_folder, whole
 from fpsgan.video.frame import check_size
 from fpsgan.video.photo import KINDS, Photo, Pixels, read, size_of, write
 
@@ -31,8 +31,8 @@ WRITTEN = tuple(suffix for suffix, (_, how) in KINDS.items() if how is not None)
 
 @dataclass(frozen=True)
 class PhotoResult:
-    """What became of a photo: its ``score`` (see deblur.blur_score), and how much of the deblurred picture was taken,
-    0 (left untouched) to 1."""
+    """What became of a photo: its ``score`` (see deblur.blur_score), and the ``strength`` of the deblurring, 0 (left
+    untouched) to 1."""
 
     source: str
     target: str
@@ -51,26 +51,24 @@ def deblur_photos(
     *,
     on_error: Callable[[FpsganError], None] | None = None,
 ) -> list[PhotoResult]:
-    """Sharpen each source into its target; of the options, those about deblurring, the machine and overwriting count.
+    """Sharpen each source into its target; of the options, those about deblurring, the machine and overwriting apply.
 
     Kept: orientation (turned upright), ICC profile, EXIF, transparency, grey, and 16 bits in PNG and TIFF. A photo that
-    needs no sharpening is copied to the bit where the kind stays the same. Raises a FpsganError before anything is
-    written if a target is there already or of a kind that cannot be written; each target is whole or absent. On a CPU
-    several are worked on at once. One that fails ends it all, those before it are written; with ``on_error``, which
-    hears of it, the others are done all the same.
+    needs no sharpening is copied bit for bit if the format stays the same. Raises a FpsganError before anything is
+    written if a target exists or is of a kind that cannot be written; each target is whole or absent. On a CPU several
+    are processed in parallel. The first that fails stops it all, and those before it are kept; with ``on_error``, which
+    is called with the error, the others are done all the same.
     """
     on_failure = on_error or _raise
     pairs: list[tuple[Path, Path]] = []
     for source, target in zip(sources, targets, strict=True):
         try:
-            target.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(target.parent)
             pairs.append((source, check_target(source, target, overwrite=options.overwrite, suffixes=WRITTEN)))
         except OutputError as error:
             on_failure(error)
-        except OSError as error:
-            on_failure(OutputError(f"{target.parent}: cannot be made ({error.strerror})"))
     deblurrer = _deblurrer(options, options.deblur_weights)
-    settings = Settings(options.deblur, options.deblur_strength)
+    settings = options.deblurring
     workers = min(at_once(deblurrer.device, max(map(_pixels, sources), default=1)), max(1, len(pairs)))
 
     def work(pair: tuple[Path, Path]) -> PhotoResult | FpsganError:
@@ -94,7 +92,7 @@ def _raise(error: FpsganError) -> None:
 
 
 def _pixels(path: Path) -> int:
-    """How many a photo has; 1 where that cannot be read, which is said when its turn comes."""
+    """How many a photo has; 1 if it cannot be read, which is reported when its turn comes."""
     try:
         width, height = size_of(path)
     except InputError:
@@ -116,7 +114,7 @@ def _deblur(source: Path, target: Path, deblurrer: Deblurrer, settings: Settings
     strength = settings.strength_for(score)
     sharp = _sharpened(picture, deblurrer, strength, cautious=settings.cautious)
     if sharp is picture:
-        strength = 0.0  # no blur was found that these weights could take away
+        strength = 0.0  # no blur was found that these weights could remove
     picture = sharp
     try:
         with whole(target) as part:
@@ -138,7 +136,7 @@ def _open(path: Path) -> Photo:
 
 
 def _sharpened(picture: Pixels, deblurrer: Deblurrer, strength: float, *, cautious: bool = False) -> Pixels:
-    """The picture itself where there is nothing to do."""
+    """The very same array where there is nothing to do."""
     top = np.iinfo(picture.dtype).max
     done = deblurrer.sharpen(picture.astype(np.float32) / np.float32(top), strength, cautious=cautious)
     if not done.touched:
@@ -155,11 +153,11 @@ def _eight_bits(picture: Pixels) -> NDArray[np.uint8]:
 def compare(
     sources: Sequence[Path], folder: Path, names: Sequence[str], options: Options, truth: Path | None = None
 ) -> list[dict[str, Any]]:
-    """Sheets ``<photo>.png`` in ``folder``: the photo, what each of the weights makes of it, the truth, side by side.
+    """Sheets ``<photo>.png`` in ``folder``: the photo, the result of each of the weights, the truth, side by side.
 
     ``truth`` is a folder with a sharp picture of the same name (any suffix) and size for each photo. Returns a record
-    for each photo and each column but the truth: "picture", "weights" ("input" for the photo itself) and, with a truth,
-    plain RGB "psnr" in dB and "ssim". Raises InputError where a truth is missing or of another size.
+    for each photo and column, except the truth: "picture", "weights" ("input" for the photo itself) and, given a truth,
+    "psnr" in dB and "ssim" of RGB. Raises InputError if a truth is missing or of another size.
     """
     from fpsgan.training.metrics import psnr, ssim
 
@@ -196,8 +194,5 @@ def _sheet(columns: dict[str, NDArray[np.uint8]], target: Path, options: Options
         head = np.full((24, image.shape[1], 3), 255, np.uint8)
         cv2.putText(head, name, (6, 17), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (0, 0, 0), 1, cv2.LINE_AA)
         labelled.append(np.concatenate([head, image]))
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(np.concatenate(labelled, 1)).save(target)
-    except OSError as error:
-        raise OutputError(f"{target}: cannot be written ({error})") from error
+    with whole(target) as part:
+        Image.fromarray(np.concatenate(labelled, 1)).save(part)

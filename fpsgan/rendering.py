@@ -1,9 +1,9 @@
 """Makes segments of a job: the chain of stages, from the source's frames to encoded pictures.
 
-The stages (fpsgan.stages) are generators, each of which pulls from the one before; ``prefetch`` runs one in a thread of
-its own behind a short queue. So decoding, flow and colour conversion, the networks, and encoding overlap, memory does
-not depend on the length of the video, and an error or Ctrl-C anywhere closes the whole chain. On a CPU the costly steps
-work on several frames at once (``in_order``), one core each: much of what they do would leave the other cores idle.
+The stages (fpsgan.stages) are generators, each pulling from the one before; ``prefetch`` runs one in its own thread
+behind a short queue. So decoding, flow and colour conversion, the networks, and encoding overlap, memory does not
+depend on the length of the video, and an error or Ctrl-C anywhere closes the whole chain. On a CPU the costly steps
+work on several frames at once (``in_order``), one core each, since many of their parts use a single core.
 """
 
 from __future__ import annotations
@@ -11,11 +11,10 @@ from __future__ import annotations
 import dataclasses
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -28,7 +27,7 @@ from fpsgan.errors import FpsganError, OutputError
 from fpsgan.interpolator import InterpolatorRunner
 from fpsgan.options import Options
 from fpsgan.runtime import at_once, pick_device, pick_dtype, sharing_cores
-from fpsgan.segments import Segment, Store, Timing
+from fpsgan.segments import Record, Segment, Store, Timing
 from fpsgan.stages import deblurring
 from fpsgan.stages.interpolation import InterpolationSettings, Output, Spent, interpolated
 from fpsgan.stages.interpolation_on_device import interpolated_on_device
@@ -43,15 +42,14 @@ from fpsgan.video.probe import VideoInfo
 
 __all__ = ["MOTION", "Counts", "Engines", "Job", "Reader", "make_segments"]
 
-MOTION = "deblur-motion"  # the weights that undo what moves by itself
-JUMP = Fraction(5)  # seconds of the source that are decoded for nothing, at most, where one could seek instead
-Record = dict[str, Any]  # what was done for a segment: Counts, and what is noted of it
+MOTION = "deblur-motion"  # the weights that undo the blur of moving objects
+JUMP = Fraction(5)  # seconds of the source to decode in vain, at most, where seeking is possible
 
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """A job that is settled: all that is needed to make any of its segments, anywhere. ``decoder``: the kind of device
-    that decodes its source, "" for software."""
+    """A planned job: all that is needed to make any of its segments, anywhere. ``decoder``: the kind of device that
+    decodes its source, "" for software."""
 
     info: VideoInfo
     options: Options
@@ -64,8 +62,8 @@ class Job:
 @dataclasses.dataclass
 class Counts:
     """What a job, or a part of it, did. ``cuts`` in seconds of the source; ``network_seconds`` is the time spent inside
-    the networks, flow excluded, over the number of frames worked on at once; ``sharp_skipped`` counts the frames that
-    the deblurring left alone, as sharp or because `auto` found no shake in them."""
+    the networks, without flow, divided by the number of frames in parallel; ``sharp_skipped`` counts the frames that
+    deblurring left alone, because they are sharp or `auto` found no shake in them."""
 
     frames_in: int = 0
     generated: int = 0
@@ -77,8 +75,8 @@ class Counts:
     duration_in: float = 0.0
     network_seconds: float = 0.0
 
-    def add(self, part: Mapping[str, Any]) -> None:
-        """Count what a later part did as well; ``duration_in`` reaches to the end of its last frame."""
+    def add(self, part: Record) -> None:
+        """Add what a later part did; ``duration_in`` reaches to the end of its last frame."""
         for field in dataclasses.fields(Counts):
             value = getattr(self, field.name)
             longer = field.name == "duration_in"
@@ -86,10 +84,8 @@ class Counts:
 
 
 class Engines:
-    """The networks that a job needs, on their device, and how many frames to work on at once; ``quick``: see Deblurrer.
-
-    Raises WeightsError, and SetupError for a device that is not there.
-    """
+    """The networks that a job needs, on their device, and how many frames to process in parallel; ``quick``: see
+    Deblurrer. Raises WeightsError, and SetupError for a device that is missing."""
 
     def __init__(self, options: Options, pixels: int, *, quick: bool = False) -> None:
         self.device = pick_device(options.device)
@@ -116,7 +112,7 @@ class Engines:
         spent: Spent,
         late: Callable[[Span[Frame]], bool] = lambda _: False,
     ) -> Iterator[Output]:
-        """The interpolation stage; on a device no more than a batch waits, and `late` is not asked."""
+        """The interpolation stage. On a device no more than a batch is ever queued, so `late` is not asked there."""
         if isinstance(self.interpolator, DeviceInterpolator):
             return interpolated_on_device(spans, self.interpolator, settings, spent)
         assert self.interpolator is not None
@@ -126,7 +122,7 @@ class Engines:
 def make_segments(
     job: Job, segments: Iterable[Segment], store: Store, on_frame: Callable[[], None], note: Callable[[str], None]
 ) -> Iterator[tuple[Segment, Record]]:
-    """Make the segments one after the other in this process, and yield each with its record once it is in ``store``."""
+    """Make segments one after another in this process; yield each with its record once it is in ``store``."""
     engines = Engines(job.options, job.info.width * job.info.height)
     reader = Reader(job)
     with sharing_cores(engines.workers), ThreadPoolExecutor(1) as finisher:
@@ -138,7 +134,7 @@ def make_segments(
                 if len(job.segments) == 1:
                     raise
                 raise type(error)(f"{error} ({segment.words})") from error
-            before, finishing = finishing, finisher.submit(_finish, segment, *encoded, store)  # which takes a while
+            before, finishing = finishing, finisher.submit(_finish, segment, *encoded, store)  # takes a while
             if before is not None:
                 yield before.result()
         if finishing is not None:
@@ -154,7 +150,7 @@ def _encode(
     on_frame: Callable[[], None],
     note: Callable[[str], None],
 ) -> tuple[Encoder | None, Record]:
-    """Run the stages for one segment, into an encoder that has yet to be finished (None: there is no frame in it)."""
+    """Run the stages for one segment, into an encoder that is still to be closed (None: it has no frames)."""
     counts, notes, end = Counts(), list[str](), Fraction(0)
 
     def noted(text: str) -> None:
@@ -166,8 +162,7 @@ def _encode(
     try:
         for output in stage:
             if encoder is None:
-                encoder = Encoder(job.output, store.path(job.output.segment_name(segment.name)), output.number)
-                encoder.open()
+                encoder = Encoder(job.output, store.folder / job.output.segment_name(segment.name), output.number)
             encoder.write(output.frame)
             if output.confidence is not None and job.options.confidence_map is not None:
                 _write_map(job.options.confidence_map / f"{output.number:06}.png", output.confidence)
@@ -179,31 +174,32 @@ def _encode(
         raise
     finally:
         stage.close()
-    frames = encoder.frames if encoder is not None else 0
-    return encoder, {**dataclasses.asdict(counts), "frames": frames, "end": float(end), "notes": notes}
+    pictures, frames = (encoder.path.name, encoder.frames) if encoder is not None else ("", 0)
+    done = {"pictures": pictures, "frames": frames, "end": float(end), "notes": notes}
+    return encoder, done | dataclasses.asdict(counts)
 
 
 def _finish(segment: Segment, encoder: Encoder | None, record: Record, store: Store) -> tuple[Segment, Record]:
     if encoder is not None:
         encoder.close()
-    store.finish(segment, encoder.path.name if encoder is not None else "", record)
-    return segment, {"pictures": encoder.path.name if encoder is not None else "", **record}
+    store.finish(segment, record)
+    return segment, record
 
 
 class Reader:
-    """The source's frames for one segment after another: decoding goes on where it is, if that is near and not past."""
+    """The source's frames for one segment after another; decoding continues where it is if the next begins nearby."""
 
     def __init__(self, job: Job) -> None:
         self.job = job
         self._hardware = HWAccel(job.decoder, allow_software_fallback=True) if job.decoder else None
         self._lock = threading.Lock()
         self._frames: Iterator[Frame] | None = None
-        self._kept: deque[Frame] = deque()  # read already, and wanted by the segment that follows
+        self._kept: deque[Frame] = deque()  # already read, and needed by the next segment
         self._read = Fraction(-1)  # the time of the last one
         self._report: Callable[[str], None] = lambda text: None
 
     def _goes_on(self, segment: Segment) -> bool:
-        """Whether every frame that the segment wants has been kept, or is still to come, and soon."""
+        """Whether every frame that the segment needs has been kept, or comes up soon."""
         if self._frames is None or segment.decode is None:
             return False
         if self._kept:
@@ -211,7 +207,7 @@ class Reader:
         return self._read < segment.decode and (not segment.seek or segment.decode < self._read + JUMP)
 
     def frames(self, segment: Segment, report: Callable[[str], None]) -> Iterator[Frame]:
-        """Every frame from ``segment.decode`` on. Whoever asks ends what the one before was given."""
+        """Every frame from ``segment.decode`` on. A call ends the iterator that the call before returned."""
         options, start = self.job.options, segment.decode
         following = next((s.decode for s in self.job.segments if s.number == segment.number + 1), None)
         with self._lock:
@@ -294,7 +290,7 @@ def _sharpened(
 
 
 def _at_own_times(scenes: Iterable[tuple[Frame, Relation]], segment: Segment, timing: Timing) -> Iterator[Output]:
-    """No interpolation: every frame at its own time."""
+    """Without interpolation: every frame at its own time."""
     for frame, _ in scenes:
         if segment.end is not None and frame.pts >= segment.end:
             return

@@ -1,4 +1,4 @@
-"""The machine at hand: device, precision, how many frames at once, and what is said when it is too small.
+"""The machine at hand: device, precision, how many frames in parallel, and errors for when memory runs out.
 
 What runs the networks is in `deblur` and `fpsgan.interpolator`.
 """
@@ -17,13 +17,13 @@ from fpsgan.errors import OptionError, SetupError
 
 __all__ = ["at_once", "library_errors", "memory", "pick_device", "pick_dtype", "sharing_cores"]
 
-IN_FLIGHT = 2**23  # pixels of all frames that a CPU works on at a time; each takes some 200 bytes
+IN_FLIGHT = 2**23  # pixels of all frames that a CPU works on in parallel; each takes some 200 bytes
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """The torch device called ``name`` ("cpu", "cuda", "cuda:1", "mps", "xpu"), or the best one there is for "auto".
+    """The torch device called ``name`` ("cpu", "cuda", "cuda:1", "mps", "xpu"), or for "auto" the best one here.
 
-    Raises SetupError if this machine, or this build of torch, does not have it.
+    Raises OptionError for an unknown name, SetupError if this machine, or this build of torch, does not have it.
     """
     available = {
         "cuda": torch.cuda.is_available(),
@@ -48,7 +48,7 @@ def pick_device(name: str = "auto") -> torch.device:
 
 def pick_dtype(device: torch.device, half: bool | None) -> torch.dtype:
     """Precision of the networks: fp32, or with ``half`` fp16 on a GPU and bf16 on a CPU. None: half on a GPU, and on
-    a CPU whose matrix unit (AMX) makes bf16 the faster one."""
+    a CPU with a matrix unit (AMX), on which bf16 is faster."""
     if half is None:
         half = device.type == "cuda" or (device.type == "cpu" and torch.cpu._is_amx_tile_supported())
     if not half:
@@ -57,7 +57,7 @@ def pick_dtype(device: torch.device, half: bool | None) -> torch.dtype:
 
 
 def memory(device: torch.device) -> int | None:
-    """Bytes of memory that a device has in all; None where the system does not tell (Windows, of a CPU)."""
+    """Total memory of a device in bytes; None where the system does not say (Windows, for a CPU)."""
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory)
     if device.type == "xpu":
@@ -68,13 +68,13 @@ def memory(device: torch.device) -> int | None:
 
 
 def at_once(device: torch.device, pixels: int) -> int:
-    """How many frames of so many pixels to work on at a time: on a CPU one a core, as far as memory goes."""
+    """How many frames of so many pixels to process in parallel: on a CPU one per core, as far as memory allows."""
     return max(1, min(torch.get_num_threads(), IN_FLIGHT // pixels)) if device.type == "cpu" else 1
 
 
 @contextmanager
 def sharing_cores(workers: int) -> Iterator[None]:
-    """While so many threads run networks at once: each gets its share of the cores that one would use."""
+    """While this many threads run networks at once, each gets its share of the cores that one would use."""
     threads, of_opencv = torch.get_num_threads(), cv2.getNumThreads()
     torch.set_num_threads(max(1, threads // workers))
     cv2.setNumThreads(max(1, of_opencv // workers))
@@ -87,7 +87,7 @@ def sharing_cores(workers: int) -> Iterator[None]:
 
 @contextmanager
 def library_errors() -> Iterator[None]:
-    """What deblur, numpy and torch raise for lack of memory, or a tile that is too small, as errors for people.
+    """Turns what deblur, numpy and torch raise for lack of memory, or for too small a tile, into errors for users.
 
     Around a block, or as a decorator on every call that runs networks.
     """

@@ -1,8 +1,8 @@
-"""A job as a list of segments: what each one makes, and the folder in which finished ones wait for the others.
+"""A job as a list of segments: what each one makes, and the folder that keeps finished ones until all are done.
 
-A segment is a pure function of source, range and settings: it decodes a run-up, from which the stages take up their
-state, makes its own outputs and encodes them into a file of its own. So a job goes on where it was, whatever ended it,
-and segments can be made side by side, by several processes or machines, with the same frames.
+A segment is a pure function of source, range and settings: it decodes a run-up, from which the stages rebuild their
+state, makes its own outputs and encodes them into a file of its own. So a job can resume, whatever stopped it, and
+segments can be made in parallel, by several processes or machines, with the same frames.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import time
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,6 +28,7 @@ from fpsgan.video.files import PART, SEGMENTS, TARGET, is_claimed, remove, write
 from fpsgan.video.probe import VideoInfo
 
 __all__ = [
+    "Record",
     "Segment",
     "Store",
     "Timing",
@@ -38,17 +40,19 @@ __all__ = [
     "unfinished",
 ]
 
-LENGTH = 10  # seconds of output, about, that a segment holds: what a crash can cost
+LENGTH = 10  # seconds of output in a segment, about: the most that a crash can cost
 RUN_UP = 2 + max(scenes.RUN_UP, interpolation.RUN_UP, deblurring.RUN_UP)  # source frames
 MANIFEST = "job.json"
-ENDS = 1 << 20  # bytes at either end of the source by which it is known again
+ENDS = 1 << 20  # bytes at either end of a source that identify it
+
+Record = dict[str, Any]  # of a finished segment: the name of its pictures ("" for none), its Counts, its notes
 
 
 @dataclasses.dataclass(frozen=True)
 class Timing:
-    """When the outputs are. ``rate``: output frames a second, None where every frame keeps its own time; ``step``:
-    source seconds from one output to the next; ``start``: where the user wants to begin, ``first``: the pts of the
-    first frame from there, both in seconds of the source; ``total``: outputs expected."""
+    """When the outputs are. ``rate``: output frames per second, None where every frame keeps its own time; ``step``:
+    source seconds from one output to the next; ``start``: the beginning that was asked for, ``first``: the pts of the
+    first frame from there on, both in seconds of the source; ``total``: outputs expected."""
 
     rate: Fraction | None
     step: Fraction
@@ -66,8 +70,8 @@ class Timing:
 @dataclasses.dataclass(frozen=True)
 class Segment:
     """A part of a job: the outputs ``first`` ≤ number < ``until``, which lie from ``begin`` up to ``end`` in seconds of
-    the source. The stages see frames from ``decode`` on, and sharpen from ``sharpen`` on; ``seek``: decoding may begin
-    there, not only at the start of the job. None: from the start, or to the end."""
+    the source. The stages see frames from ``decode`` on, and sharpen from ``sharpen`` on; ``seek``: whether decoding
+    may begin there, and not only at the start of the job. None: from the start, or to the end."""
 
     number: int
     first: int
@@ -88,54 +92,47 @@ class Segment:
 
     @property
     def words(self) -> str:
-        """Its range, for people."""
+        """Its range, for messages."""
         begin = 0.0 if self.begin is None else float(self.begin)
         return f"segment from {begin:.3f} s to {'the end' if self.end is None else f'{float(self.end):.3f} s'}"
 
 
 def plan_segments(info: VideoInfo, timing: Timing) -> list[Segment]:
-    """Cut a job into parts of LENGTH seconds of output; the last one may be nearly twice as long.
+    """Cut a job into segments of LENGTH seconds of output; the last one may be nearly twice as long.
 
-    Depends on nothing but the source and the settings. The parts need not begin at scene changes: the run-up brings
-    each stage to where it would be, except for what deblurring remembers of a whole scene.
+    Depends on nothing but the source and the settings. Segments need not begin at scene changes: the run-up rebuilds
+    the state of each stage, except for what deblurring remembers of a whole scene.
     """
     size = max(1, round(LENGTH / (timing.step * timing.slowmo)))
     count = max(1, timing.total // size)
     shown = info.presentation.times
     zero = info.origin / info.time_base
 
-    def before(moment: Fraction, frames: int) -> Fraction | None:
-        """The time of the picture so many before the one that is shown at a moment of the source."""
+    def before(moment: Fraction | None, frames: int) -> Fraction | None:
+        """The time of the picture that is so many before the one shown at a moment of the source."""
+        if moment is None:
+            return None
         at = bisect_right(shown, moment / info.time_base + zero) - 1 - frames
         return (shown[at] - zero) * info.time_base if at > 0 else None
 
-    # which picture of a cycle is left out is counted from the first
+    # pulldown is removed by cycles that are counted from the first picture
     seek = info.treatment is None or not info.treatment.cycle
 
-    parts = []
-    for number in range(count):
-        begin, end = (timing.first + k * size * timing.step for k in (number, number + 1))
-        last = number + 1 == count
-        parts.append(
-            Segment(
-                number,
-                number * size,
-                None if last else (number + 1) * size,
-                begin if number else None,
-                None if last else end,
-                before(begin, RUN_UP) if number else None,
-                before(begin, deblurring.RUN_UP) if number else None,
-                seek,
-            )
+    edges = [None, *(timing.first + k * size * timing.step for k in range(1, count)), None]
+    return [
+        Segment(
+            number, number * size, None if end is None else (number + 1) * size, begin, end,
+            decode=before(begin, RUN_UP), sharpen=before(begin, deblurring.RUN_UP), seek=seek,
         )
-    return parts
+        for number, (begin, end) in enumerate(pairwise(edges))
+    ]  # fmt: skip
 
 
-# --- what is kept of unfinished work -------------------------------------------------------------------------------
+# --- unfinished jobs -------------------------------------------------------------------------------------------------
 
 
 def identity(info: VideoInfo, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """All that the frames of a job depend on. Two jobs with the same have the same segments.
+    """All that the frames of a job depend on: jobs of the same identity have the same segments.
 
     Raises InputError if the source cannot be read.
     """
@@ -148,7 +145,7 @@ def identity(info: VideoInfo, settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def fingerprint(path: Path) -> dict[str, Any]:
-    """By what a file is known again. Raises InputError if it cannot be read."""
+    """What identifies a file. Raises InputError if it cannot be read."""
     try:
         with path.open("rb") as file:
             found = os.fstat(file.fileno())
@@ -163,67 +160,61 @@ def fingerprint(path: Path) -> dict[str, Any]:
 
 
 class Store:
-    """The finished segments of one job, in a folder of its own inside of the job's folder ``place``.
+    """The finished segments of one job, and their pictures by name, in a ``folder`` of their own."""
 
-    The folder's name says what job it is, so that segments of other settings, or of another source, are never mixed in;
-    they stay beside it until the output is finished. What is in a folder of that name without a manifest that says the
-    same is not trusted, and removed. ``note`` hears of both.
-    """
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
 
-    def __init__(self, place: Path, made_of: Mapping[str, Any], target: Path, note: Callable[[str], None]) -> None:
+    @classmethod
+    def of_job(cls, place: Path, made_of: Mapping[str, Any], target: Path, note: Callable[[str], None]) -> Store:
+        """That of a job with this `identity`, in the job's folder ``place``.
+
+        The folder's name is a digest of the identity, so that segments of other settings, or of another source, are
+        never mixed in; they stay beside it until the output is finished. A folder of that name whose manifest does not
+        match is removed. ``note`` is told of both.
+        """
         text = json.dumps(made_of, sort_keys=True, indent=1)
-        self.folder = place / f"{SEGMENTS}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
-        manifest = self.folder / MANIFEST
-        if self.folder.exists() and _read(manifest) != json.loads(text):
+        folder = place / f"{SEGMENTS}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+        manifest = folder / MANIFEST
+        if folder.exists() and _read(manifest) != json.loads(text):
             note(f"{manifest}: damaged, or of another job; what lies beside it is not used")
-            shutil.rmtree(self.folder)
-        others = sum(1 for path in place.glob(f"{SEGMENTS}-*") if path != self.folder)
-        if others:
+            shutil.rmtree(folder)
+        if any(path != folder for path in place.glob(f"{SEGMENTS}-*")):
             note("an unfinished job with other settings, or another source, is set aside until this one is done")
-        self.folder.mkdir(exist_ok=True)
-        for part in self.folder.glob(f"{PART}-*"):
+        folder.mkdir(exist_ok=True)
+        for part in folder.glob(f"{PART}-*"):
             remove(part)
         if not manifest.exists():
             write_whole(manifest, text)
             write_whole(place / TARGET, json.dumps({"target": str(target.absolute())}))
+        return cls(folder)
 
-    @classmethod
-    def at(cls, folder: Path) -> Store:
-        """One without a manifest, in a folder of nobody else's."""
-        store = cls.__new__(cls)
-        store.folder = folder
-        return store
-
-    def path(self, name: str) -> Path:
-        """Where the pictures of a segment belong."""
-        return self.folder / name
-
-    def record(self, segment: Segment) -> dict[str, Any] | None:
-        """What was said of a segment when it was finished; None if it is not."""
+    def record(self, segment: Segment) -> Record | None:
+        """The record of a segment; None if it is not finished."""
         found = _read(self.folder / f"{segment.name}.json")
         return found if found is not None and (self.folder / found["pictures"]).exists() else None
 
     def read(self, name: str) -> dict[str, bytes]:
-        """The files of a segment's pictures, by their names; "" for one that is no folder."""
-        path = self.path(name)
+        """The files of a segment's pictures by name; "" where they are one file and not a folder."""
+        path = self.folder / name
         return {file.name: file.read_bytes() for file in path.iterdir()} if path.is_dir() else {"": path.read_bytes()}
 
     def receive(self, name: str, files: Mapping[str, bytes]) -> None:
-        """Put there what `read` gave on another machine."""
+        """Store what `read` returned on another machine."""
         part = self.folder / f"{PART}-{name}"
         for file, content in files.items():
             target = part / file if file else part
             target.parent.mkdir(exist_ok=True)
             target.write_bytes(content)
-        part.replace(self.path(name))
+        part.replace(self.folder / name)
 
-    def finish(self, segment: Segment, pictures: str, record: Mapping[str, Any]) -> None:
-        """The pictures of a segment are there, whole."""
-        write_whole(self.folder / f"{segment.name}.json", json.dumps({"pictures": pictures, **record}))
+    def finish(self, segment: Segment, record: Record) -> None:
+        """Mark a segment, whose pictures are complete, as finished."""
+        write_whole(self.folder / f"{segment.name}.json", json.dumps(record))
 
 
-def _read(path: Path) -> dict[str, Any] | None:
-    """A JSON object; None if there is none, or half of one."""
+def _read(path: Path) -> Record | None:
+    """The JSON object in a file; None if it is missing or damaged."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -232,12 +223,12 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 
 def finished(place: Path) -> list[Path]:
-    """The records of all segments in a job's folder, whatever job they are of."""
+    """The records of all finished segments in a job's folder, whatever their settings."""
     return [path for path in place.glob(f"{SEGMENTS}-*/*.json") if path.stem.isdecimal()]
 
 
 class Unfinished(NamedTuple):
-    """What a job that did not come to its end has left: in bytes, and seconds since it wrote last."""
+    """What an interrupted job has left; ``size`` in bytes, ``age`` in seconds since its last write."""
 
     target: Path
     place: Path
@@ -247,7 +238,7 @@ class Unfinished(NamedTuple):
 
 
 def unfinished(folder: Path) -> Iterator[Unfinished]:
-    """Every unfinished job with an output in ``folder``, but for those that are running. Raises InputError."""
+    """Every unfinished job with its output in ``folder``, except those that are running. Raises InputError."""
     try:
         places = sorted(folder.glob(".*.fpsgan"))
     except OSError as error:

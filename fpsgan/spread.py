@@ -1,4 +1,4 @@
-"""Segments made side by side: by several processes on this machine, or by the machines of a Ray cluster.
+"""Segments made in parallel: by several processes on this machine, or by the machines of a Ray cluster.
 
 Both yield what `fpsgan.rendering.make_segments` does, in whatever order segments are finished.
 """
@@ -21,13 +21,13 @@ import cv2
 import torch
 
 from fpsgan.errors import FpsganError, InputError, OptionError, SetupError
-from fpsgan.rendering import Job, Record, make_segments
-from fpsgan.segments import Segment, Store, fingerprint
+from fpsgan.rendering import Job, make_segments
+from fpsgan.segments import Record, Segment, Store, fingerprint
 
 __all__ = ["in_processes", "on_cluster"]
 
 Note = Callable[[str], None]
-RETRIES = 5  # of a task of the cluster whose node is lost
+RETRIES = 5  # of a task whose node is lost
 
 
 def in_processes(
@@ -38,8 +38,8 @@ def in_processes(
     note: Note,
     devices: Sequence[str],
 ) -> Iterator[tuple[Segment, Record]]:
-    """One process for each of the ``devices``, with its share of the cores. Raises what goes wrong in any of them, and
-    SetupError where one is gone, as for want of memory; what is finished stays in ``store``."""
+    """One process for each of the ``devices``, with its share of the cores. Raises what any of them raises, and
+    SetupError if one was killed, as for lack of memory; what is finished stays in ``store``."""
     context = multiprocessing.get_context("spawn")
     todo, said = context.Queue(), context.Queue()
     for segment in segments:
@@ -61,8 +61,8 @@ def in_processes(
                 lost = next((worker for worker in workers if worker.exitcode not in (None, 0)), None)
                 if lost is not None:
                     raise SetupError(
-                        f"a worker process ended (exit {lost.exitcode}), as for want of memory; what is finished is "
-                        "kept: run the same command again, with fewer --workers"
+                        f"a worker process ended (exit {lost.exitcode}), perhaps for lack of memory; what is "
+                        "finished is kept: run the same command again, with fewer --workers"
                     ) from None
                 continue
             if kind == "frame":
@@ -85,8 +85,8 @@ def in_processes(
 
 
 def _work(job: Job, store: Store, device: str, threads: int, todo: Any, said: Any) -> None:
-    """A worker process: one segment after another, until there is none, or whoever started it is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all; the one who started us decides
+    """A worker process: one segment after another, until there are no more, or the parent process is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the parent decides
     parent = multiprocessing.parent_process()
     assert parent is not None
     threading.Thread(target=_follow, args=(parent,), daemon=True).start()
@@ -101,7 +101,7 @@ def _work(job: Job, store: Store, device: str, threads: int, todo: Any, said: An
             said.put(("done", segment, record))
     except FpsganError as error:
         said.put(("failed", error))
-    except Exception as error:  # noqa: BLE001 (handed to the process that asked)
+    except Exception as error:  # noqa: BLE001 (handed to the parent)
         said.put(("failed", SetupError(f"a worker process failed: unexpected {type(error).__name__}: {error}")))
 
 
@@ -115,9 +115,9 @@ def on_cluster(
 ) -> Iterator[tuple[Segment, Record]]:
     """Segments as tasks of the Ray cluster at ``address`` ("auto": the one that is running here).
 
-    A task asks for a graphics card where the cluster has any, else for one core; those of a node that is lost run
-    again, elsewhere. The source is read where it is, if a node sees it under the same path, else sent through Ray's
-    object store, by which the pictures come back. Raises SetupError where Ray is not installed, or no cluster is there.
+    A task asks for a GPU where the cluster has any, else for one core; tasks of a node that is lost run again
+    elsewhere. A node that sees the source under the same path reads it there; to others it is sent through Ray's
+    object store, through which the pictures come back. Raises SetupError if Ray or the cluster is missing.
     """
     try:
         import ray
@@ -139,7 +139,7 @@ def on_cluster(
     cards = ray.cluster_resources().get("GPU", 0)
     make = ray.remote(num_cpus=1, num_gpus=1 if cards else 0, max_retries=RETRIES)(_on_node)
     known = {path: fingerprint(path) for path in job.info.images or (job.info.path,)}
-    contents: dict[Path, Any] = {}  # the source in the object store, once a node has asked for it
+    contents: dict[Path, Any] = {}  # the source in the object store, once a node needs it
     settled = ray.put(job)
     running = {make.remote([settled], segment, known, {}): segment for segment in segments}
     try:
@@ -163,7 +163,7 @@ def on_cluster(
                     note(text)
                 if record["pictures"]:
                     store.receive(record["pictures"], pictures)
-                store.finish(segment, record["pictures"], record)
+                store.finish(segment, record)
                 for _ in range(record["frames"]):
                     on_frame()
                 yield segment, record
@@ -175,7 +175,7 @@ def on_cluster(
 
 
 def _reach(address: str) -> None:
-    """Raise OSError where nothing listens: Ray itself would try for a long time, and end the process."""
+    """Raise OSError if nothing listens there: Ray itself would retry for long, and then kill the process."""
     host, _, port = address.rpartition("/")[2].rpartition(":")
     if port.isdecimal():
         socket.create_connection((host, int(port)), timeout=10).close()
@@ -184,9 +184,9 @@ def _reach(address: str) -> None:
 def _on_node(
     settled: list[Any], segment: Segment, known: dict[Path, Any], contents: dict[Path, Any]
 ) -> tuple[Record, dict[str, bytes]] | None:
-    """A Ray task: make one segment in a folder of its own; its record, and its files by their names.
+    """A Ray task: make one segment in a temporary folder; returns its record, and its files by name.
 
-    None where this machine does not have the source under its path, and was not sent it in ``contents`` either.
+    None if this machine does not have the source under its path, and was not sent it in ``contents`` either.
     """
     import ray
 
@@ -197,7 +197,7 @@ def _on_node(
     with tempfile.TemporaryDirectory(prefix="fpsgan-") as name:
         folder = Path(name)
         job = _with_source(job, {path: ray.get(contents[path]) for path in missing}, folder)
-        store = Store.at(folder)
+        store = Store(folder)
         ((_, record),) = make_segments(job, [segment], store, lambda: None, lambda text: None)
         return record, store.read(record["pictures"]) if record["pictures"] else {}
 
@@ -210,7 +210,7 @@ def _is_here(path: Path, known: Any) -> bool:
 
 
 def _with_source(job: Job, sent: dict[Path, bytes], folder: Path) -> Job:
-    """The job with the paths at which ``folder`` holds the files that were sent."""
+    """The job, with the files that were ``sent`` written to ``folder`` and their paths replaced."""
     there: dict[Path, Path] = {}
     for path, content in sent.items():
         there[path] = folder / "source" / path.name

@@ -1,6 +1,6 @@
-"""Work in several threads: a stage that runs ahead, items worked on at once in their order, a few calls at a time.
+"""Work in several threads: a stage that runs ahead, a parallel map that keeps the order, a few calls at a time.
 
-OpenCV, ffmpeg and torch let go of Python's lock while they work, so threads do use the cores.
+OpenCV, ffmpeg and torch release the GIL while they work, so threads do use the cores.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ R = TypeVar("R")
 
 
 def prefetch(items: Iterator[T], depth: int, tick: float | None = None) -> Generator[T, None, None]:
-    """Run ``items`` in a thread, at most ``depth`` ahead. Its errors come out here; closing this closes it too.
+    """Run ``items`` in a thread, at most ``depth`` ahead. Its errors are raised here; closing this closes it too.
 
-    With ``tick``, a None comes out whenever nothing else has for so many seconds.
+    With ``tick``, yields a None whenever there has been nothing else for so many seconds.
     """
     ready: queue.Queue[tuple[bool, Any]] = queue.Queue(depth)
     stop = threading.Event()
@@ -54,11 +54,11 @@ def prefetch(items: Iterator[T], depth: int, tick: float | None = None) -> Gener
     try:
         while True:
             try:
-                # a wait without end would not let Ctrl-C through on Windows
+                # an unbounded wait would block Ctrl-C on Windows
                 more, item = ready.get(timeout=tick or 0.2)
             except queue.Empty:
                 if tick:
-                    yield None  # type: ignore[misc]  # only those who ask for ticks get it
+                    yield None  # type: ignore[misc]  # only callers that ask for ticks get it
                 continue
             if more:
                 yield item
@@ -68,13 +68,13 @@ def prefetch(items: Iterator[T], depth: int, tick: float | None = None) -> Gener
                 return
     finally:
         stop.set()
-        thread.join(timeout=1.0)  # a network call cannot be interrupted; the thread ends after it
+        thread.join(timeout=1.0)  # a network call cannot be interrupted; the thread ends when it returns
 
 
 def in_order(items: Iterable[T], work: Callable[[T], R], workers: int) -> Iterator[R]:
-    """``work(item)`` for every item, in order, each as soon as it is done; as many at once as there are workers.
+    """``work(item)`` for every item, in order, each as soon as it is done, in ``workers`` threads.
 
-    With several, the items are taken, and closed, in a thread of their own: one more of them than there are workers.
+    With several, the items are pulled, and closed, in a thread of their own, at most one ahead of the workers.
     """
     if workers == 1:
         yield from map(work, items)
@@ -99,9 +99,9 @@ def in_order(items: Iterable[T], work: Callable[[T], R], workers: int) -> Iterat
 
 
 def in_threads(calls: Sequence[Callable[[], R]]) -> list[R]:
-    """What the calls return, made at once where OpenCV may use several threads (cv2.setNumThreads).
+    """What the calls return, run in parallel where OpenCV may use several threads (cv2.setNumThreads).
 
-    They must not come here themselves: the threads are shared.
+    They must not call this themselves: the threads are shared.
     """
     if len(calls) < 2 or cv2.getNumThreads() < 2:
         return [call() for call in calls]
@@ -111,5 +111,5 @@ def in_threads(calls: Sequence[Callable[[], R]]) -> list[R]:
 
 @cache
 def _pool(process: int) -> ThreadPoolExecutor:
-    """Of this process: a forked one has none of its parent's threads. To start new ones takes half a millisecond."""
+    """Cached, since threads take half a millisecond to start; by process, since a fork has none of its parent's."""
     return ThreadPoolExecutor(os.cpu_count())

@@ -22,7 +22,6 @@ from fpsgan.video import encode as encode_module
 from fpsgan.video import plan as plan_module
 from fpsgan.video.codecs import CODECS, HARDWARE, EncodeOptions, choose_format
 from fpsgan.video.decode import decode, hardware_for
-from fpsgan.video.encode import Encoder
 from fpsgan.video.frame import PixelFormat
 from fpsgan.video.hardware import decoding_devices, encoding_chips
 from fpsgan.video.plan import plan_output
@@ -197,7 +196,7 @@ def test_the_quality_reaches_the_chip(
     monkeypatch.setattr(plan_module, "_try", lambda plan, place: None)
     plan = plan_output(info, tmp_path / "o.mkv", EncodeOptions(codec, 33), tmp_path, rate=info.frame_rate)
     assert plan.format == PixelFormat.of(pixels)
-    command = Encoder(plan, tmp_path / "all.nut")._pipe._command
+    command = encode_module._command(plan, tmp_path / "all.nut", 0)
     flags = CODECS[codec][1].split()
     assert flags and all(command[command.index(f"-{flag}") + 1] == "33" for flag in flags)
     uploads = [word for word in command if "hwupload" in word]

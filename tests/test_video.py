@@ -16,6 +16,7 @@ import pytest
 from conftest import MakeClip, ffmpeg, raw_planes, video_times, written
 
 from fpsgan.errors import InputError, OptionError, OutputError, SetupError
+from fpsgan.video import encode as encode_module
 from fpsgan.video import plan as plan_module
 from fpsgan.video.codecs import CONTAINERS, EncodeOptions
 from fpsgan.video.decode import decode
@@ -273,15 +274,19 @@ def test_an_encoder_this_build_lacks_is_named(
         plan_output(info, tmp_path / "o.mp4", EncodeOptions(), tmp_path, rate=info.frame_rate)
 
 
-def test_a_full_disk_leaves_nothing_behind(make_clip: MakeClip, tmp_path: Path) -> None:
-    info = probe(make_clip(seconds=0.25, video="testsrc2=s=320x240"))
-    plan = plan_output(info, tmp_path / "o.mkv", EncodeOptions("ffv1"), tmp_path, rate=info.frame_rate)
-    encoder = Encoder(plan, tmp_path / "all.nut")
-    command = encoder._pipe._command
-    command[-2 if command[-1] == "-y" else -1] = "/dev/full"
+def test_a_full_disk_leaves_nothing_behind(
+    make_clip: MakeClip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if not Path("/dev/full").exists():
         pytest.skip("this system has no /dev/full")  # only Linux can pretend
-    with pytest.raises(OutputError, match=r"disk is full|could not write"), encoder:
+    info = probe(make_clip(seconds=0.25, video="testsrc2=s=320x240"))
+    plan = plan_output(info, tmp_path / "o.mkv", EncodeOptions("ffv1"), tmp_path, rate=info.frame_rate)
+    own = encode_module._command
+    monkeypatch.setattr(encode_module, "_command", lambda plan, part, number: own(plan, Path("/dev/full"), number))
+    with (
+        pytest.raises(OutputError, match=r"disk is full|could not write"),
+        Encoder(plan, tmp_path / "all.nut") as encoder,
+    ):
         for frame in decode(info):
             encoder.write(frame)
     assert not plan.target.exists()

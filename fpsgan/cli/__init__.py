@@ -1,6 +1,6 @@
 """The command line: reads options, calls the library, prints. Nothing else in fpsGAN prints.
 
-What takes seconds to load (torch, Numba) is imported by the commands that need it, when they run.
+Modules that take seconds to load (torch, Numba) are imported by the commands that need them, when they run.
 """
 
 from __future__ import annotations
@@ -78,10 +78,10 @@ def root(
 
 
 def main() -> None:
-    """Entry point: errors meant for people become one line and an exit code; --debug shows the traceback."""
+    """Entry point: errors meant for users become one line and an exit code; --debug shows the traceback."""
     debug = "--debug" in sys.argv
     sys.argv = [word for word in sys.argv if word != "--debug"]
-    for name in ("SIGINT", "SIGTERM", "SIGHUP"):  # also where a shell started us with SIGINT ignored
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):  # even if a shell started us with SIGINT ignored
         if hasattr(signal, name):  # Windows has no SIGHUP
             signal.signal(getattr(signal, name), signal.default_int_handler)
     for output in (sys.stdout, sys.stderr):

@@ -1,4 +1,4 @@
-"""What a file is, what a machine has, what weights say of themselves, what is unfinished: probe, doctor and so on."""
+"""Facts about files, the machine, weights and unfinished jobs: probe, doctor, weights, export, jobs."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from itertools import accumulate
@@ -40,9 +41,10 @@ from fpsgan.cli.text import (
     stream_line,
     stream_text,
 )
-from fpsgan.errors import FpsganError, OptionError, OutputError
+from fpsgan.errors import FpsganError, OptionError, check_choice
 from fpsgan.options import Options
 from fpsgan.video.codecs import CONTAINERS, PIPED
+from fpsgan.video.files import make_folder
 from fpsgan.video.photo import KINDS, kind_of, name_for
 from fpsgan.video.probe import image_files
 
@@ -101,7 +103,7 @@ def _run(
     compare: str | None = None,
     truth: Path | None = None,
 ) -> None:
-    """One job after the other; one that fails does not stop the rest, and is named at the end."""
+    """One job after another; one that fails does not stop the rest, and is counted at the end."""
     sources = files.sources or ([files.input] if files.input else [])
     if not sources:
         raise OptionError("no input: name a video, as in `fpsgan enhance clip.mp4 -o better.mp4`")
@@ -143,7 +145,7 @@ def _run(
 
 
 def _pairs(sources: list[Path], output: Path, *, photos: bool) -> list[Pair]:
-    """Each source with its target: the output itself for one, else a file of the source's name in it."""
+    """Each source with its target: the output itself if there is one source, else a file of its name in that folder."""
     listed = [
         path
         for source in sources
@@ -154,13 +156,10 @@ def _pairs(sources: list[Path], output: Path, *, photos: bool) -> list[Pair]:
     if not _is_folder(output):
         raise OptionError(f"several inputs go into a folder: {output} is none; name one with -o")
     pairs = [(source, output / _name_in_folder(source, photos=photos)) for source in listed]
-    doubled = {target for target in (target for _, target in pairs) if [t for _, t in pairs].count(target) > 1}
-    if doubled:
-        raise OptionError(f"two inputs would both become {min(doubled)}; put them into different folders")
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{output}: cannot be made ({error.strerror})") from error
+    for target, count in Counter(target for _, target in pairs).items():
+        if count > 1:
+            raise OptionError(f"two inputs would both become {target}; put them into different folders")
+    make_folder(output)
     return pairs
 
 
@@ -210,14 +209,13 @@ def _photos(
 def _meter(report: Report, *, several: bool) -> Meter[Progress]:
     from fpsgan.job import Progress
 
-    if report.progress not in ("text", "json"):
-        raise OptionError(f"--progress {report.progress}: must be text or json")
+    check_choice("--progress", report.progress, ("text", "json"))
     record = Progress._asdict if report.progress == "json" else None
     return Meter(job_line, quiet=report.quiet or report.dry_run, several=several, record=record)
 
 
 def _parts(pairs: list[Pair]) -> list[tuple[float, float]]:
-    """Where each source begins and ends in the whole work, judged by size: what is long takes long."""
+    """Where each source begins and ends, as shares of the whole work, estimated from file sizes."""
     sizes = [1 + _size(source) for source, _ in pairs]
     ends = [end / sum(sizes) for end in accumulate(sizes)]
     return list(zip([0.0, *ends], ends, strict=False))

@@ -1,4 +1,4 @@
-"""What the commands take: every option is declared once, in groups that the commands share."""
+"""The options of the commands, each declared once, in groups that the commands share."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
-from fpsgan.errors import OptionError
+from fpsgan.errors import OptionError, check_choice
 from fpsgan.options import ENGINES, HWACCELS, Options
 from fpsgan.video.codecs import CODECS, EncodeOptions
 from fpsgan.video.fields import MODES
@@ -45,8 +45,8 @@ def parse_time(text: str) -> Fraction:
 
 
 def option(help: str, *names: str, panel: str | None = None, values: tuple[str, ...] = (), **more: Any) -> Any:
-    """An option for ``Annotated``, called as the parameter unless ``names`` say otherwise. The shell completes
-    ``values``; it is the library that refuses others."""
+    """An option for ``Annotated``, named like the parameter unless ``names`` are given. The shell completes ``values``;
+    the library rejects others."""
     if values:
         more = {"metavar": f"<{'|'.join(values)}>", "autocompletion": lambda: list(values)} | more
     return typer.Option(*names, help=help, rich_help_panel=panel, **more)
@@ -125,7 +125,7 @@ class Machine:
 
 @dataclass(frozen=True)
 class Job(Machine, Part):
-    """What every job that makes a file can be told of its source, its file and the machine."""
+    """Options of every job that makes a file: on its source, its output and the machine."""
 
     hwaccel: Annotated[str, of_machine("Decode by a graphics chip that gives the same frames.", values=HWACCELS)] = (
         Options.hwaccel
@@ -153,7 +153,7 @@ class Job(Machine, Part):
 
 @dataclass(frozen=True)
 class Report:
-    """How a job tells what it did."""
+    """How a job reports what it did."""
 
     dry_run: Annotated[bool, option("Only tell what it would take: frames, time, memory, size.", "--dry-run")] = False
     json: Json = False
@@ -165,7 +165,7 @@ class Report:
 
 
 def grouped(command: Callable[..., None]) -> Callable[..., None]:
-    """Lets a command take the groups above: Typer sees their fields, the command gets each group filled in."""
+    """Lets a command take the groups above: Typer sees their fields, the command gets instances of the groups."""
     hints = get_type_hints(command, include_extras=True)
     groups = {name: hint for name, hint in hints.items() if isinstance(hint, type) and dataclasses.is_dataclass(hint)}
     parameters: list[inspect.Parameter] = []
@@ -194,15 +194,14 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def job_options(*groups: Deblurring | Rate | Interpolation | Machine, **more: Any) -> Options:
-    """What the library takes, of the groups that a command has. Raises OptionError for values that make no sense."""
+    """The library's Options from the groups that a command has. Raises OptionError for values that make no sense."""
     given = {name: value for group in groups for name, value in vars(group).items()} | more
     if "codec" in given:
         given["encode"] = EncodeOptions(given.pop("codec"), given.pop("crf"), given.pop("pix_fmt"))
     if "devices" in given:
-        given["devices"] = tuple((given["devices"] or "").split(",")) if given["devices"] else ()
+        given["devices"] = tuple(given["devices"].split(",")) if given["devices"] else ()
     if "on_error" in given:
         on_error = given.pop("on_error")
-        if on_error not in ("stop", "conceal"):
-            raise OptionError(f"--on-error {on_error}: must be stop or conceal")
+        check_choice("--on-error", on_error, ("stop", "conceal"))
         given["conceal"] = on_error == "conceal"
     return Options(**given)

@@ -1,4 +1,4 @@
-"""The one progress meter, and whatever else a command says on standard error."""
+"""The progress meter, and everything else that a command prints on standard error."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ P = TypeVar("P", contravariant=True)
 T = TypeVar("T")
 
 CONSOLE = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
-EVERY = 10.0  # seconds between lines where standard error is no terminal
-OFTEN = 0.2  # and where a program reads them
+EVERY = 10.0  # seconds between lines if standard error is not a terminal
+OFTEN = 0.2  # and if a program reads them
 
 
 class Line(NamedTuple):
-    """Where the work stands: ``share`` done, 0 to 1 (None: it has no end that is known), and that in words."""
+    """How far the work is: the ``share`` done, 0 to 1 (None: its end is not known), and that in words."""
 
     share: float | None
     text: str
@@ -41,10 +41,10 @@ class Line(NamedTuple):
 class Meter(Generic[P]):
     """Shows how far the work is, as long as the ``with`` block lasts.
 
-    On a terminal a bar that is rewritten in place, elsewhere a line every 10 seconds; nothing with ``quiet``. To be
-    called with the library's progress, which ``line`` puts into words; ``title`` says what is worked on. ``several``:
-    the work has parts, see ``begin``; one bar for all of them, with the time that is left in all. ``record``: what
-    programs are told instead, as JSON, one object a line: that of each progress, and {"note": …}.
+    On a terminal a bar that is redrawn in place, elsewhere a line every 10 seconds; nothing with ``quiet``. To be
+    called with the library's progress, which ``line`` puts into words; ``title`` names the work. ``several``: the work
+    has parts, see ``begin``; one bar for all of them, with the total time left. ``record``: for programs, prints JSON
+    instead, an object per line: the record of each progress, and {"note": …}.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class Meter(Generic[P]):
             self.bar.stop()
 
     def begin(self, title: str, part: tuple[float, float]) -> None:
-        """Go on with another part of the work: between these two shares of the whole."""
+        """Start the next part of the work, which is between these two shares of the whole."""
         self.title, self.part, self.told = title, part, -EVERY
         if self.bar is not None:
             self.bar.update(self.task, total=1.0, completed=part[0], description=title, text="starting")
@@ -108,7 +108,7 @@ def tell(text: str) -> None:
 
 
 def until_interrupted(work: Callable[[], T]) -> T:
-    """Do long work; on Ctrl-C (or SIGTERM, see main) end at once: by then the library has tidied up."""
+    """Do long work; on Ctrl-C (or SIGTERM, see main) exit at once: by then the library has cleaned up."""
     try:
         return work()
     except KeyboardInterrupt:
@@ -117,4 +117,4 @@ def until_interrupted(work: Callable[[], T]) -> T:
             file=sys.stderr,
             flush=True,
         )
-        os._exit(130)  # a thread may still be inside a network call, which nothing can interrupt
+        os._exit(130)  # a thread may still be blocked in a network call, which cannot be interrupted

@@ -24,13 +24,13 @@ if TYPE_CHECKING:  # for their types alone: they load torch
     from fpsgan.live import StreamReport
     from fpsgan.training import build, evaluate, train
 
-WIDTH = 200  # columns of a table that goes into a file or a pipe
-SETTLED = 8  # frames after which a rate is told
+WIDTH = 200  # columns of a table that goes to a file or a pipe
+SETTLED = 8  # frames after which a rate is shown
 
 
 def frames_line(now: Progress | evaluate.Progress) -> Line:
     text = f"{now.done}/{now.total} frames"
-    # the first frames wait for what is loaded and compiled: they tell no rate
+    # the first frames wait for loading and compiling, and say nothing about the rate
     if now.done >= SETTLED and now.done / now.rate > 2:
         text += f", {now.rate:.1f}/s" + (f", {clock_text(now.eta)} left" if now.done < now.total else "")
     return Line(now.done / now.total, text)
@@ -104,7 +104,7 @@ def json_text(record: Any) -> str:
 
 
 def table_text(header: Sequence[str], rows: Sequence[Sequence[str]], *, markdown: bool = False) -> str:
-    """A table whose first column is names and whose others are figures."""
+    """A table with names in the first column and figures in the others."""
     table = Table(box=box.MARKDOWN if markdown else box.SIMPLE_HEAD)
     for number, title in enumerate(header):
         table.add_column(title, justify="right" if number else "left")
@@ -118,7 +118,7 @@ def table_text(header: Sequence[str], rows: Sequence[Sequence[str]], *, markdown
 
 
 def scores_text(records: list[dict[str, Any]]) -> str:
-    """PSNR and SSIM as a table: a row for each picture and one for their mean, a column for each of the weights."""
+    """PSNR and SSIM as a table: a row per picture and one for the mean, a column for each of the weights."""
     names = list(dict.fromkeys(record["weights"] for record in records))
     pictures = list(dict.fromkeys(record["picture"] for record in records))
     found = {(record["picture"], record["weights"]): record for record in records}

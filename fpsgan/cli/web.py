@@ -15,7 +15,7 @@ from fpsgan.errors import SetupError
 if TYPE_CHECKING:
     from fpsgan.web.work import Field
 
-# What the page decides itself, or has no business to.
+# What the page decides itself, or must not offer.
 NOT_ON_PAGE = {
     "sources", "input", "output", "confidence_map", "overwrite", "resume", "dry_run", "json", "benchmark", "quiet",
     "progress",

@@ -1,7 +1,7 @@
-"""Pairs of frames interpolated as a whole on one device: planes go up once and down once, and nothing between waits.
+"""Interpolation entirely on one device: planes are uploaded once and downloaded once, with no synchronisation between.
 
 The definition of what `fpsgan.stages.interpolation` does with compiled code pair by pair, here for a batch of pairs and
-all their moments at once. It runs on any device, on a CPU too, slowly: so it is tested.
+all their moments at once. It runs on any device, slowly on a CPU, which is where it is tested.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from fpsgan.interpolator.network import Interpolator
 from fpsgan.interpolator.synthesis import enlarge
 from fpsgan.video.frame import Color, Frame, PixelFormat
 
-__all__ = ["DeviceInterpolator", "Made", "Prepared"]
+__all__ = ["DeviceInterpolator", "Made", "Prepared", "Wanted"]
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 BATCH = 8  # pairs at most
-BYTES_PER_PIXEL = 400  # of memory, for every pair of a batch and pixel of a frame
+BYTES_PER_PIXEL = 400  # of memory, per pair in a batch and pixel of a frame
 GREY = PixelFormat.of("gray")
 
 
@@ -42,7 +42,7 @@ class Uploaded(NamedTuple):
 
 
 class Prepared(NamedTuple):
-    """What is known of a pair before its neighbours are: views [1,…] of a batch."""
+    """What can be computed for a pair without its neighbours: views [1,…] of a batch."""
 
     frame0: Uploaded
     frame1: Uploaded
@@ -51,8 +51,18 @@ class Prepared(NamedTuple):
     flows: tuple[Tensor, Tensor]  # (flow01, flow10), [1,2,h,w] in pixels of the frame
 
 
+class Wanted(NamedTuple):
+    """A pair, and the ``times`` of the frames to generate, each in (0, 1). ``before``, ``after``: the adjoining pairs
+    and their durations in durations of this one; the pair itself, and 0, if there is none."""
+
+    pair: Prepared
+    before: tuple[Prepared, float]
+    after: tuple[Prepared, float]
+    times: list[float]
+
+
 class Made(NamedTuple):
-    """The frames between of one batch, on their way down: `arrays` waits for them."""
+    """The generated frames of one batch, being downloaded: `arrays` waits for them."""
 
     planes: list[Tensor]  # of the target format, [N,h,w], on the CPU
     confidence: Tensor | None  # [N,1,H,W]
@@ -67,9 +77,9 @@ class Made(NamedTuple):
 
 
 class DeviceInterpolator:
-    """`prepare` pairs in order, then `generate` their moments, so many at once as `batch` says (None: as fit).
+    """`prepare` pairs in order, then `generate` their moments, `batch` pairs at once (None: as many as fit).
 
-    Where memory runs out the batch is halved; OutOfMemory where one pair does not fit.
+    If memory runs out the batch is halved; OutOfMemory if a single pair does not fit.
     """
 
     def __init__(
@@ -82,7 +92,7 @@ class DeviceInterpolator:
         self._since: Tensor | None = None  # for how many pairs each pixel has not changed
 
     def batch_for(self, pixels: int) -> int:
-        """How many pairs of frames of so many pixels to work on at once."""
+        """How many pairs of frames of so many pixels to process at once."""
         if self.batch is None:
             free = torch.cuda.mem_get_info(self.device)[0] if self.device.type == "cuda" else 2**31
             self.batch = max(1, min(BATCH, int(free) // (BYTES_PER_PIXEL * pixels)))
@@ -90,7 +100,7 @@ class DeviceInterpolator:
 
     @torch.inference_mode()
     def upload(self, frames: Sequence[Frame]) -> list[Uploaded]:
-        """Frames of one size and format, each either untouched or RGB by now."""
+        """Frames of one size and format, each either untouched or already RGB."""
         if not frames:
             return []
         form, color = frames[0].format, frames[0].color
@@ -116,7 +126,7 @@ class DeviceInterpolator:
 
     @torch.inference_mode()
     def prepare(self, pairs: Sequence[tuple[Uploaded, Uploaded]], begins: Sequence[bool]) -> list[Prepared]:
-        """Exposure, overlays and flow of pairs that follow one another; `begins`: whether a scene begins with it."""
+        """Exposure, overlays and flow of consecutive pairs; `begins`: whether a scene begins with each."""
 
         def run(items: Sequence[tuple[tuple[Uploaded, Uploaded], bool]]) -> list[Prepared]:
             luma0, luma1 = (torch.cat([pair[side].luma for pair, _ in items]) for side in (0, 1))
@@ -144,70 +154,56 @@ class DeviceInterpolator:
     @torch.inference_mode()
     def generate(
         self,
-        pairs: Sequence[Prepared],
-        neighbours: Sequence[tuple[Prepared | None, Prepared | None]],
-        lengths: Sequence[tuple[float, float]],
-        times: Sequence[Sequence[float]],
+        wanted: Sequence[Wanted],
         form: PixelFormat,
         color: Color,
         *,
         confidence: bool = False,
     ) -> list[Made]:
-        """The frames at the `times` of each pair, each in (0, 1), in a format; more than one Made for lack of memory.
+        """The frames that are wanted, in a format; several Made if memory ran out."""
 
-        neighbours: the pairs that adjoin before and behind, where there are such. lengths: how long those last, in
-        lengths of this one.
-        """
-
-        def run(items: Sequence[int]) -> list[Made]:
-            moments = [(place, t) for place, k in enumerate(items) for t in times[k]]
+        def run(items: Sequence[Wanted]) -> list[Made]:
+            moments = [(number, t) for number, item in enumerate(items) for t in item.times]
             if not moments:
                 return []
-            chosen = [pairs[k] for k in items]
-            # one small tensor goes up: number and time of each moment, then the lengths of the neighbours
-            known = [
-                [length if other else 0.0 for length, other in zip(lengths[k], neighbours[k], strict=True)]
-                for k in items
-            ]
-            numbers = self._up(np.array([*moments, *known], np.float32))
+            pairs = [item.pair for item in items]
+            # a single small upload: number and time of each moment, then the durations of the neighbours
+            lengths = [(item.before[1], item.after[1]) for item in items]
+            numbers = self._up(np.array([*moments, *lengths], np.float32))
             index, t = numbers[: len(moments), 0].long(), numbers[: len(moments), 1]
             at = t.view(-1, 1, 1, 1)
-            flow01, flow10 = (torch.cat([pair.flows[way] for pair in chosen]) for way in (0, 1))
-            sides = [[(neighbours[k][side] or pairs[k]).flows for k in items] for side in (0, 1)]
-            before, after = ((torch.cat([a for a, _ in each]), torch.cat([b for _, b in each])) for each in sides)
-            motion = (
-                flow01,
-                flow10,
-                *accelerations((flow01, flow10), before, after, numbers[len(moments) :], self.network.config.stride),
-            )
-            exposure = Exposure(*(torch.cat([pair.exposure[part] for pair in chosen]) for part in (0, 1)))
+            flows = _flows(pairs)
+            before, after = _flows([item.before[0] for item in items]), _flows([item.after[0] for item in items])
+            stride = self.network.config.stride
+            motion = (*flows, *accelerations(flows, before, after, numbers[len(moments) :], stride))
+            exposure = Exposure(*(torch.cat([pair.exposure[part] for pair in pairs]) for part in (0, 1)))
             best, moved = exposure.best, exposure.select(index)
-            rgb0 = torch.cat([pair.frame0.rgb for pair in chosen])
-            rgb1 = torch.cat([pair.frame1.rgb for pair in chosen])
+            rgb0 = torch.cat([pair.frame0.rgb for pair in pairs])
+            rgb1 = torch.cat([pair.frame1.rgb for pair in pairs])
             shown0, shown1 = exposure.move(rgb0, 0.0, best), exposure.move(rgb1, 1.0, best)
             made, believed = self._between(shown0, shown1, motion, index, t)
             made = moved.move(made, moved.best, at)
-            opacity = torch.cat([pair.overlay for pair in chosen]).index_select(0, index)
+            opacity = torch.cat([pair.overlay for pair in pairs]).index_select(0, index)
             still = torch.lerp(rgb0.index_select(0, index), rgb1.index_select(0, index), at)
             planes = list(colour.from_rgb(made + opacity * (still - made), form, color))
             if form.alpha:
-                planes.append(self._alpha(chosen, motion, index, t, form))
+                planes.append(self._alpha(pairs, motion, index, t, form))
             sure = enlarge(believed, made) if confidence else None
             return [self.download(planes, sure)]
 
-        return list(self._within_memory(run, range(len(pairs))))
+        return list(self._within_memory(run, wanted))
 
     def _between(
         self, frame0: Tensor, frame1: Tensor, motion: Sequence[Tensor], index: Tensor, t: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Frames and confidence at every moment: pairs [B,3,H,W] and their motion, moments [N]."""
+        """Frames and confidence at every moment, for pairs [B,3,H,W] with their motion and moments [N]."""
         pair = self.network.prepare(frame0, frame1, motion).select(index)
         return self.network.generate(frame0.index_select(0, index), frame1.index_select(0, index), pair, t)
 
     def _alpha(
         self, pairs: Sequence[Prepared], motion: Sequence[Tensor], index: Tensor, t: Tensor, form: PixelFormat
     ) -> Tensor:
-        """The opacity at every moment: it is moved as a grey picture is."""
+        """The opacity at every moment, interpolated as a grey picture."""
         opaque0 = [torch.ones_like(p.overlay) if p.frame0.alpha is None else p.frame0.alpha for p in pairs]
         opaque1 = [torch.ones_like(p.overlay) if p.frame1.alpha is None else p.frame1.alpha for p in pairs]
         grey0, grey1 = (torch.cat(each).expand(-1, 3, -1, -1) for each in (opaque0, opaque1))
@@ -228,7 +224,7 @@ class DeviceInterpolator:
         return tensor.to(self.device, non_blocking=True)
 
     def download(self, planes: list[Tensor], sure: Tensor | None) -> Made:
-        """Start the planes [N,h,w], and the confidence [N,1,H,W] if any, on their way down."""
+        """Start to download the planes [N,h,w], and the confidence [N,1,H,W] if any."""
         if self.device.type != "cuda":
             return Made([plane.cpu() for plane in planes], sure if sure is None else sure.cpu(), None)
 
@@ -241,7 +237,7 @@ class DeviceInterpolator:
         return Made(down, believed, done)
 
     def _within_memory(self, run: Callable[[Sequence[T]], list[R]], items: Sequence[T]) -> Iterator[R]:
-        """What `run` makes of the items; where memory runs out, of each half of them."""
+        """What `run` makes of the items; if memory runs out, of each half of them."""
         try:
             yield from run(items)
             return
@@ -257,3 +253,8 @@ class DeviceInterpolator:
         self.batch = max(1, middle)
         yield from self._within_memory(run, items[:middle])
         yield from self._within_memory(run, items[middle:])
+
+
+def _flows(pairs: Sequence[Prepared]) -> tuple[Tensor, Tensor]:
+    """Those of all pairs, as one batch."""
+    return torch.cat([pair.flows[0] for pair in pairs]), torch.cat([pair.flows[1] for pair in pairs])

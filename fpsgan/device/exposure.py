@@ -13,22 +13,22 @@ __all__ = ["Exposure", "area_resized", "exposure_change"]
 
 
 class Exposure(NamedTuple):
-    """Of B pairs: frame1 = gain · frame0 + offset, but for motion; 1 and 0 where exposure does not change."""
+    """Of B pairs: frame1 = gain · frame0 + offset, apart from motion; 1 and 0 where exposure does not change."""
 
     gain: Tensor  # [B,1,1,1]
     offset: Tensor
 
     @property
     def best(self) -> Tensor:
-        """0 or 1: the frame with more contrast, in whose exposure to look for motion."""
+        """0 or 1: the frame with more contrast, in whose exposure motion is estimated."""
         return (self.gain > 1).float()
 
     def select(self, index: Tensor) -> Exposure:
-        """Those pairs, [N] int64."""
+        """The pairs at these indices, [N] int64."""
         return Exposure(self.gain.index_select(0, index), self.offset.index_select(0, index))
 
     def move(self, picture: Tensor, time0: Tensor | float, time1: Tensor | float) -> Tensor:
-        """Pictures [B,C,H,W] 0..1 exposed as at time0, as they look exposed as at time1; times [B,1,1,1], 0 to 1."""
+        """Pictures [B,C,H,W] 0..1 in the exposure of time0, brought to that of time1; times [B,1,1,1], 0 to 1."""
         gain0, gain1 = (1 + (self.gain - 1) * t for t in (time0, time1))
         return picture * (gain1 / gain0) + self.offset * (time1 - time0 * gain1 / gain0)
 
@@ -55,7 +55,7 @@ def area_resized(x: Tensor, height: int, width: int) -> Tensor:
 
 
 def _coverage(size: int, target: int, device: torch.device) -> Tensor:
-    """[target,size]: which share of each target pixel each pixel makes up."""
+    """[target,size]: the share of each target pixel that each pixel covers."""
     scale = size / target
     begin, pixel = torch.arange(target, device=device)[:, None] * scale, torch.arange(size, device=device)
     covered = torch.minimum(begin + scale, pixel + 1) - torch.maximum(begin, pixel)

@@ -17,11 +17,11 @@ __all__ = ["overlays"]
 def overlays(
     luma0: Tensor, luma1: Tensor, begins: Sequence[bool], since: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """The overlays of pairs that follow one another.
+    """The overlays of consecutive pairs.
 
     Args:
         luma0, luma1: [B,1,H,W], whole numbers 0..255.
-        begins: for each pair, whether another scene begins with it.
+        begins: for each pair, whether a scene begins with it.
         since: what the last call returned; None at the beginning.
 
     Returns:
@@ -53,7 +53,7 @@ def _contrast(luma: Tensor) -> Tensor:
 
 
 def _in_motion(moves: Tensor, rests: Tensor) -> Tensor:
-    """[B,1,H,W]: where most of the texture of a window a third of the picture wide, or of all of it, moves."""
+    """[B,1,H,W]: where most of the texture moves, in a window a third of the picture wide, or in all of it."""
     height, width = moves.shape[-2:]
     small = -(-height // 8), -(-width // 8)
     moving, resting = (area_resized(255.0 * x, *small).round() for x in (moves, rests))
@@ -78,7 +78,7 @@ def _both_ways(edges: Tensor, luma: Tensor) -> Tensor:
 
 
 def _blur(x: Tensor, side: int) -> Tensor:
-    """The mean over side × side pixels, mirrored at the border; of even sides the window reaches farther back."""
+    """The mean over side × side pixels, mirrored at the border; even windows extend one pixel more to the left."""
     before, after = side // 2, side - 1 - side // 2
     mode = "reflect" if min(x.shape[-2:]) > before else "replicate"
     return F.avg_pool2d(F.pad(x, (before, after, before, after), mode=mode), side, 1)

@@ -1,9 +1,9 @@
 """The interpolator on a CPU: the compiled twin of `fpsgan.interpolator.network` and `synthesis`.
 
-What `Interpolator` does in eager torch, one operation and one intermediate picture at a time, takes several times as
-long there as its convolutions. Here those stay torch's, and all else is `fpsgan.interpolator.kernels`, on one pair at a
-time and without gradients. Functions have the names of those they equal. On a GPU, and for training, the definition
-itself is used.
+In eager torch, one operation and one intermediate picture at a time, everything around the convolutions takes several
+times as long as they do. Here the convolutions stay torch's, and all else is `fpsgan.interpolator.kernels`, one pair at
+a time and without gradients. Functions have the names of their twins. On a GPU, and for training, the definition itself
+is used.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Intermediate(NamedTuple):
 
 
 class Conv(NamedTuple):
-    """The numbers of one convolution, ready to be used."""
+    """A convolution, with its weight in channels-last layout."""
 
     weight: Tensor
     bias: Tensor
@@ -76,9 +76,9 @@ class Conv(NamedTuple):
 
 
 class CpuInterpolator:
-    """`Interpolator` for inference on a CPU: `encode`, `prepare` and `generate` are as there, for a batch of one.
+    """`Interpolator` for inference on a CPU: the same `encode`, `prepare` and `generate`, for a batch of one.
 
-    It takes over the weights and dtype that the network has when this is made.
+    It has the weights and dtype that the network has when this is made.
     """
 
     def __init__(self, network: Interpolator) -> None:
@@ -105,7 +105,7 @@ class CpuInterpolator:
             for convolution in stage:
                 x = convolution(x, rectified=True)
             feature = _image(x)
-            missing = [(0, max(0, 2 - side)) for side in feature.shape[:2]]  # kernels want two pixels each way
+            missing = [(0, max(0, 2 - side)) for side in feature.shape[:2]]  # kernels need two pixels each way
             features.append(np.pad(feature, (*missing, (0, 0)), mode="edge") if max(missing)[1] else feature)
         return Encoded(half, quarter, features)
 
@@ -118,7 +118,7 @@ class CpuInterpolator:
         encoded0: Encoded | None = None,
         encoded1: Encoded | None = None,
     ) -> Pair:
-        """As `Interpolator.prepare`; it is a given flow that makes this fast, so there has to be one."""
+        """As `Interpolator.prepare`, but the flows must be given."""
         stride = self.config.stride
         check_sizes(frame0, frame1, flows, stride)
         encoded0, encoded1 = encoded0 or self.encode(frame0), encoded1 or self.encode(frame1)
@@ -313,7 +313,7 @@ def overlap(half0: Array, half1: Array, found: Intermediate) -> None:
 
 
 def _varied(spread: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows and columns of the cells, of all [h,w], among whose neighbours motion varies enough."""
+    """Rows and columns of the cells, of all [h,w], around which motion varies enough."""
     chosen = spread > synthesis.VARIED
     most = int(synthesis.MOST * chosen.numel())
     if int(chosen.sum()) > most:
@@ -323,11 +323,11 @@ def _varied(spread: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def fall_back(frame: Tensor, frame0: Tensor, frame1: Tensor, t: Tensor, confidence: Tensor) -> Tensor:
-    """`synthesis.fall_back`, in place and only in the rectangle around what is doubted: of most frames nothing."""
+    """`synthesis.fall_back`, in place and only in the rectangle around low confidence: in most frames there is none."""
     doubted = (confidence < 1).nonzero()
     if not len(doubted):
         return frame
-    # with a cell more on every side, which the enlarged confidence reaches into
+    # with a margin of one cell, into which upsampling spreads the confidence
     top, left = (doubted[:, 2:].amin(0) - 1).clamp(min=0).tolist()
     bottom, right = (doubted[:, 2:].amax(0) + 2).tolist()
     here = (..., slice(FINEST * top, FINEST * bottom), slice(FINEST * left, FINEST * right))
@@ -340,14 +340,14 @@ def fall_back(frame: Tensor, frame0: Tensor, frame1: Tensor, t: Tensor, confiden
 
 
 def _by_rows(height: int, kernel: Callable[..., Any], *arguments: Any) -> None:
-    """A kernel over so many rows, in strips where there are several threads."""
+    """Run a kernel over so many rows, in strips if there are several threads."""
     count = max(1, min(cv2.getNumThreads(), height // 16))
     ends = [height * k // count for k in range(count + 1)]
     in_threads([partial(kernel, *arguments, (ends[k], ends[k + 1])) for k in range(count)])
 
 
 def box_filter(plane: Array, side: int) -> Array:
-    """The mean over side × side pixels, without what is outside of the picture."""
+    """The mean over side × side pixels, counting only those inside the picture."""
     mean = cv2.blur(plane, (side, side), borderType=cv2.BORDER_CONSTANT)
     return np.asarray(mean / _inside(*plane.shape, side), np.float32)
 
@@ -363,7 +363,7 @@ def _pad(flow: Array, height: int, width: int) -> Array:
 
 
 def _image(x: Tensor) -> Array:
-    """[1,C,H,W] as float32 [H,W,C]; no copy where the memory lies like that already."""
+    """[1,C,H,W] as float32 [H,W,C]; no copy if the memory is laid out so already."""
     return np.asarray(x[0].permute(1, 2, 0).float().contiguous().numpy())
 
 
@@ -372,13 +372,13 @@ def _empty(*shape: int) -> Array:
 
 
 def _target(height: int, width: int, channels: int, dtype: torch.dtype) -> tuple[Tensor, Array, NDArray[np.uint16]]:
-    """What a convolution is given, [1,C,h,w], and its memory for kernels to fill."""
+    """An input for a convolution, [1,C,h,w], and its memory for kernels to fill."""
     x = torch.empty(1, channels, height, width, dtype=dtype, memory_format=torch.channels_last)
     return x, *_memory(x)
 
 
 def _memory(x: Tensor) -> tuple[Array, NDArray[np.uint16]]:
-    """Of [1,C,h,w] the memory, [h,w·C], as floats and as bf16's bits: one of both is empty, [h,0]."""
+    """The memory of [1,C,h,w], [h,w·C], as floats and as the bits of bf16: one of the two is empty, [h,0]."""
     rows = x[0].permute(1, 2, 0).contiguous().flatten(1)
     if x.dtype == torch.bfloat16:
         return np.empty((len(rows), 0), np.float32), rows.view(torch.uint16).numpy()

@@ -1,7 +1,7 @@
 """Optical flow on a CPU: OpenCV's dense inverse search, and compiled kernels for all that follows it.
 
-`fpsgan.interpolator.flow` says what is done, and why, and has the settings. OpenCV releases the GIL, so a job computes
-the flow of the next pair in a thread while the network works on this one.
+`fpsgan.interpolator.flow` is the definition, and has the settings. OpenCV releases the GIL, so a job computes the flow
+of the next pair in a thread while the network works on this one.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ __all__ = ["flow_prior", "with_acceleration"]
 
 Array = NDArray[np.float32]
 
-# OpenCV's DIS gains 0.3 dB on animations by refining the first flow of base; the one in torch loses 0.5 by it
+# On animations, refining the first flow of base gains 0.3 dB with OpenCV's DIS, and loses 0.5 with the one in torch
 OPENCV_STAGES = STAGES | {"base": (Stage(8, 4, 16, 1), Stage(4, 2, 4, 1, afresh=False))}
 
 
@@ -50,7 +50,7 @@ def flow_prior(
 
     Args:
         frame0, frame1: uint8 [H,W,3] (RGB) or [H,W] (grey) of one size, H and W at least 16.
-        effort: one of EFFORTS. "quick": coarser patches and no block matching, half of the time, 0.3 dB less on real
+        effort: one of EFFORTS. "quick": coarser patches and no block matching, half the time, 0.3 dB less on real
             clips. "best": twice as fine, several times the time.
 
     Returns:
@@ -90,24 +90,24 @@ def with_acceleration(
     *,
     stride: int = 4,
 ) -> tuple[Array, ...]:
-    """The flows of a pair, and how what is seen in either frame speeds up or turns, from the pairs around it.
+    """The flows of a pair, and the acceleration of what is seen in either frame, from the pairs before and after.
 
     What moves by d01 from frame0 to frame1 and by d0b from frame0 back to the frame before has, at even intervals, the
     acceleration d01 + d0b ("Quadratic Video Interpolation", Xu et al. 2019, section 3.1). Here that of frame0 and that
-    of frame1, followed along the flow, are averaged, by how well the flows that they come from agree with those that
-    lead back: at the middle that is the cubic through all four positions.
+    of frame1, followed along the flow, are averaged, weighted by the forward-backward consistency of the flows that
+    they come from: in the middle that is the cubic through all four positions.
 
     Args:
         flows: (flow01, flow10) of the pair, as `flow_prior` returns them.
-        before: `flow_prior` of the frame before frame0 and frame0; None where there is none of the same scene.
-        after: likewise of frame1 and the frame behind it.
-        lengths: how long those pairs last, in lengths of this one; one that lasts more than twice or less than
-            half as long is passed over.
+        before: `flow_prior` of the frame before frame0 and frame0; None if there is none in the same scene.
+        after: likewise of frame1 and the frame after it.
+        lengths: durations of those pairs, in durations of this one; a pair that lasts more than twice or less than half
+            as long is ignored.
         stride: pixels of the frame per pixel of the flows, as of their effort.
 
     Returns:
-        (flow01, flow10, acceleration0, acceleration1), the last two like the flows, in pixels per squared length of the
-        pair; the flows alone where no neighbour is of use.
+        (flow01, flow10, acceleration0, acceleration1), the last two like the flows, in pixels per squared duration of
+        the pair; the flows alone if no neighbour is usable.
     """
     scale = np.float32(1 / stride)
     usable = [1 / UNEVEN <= length <= UNEVEN for length in lengths]
@@ -135,9 +135,9 @@ def with_acceleration(
 
 
 def _agreement(flow: Array, back: Array, scale: np.float32) -> Array:
-    """How well a flow and the one that leads back agree: [h,w], 0 to 1. Both [2,h,w] in pixels of the full frame.
+    """How well a flow and the one back agree: [h,w], 0 to 1. Both [2,h,w] in pixels of the full frame.
 
-    The measure of `check_consistency`, less strict: what accelerates agrees less well.
+    The measure of `check_consistency`, less strict, since accelerated motion agrees less well.
     """
     nothing, agreement = np.zeros(flow.shape[1:], np.float32), np.empty(flow.shape[1:], np.float32)
     kernels.consistency(flow, back, nothing, np.float32(DOUBT), scale, agreement, (0, len(nothing)))
@@ -164,8 +164,8 @@ def _flow(small0: NDArray[np.uint8], small1: NDArray[np.uint8], effort: str) -> 
 
 
 def _dis(small0: NDArray[np.uint8], small1: NDArray[np.uint8], stage: Stage, start: Array | None = None) -> Array:
-    """From the coarsest scale on, or from a flow of this size at this scale alone."""
-    # One object per call: DIS keeps buffers between calls and two threads must not share them.
+    """From coarse to fine, or from a start of this size at this scale alone."""
+    # One object per call: DIS keeps buffers between calls, which threads must not share.
     dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
     dis.setFinestScale(0)  # the image is small already
     dis.setPatchSize(stage.patch)
@@ -173,7 +173,7 @@ def _dis(small0: NDArray[np.uint8], small1: NDArray[np.uint8], stage: Stage, sta
     dis.setGradientDescentIterations(stage.descents)
     dis.setVariationalRefinementIterations(stage.refinements)
     if start is None:
-        nothing: Any = None  # OpenCV's stubs miss that it may be
+        nothing: Any = None  # allowed, though not in OpenCV's stubs
         return np.asarray(dis.calc(small0, small1, nothing), np.float32)
     dis.setCoarsestScale(0)
     return np.asarray(dis.calc(small0, small1, start.copy()), np.float32)
@@ -187,13 +187,13 @@ def _better(small0: NDArray[np.uint8], small1: NDArray[np.uint8], flow: Array, o
 
 
 def _reduced(flow: Array, factor: int) -> Array:
-    """A flow at so many times smaller a size, in pixels of that."""
+    """A flow at a size `factor` times smaller, in pixels of that size."""
     size = (flow.shape[1] // factor, flow.shape[0] // factor)
     return np.asarray(cv2.resize(flow, size, interpolation=cv2.INTER_AREA), np.float32) / np.float32(factor)
 
 
 def _both_ways(smalls: Sequence[NDArray[np.uint8]], effort: str, *, matched: bool) -> list[Array]:
-    """The flows there and back, and where block matching explains the frames much better, its own."""
+    """The flows there and back, replaced where block matching explains the frames much better."""
     small0, small1 = smalls
     finding: list[Callable[[], Any]] = [
         partial(_flow, small0, small1, effort),
@@ -219,14 +219,14 @@ def _both_ways(smalls: Sequence[NDArray[np.uint8]], effort: str, *, matched: boo
 
 
 def _confirmed(flow: Array, corrected: Array, back: Array) -> Array:
-    """The flow [h,w,2], corrected where the corrected flow back leads to the start again."""
+    """The flow [h,w,2], corrected where the corrected flow back returns to the start."""
     returned = [_warped(np.ascontiguousarray(back[..., c]), corrected) for c in (0, 1)]
     miss = np.hypot(*(corrected[..., c] + returned[c] for c in (0, 1)))
     return np.where((miss < CONFIRMED)[..., None], corrected, flow)
 
 
 def _pyramid(small: NDArray[np.uint8], levels: int) -> list[Array]:
-    """Grey in this size, sides cut to whole pixels of the coarsest level, and so many times halved."""
+    """Grey at this size, cropped to whole pixels of the coarsest level, and halved `levels` times."""
     height, width = (side >> levels << levels for side in small.shape)
     pyramid = [small[:height, :width].astype(np.float32)]
     for level in range(1, levels + 1):
@@ -238,7 +238,7 @@ def _pyramid(small: NDArray[np.uint8], levels: int) -> list[Array]:
 def _block_match(grey0: Array, grey1: Array, reach: int) -> tuple[Array, Array]:
     """For every pixel of one picture the offset [h,w,2] to the best match of its 3×3 pixels in the other; both ways.
 
-    Up to `reach` (at most 13) pixels away, nearer ones preferred a little, single outliers taken out.
+    Up to `reach` (at most 13) pixels away, with a slight preference for near ones; single outliers are removed.
     """
     least = [np.empty(grey0.shape, np.uint32) for _ in range(2)]
     codes = [np.rint(grey).astype(np.uint8) for grey in (grey0, grey1)]
@@ -251,9 +251,9 @@ def _block_match(grey0: Array, grey1: Array, reach: int) -> tuple[Array, Array]:
 
 
 def _corrected(flow: Array, matches: dict[int, Array], here: list[Array], there: list[Array], window: int) -> Array:
-    """The flow [h,w,2] replaced where a match, made finer step by step, is much better over window × window pixels.
+    """The flow [h,w,2], replaced where a match, refined step by step, is much better over window × window pixels.
 
-    Only the rectangle is looked at around the places where it is so before it is made finer.
+    Works in the bounding box of the places where it is better before it is refined.
     """
     share, less = MUCH_BETTER
     flow = flow.copy()
@@ -262,7 +262,7 @@ def _corrected(flow: Array, matches: dict[int, Array], here: list[Array], there:
         coarse = flow[: rows << start, : columns << start] / 2**start
         coarse = np.asarray(cv2.resize(coarse, (columns, rows), interpolation=cv2.INTER_AREA), np.float32)
         ours, flows = (_error(here[start], _warped(there[start], offset), 3) for offset in (match, coarse))
-        # a place alone would not survive the last median
+        # a lone pixel would not survive the last median
         hopeful = cv2.medianBlur((ours < share * flows - less).astype(np.uint8), 3)
         left, top, width, height = cv2.boundingRect(hopeful)
         if not width:
@@ -300,13 +300,13 @@ def _error(here: Array, warped: Array, window: int) -> Array:
 def _best_neighbour(here: Array, there: Array, offset: Array) -> Array:
     """The best of each offset and its eight neighbours."""
     steps = np.array([(x, y) for y in (-1, 0, 1) for x in (-1, 0, 1)], np.float32)
-    steps = steps[np.abs(steps).sum(1).argsort(kind="stable")]  # where all are alike it stays
+    steps = steps[np.abs(steps).sum(1).argsort(kind="stable")]  # the offset itself wins ties
     errors = np.stack([_error(here, _warped(there, offset, *step), 5) for step in steps])
     return np.asarray(offset + steps[errors.argmin(0)], np.float32)
 
 
 def _refined(here: Array, there: Array, offset: Array) -> Array:
-    """One step of Lucas and Kanade (1981) over 7×7 pixels, a pixel at most; the 20 keeps flat places where they are."""
+    """One step of Lucas and Kanade (1981) over 7×7 pixels, a pixel at most; the 20 damps it in flat places."""
     products = np.empty((5, *here.shape), np.float32)
     kernels.lucas_kanade_products(np.ascontiguousarray(here), _warped(there, offset), products)
     means = np.stack([cv2.blur(product, (7, 7)) for product in products])

@@ -1,12 +1,12 @@
 """Optical flow in plain torch, on any device: dense inverse search, block matching, acceleration. All of it batched.
 
 Kroeger et al. 2016, "Fast Optical Flow using Dense Inverse Search" (DIS): patches on a grid descend by Gauss–Newton
-steps from coarse to fine, and a variational refinement (Brox et al. 2004) smooths what they find. The propagation from
-patch to patch, sequential in the paper, is a parallel look at four neighbours, and successive over-relaxation is
-red-black. What is small and faster than itself is found by block matching.
+steps from coarse to fine, and a variational refinement (Brox et al. 2004) smooths what they find. Propagation from
+patch to patch, sequential in the paper, tries four neighbours in parallel, and successive over-relaxation is
+red-black. Objects that move by more than their own size are found by block matching.
 
 `fpsgan.interpolator.cpu_flow` finds the flow on a CPU, with OpenCV's DIS and compiled kernels, an order of magnitude
-faster there; what follows DIS is the same function by function. Nothing here waits for the device.
+faster there; what follows DIS is the same function by function. Nothing here synchronises with the device.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ class Stage(NamedTuple):
     patch: int  # px a side
     stride: int  # px between patches
     descents: int  # steps of gradient descent
-    refinements: int  # of variational refinement, which smooths over edges: drawings want none
-    afresh: bool = True  # from the coarsest scale on; otherwise from the flow so far, at its own scale alone
+    refinements: int  # of variational refinement, which smooths across edges: bad for drawings
+    afresh: bool = True  # from the coarsest scale; otherwise from the flow so far, at its own scale alone
 
 
-# Of the flows of all stages each place has the one that explains it best.
+# Each place gets the flow of the stage that explains it best.
 STAGES = {
     "quick": (Stage(8, 4, 16, 3),),
     "base": (Stage(8, 4, 16, 0), Stage(4, 2, 8, 1, afresh=False)),
@@ -46,20 +46,20 @@ STAGES = {
 }
 COMPARED_OVER = 7  # px of the flow over which two flows are compared
 SURER = 0.6  # codes by which the later one has to be better
-# Block matching: at 1/16 up to 8 cells (128 px) away, at 1/8, where thinner things still show, up to 6 (48 px)
+# Block matching: at 1/16 up to 8 cells (128 px) away, at 1/8, where thinner objects still show, up to 6 (48 px)
 REACH = {16: 8, 8: 6}
-MUCH_BETTER = (0.75, 2.0)  # the error of a match, times the flow's, less so many codes, from which it replaces the flow
-MATCHED_OVER = 28  # px of the frame, over which these errors are averaged
-CONFIRMED = 2.0  # px of the flow, by which the way back may miss the start of a match that counts
-NEARER = 0.15  # codes, for each of 3×3 pixels, by which a match is worse for every cell that it is farther
-MARGIN = 2  # cells: margin of the rectangle in which matches are made finer
-UNEVEN = 2.0  # how many times as long as a pair its neighbour may last, or the reverse, to say how motion goes on
-DOUBT = 0.3  # per pixel by which two flows miss one another
+MUCH_BETTER = (0.75, 2.0)  # a match replaces the flow if its error is below this share of the flow's, less these codes
+MATCHED_OVER = 28  # px of the frame over which these errors are averaged
+CONFIRMED = 2.0  # px of the flow by which the way back from a match may miss its start
+NEARER = 0.15  # codes, for each of 3×3 pixels, that a match has to be better per cell of distance
+MARGIN = 2  # cells around the rectangle in which matches are refined
+UNEVEN = 2.0  # largest ratio of the durations of neighbouring pairs from which acceleration is estimated
+DOUBT = 0.3  # loss of confidence per pixel by which a flow and the one back disagree
 
 # Variational refinement, as OpenCV's: weights of smoothness, of brightness and of gradient constancy; relaxation
 SMOOTHNESS, BRIGHTNESS, GRADIENT, OMEGA, SWEEPS = 20.0, 5.0, 10.0, 1.6, 5
-ROUNDS = 2  # of propagation, between which the descents are shared out
-JUMPS = (2, 1)  # patches away, up, down and to either side, that each asks in turn
+ROUNDS = 2  # of propagation, among which the descents are divided
+JUMPS = (2, 1)  # distances, in patches, of the four neighbours that each patch tries in turn
 
 
 def find_flow(grey0: Tensor, grey1: Tensor, effort: str = "base") -> tuple[Tensor, Tensor]:
@@ -102,14 +102,14 @@ def _searched(small0: Tensor, small1: Tensor, effort: str) -> Tensor:
 def better(small0: Tensor, small1: Tensor, flow: Tensor, other: Tensor) -> Tensor:
     """Of two flows [B,2,h,w], the first unless the frames [B,1,h,w] differ less along the other, place by place.
 
-    Patches of 4 px lose their way on flat drawings, those of 8 what is small: neither is right everywhere.
+    Patches of 4 px fail on flat drawings, those of 8 on small objects: neither is right everywhere.
     """
     error, other_error = (matching_error(small0, small1, each, COMPARED_OVER) for each in (flow, other))
     return torch.where(binary_median(other_error + SURER < error, 5), other, flow)
 
 
 def dense_inverse_search(grey0: Tensor, grey1: Tensor, stage: Stage, start: Tensor | None = None) -> Tensor:
-    """[B,1,h,w] 0..255 twice to [B,2,h,w], from coarse to fine, or from a start [B,2,h,w] at this scale alone."""
+    """The flow [B,2,h,w] of [B,1,h,w] 0..255, from coarse to fine, or from a start [B,2,h,w] at this scale alone."""
     if start is not None:
         return _one_scale(grey0, grey1, start, stage)
     height, width = grey0.shape[-2:]
@@ -169,7 +169,7 @@ def _patch_search(here: Tensor, there: Tensor, flow: Tensor, stage: Stage) -> Te
         return difference, difference.square().sum(1)
 
     def descended(start: Tensor, steps: int) -> Tensor:
-        """The best place on the way, which may lead over worse ones: so a line is found that grows."""
+        """The best place on the path, even if it leads over worse ones: that is how a growing line is tracked."""
         vector = best = start
         difference, least = compared(start)
         for _ in range(steps):
@@ -279,7 +279,7 @@ def _blur(x: Tensor, side: int) -> Tensor:
 
 
 def binary_median(x: Tensor, side: int) -> Tensor:
-    """The median over side × side pixels of a picture of yes and no, its border pixels going on: [B,1,h,w]."""
+    """The median over side × side pixels of a binary picture, its border repeated: [B,1,h,w]."""
     half = side // 2
     return F.avg_pool2d(F.pad(x.float(), (half, half, half, half), mode="replicate"), side, 1) > 0.5
 
@@ -291,7 +291,7 @@ def _median3(x: Tensor) -> Tensor:
 
 
 def _matched(flow: Tensor, small0: Tensor, small1: Tensor, stride: int) -> Tensor:
-    """The flow [B,2,h,w], replaced where a block match, made finer step by step, is much better."""
+    """The flow [B,2,h,w], replaced where a block match, refined step by step, is much better."""
     coarsest = max(REACH) // stride
     height, width = (side // coarsest * coarsest for side in flow.shape[-2:])
     here, there = ([small[..., :height, :width]] for small in (small0, small1))
@@ -312,7 +312,8 @@ def _matched(flow: Tensor, small0: Tensor, small1: Tensor, stride: int) -> Tenso
 def block_match(grey0: Tensor, grey1: Tensor, reach: int) -> Tensor:
     """For every pixel of grey0 [B,1,h,w], 0..255, the offset [B,2,h,w] to the best match of its 3×3 pixels in grey1.
 
-    Up to `reach` pixels away and inside the picture, nearer ones preferred a little. Of equals the first, row by row.
+    Up to `reach` pixels away and inside the picture, with a slight preference for near ones; ties go to the first, row
+    by row.
     """
     height, width = grey0.shape[-2:]
     here = F.pad(grey0, (1, 1, 1, 1), mode="replicate").round()
@@ -338,11 +339,11 @@ def block_match(grey0: Tensor, grey1: Tensor, reach: int) -> Tensor:
 
 
 def _corrected(flow: Tensor, match: Tensor, start: int, here: list[Tensor], there: list[Tensor], window: int) -> Tensor:
-    """Only inside of the rectangle around the places where the match is much better before it is made finer."""
+    """Only in the bounding box of the places where the match is much better before it is refined."""
     share, less = MUCH_BETTER
     coarse = F.avg_pool2d(flow, 2**start) / 2**start
     ours, flows = (matching_error(here[start], there[start], each, 3) for each in (match, coarse))
-    hopeful = binary_median(ours < share * flows - less, 3)  # a place alone would not survive the last median
+    hopeful = binary_median(ours < share * flows - less, 3)  # a lone pixel would not survive the last median
     inside = _spanned(hopeful.any(3, keepdim=True), 2) & _spanned(hopeful.any(2, keepdim=True), 3)
     for level in range(start - 1, -1, -1):
         match = best_neighbour(here[level], there[level], 2 * F.interpolate(match, scale_factor=2.0))
@@ -356,7 +357,7 @@ def _corrected(flow: Tensor, match: Tensor, start: int, here: list[Tensor], ther
 
 
 def _spanned(any_: Tensor, dim: int) -> Tensor:
-    """Yes between the first and the last yes along a dimension of [B,1,…], and MARGIN more."""
+    """True from the first to the last true along a dimension of [B,1,…], and MARGIN more."""
     x = any_.float()
     between = torch.minimum(x.cummax(dim).values, x.flip(dim).cummax(dim).values.flip(dim))
     margin = [0, 0]
@@ -365,7 +366,7 @@ def _spanned(any_: Tensor, dim: int) -> Tensor:
 
 
 def best_neighbour(here: Tensor, there: Tensor, offset: Tensor) -> Tensor:
-    """The best of each offset [B,2,h,w] and its eight neighbours; where all are alike it stays."""
+    """The best of each offset [B,2,h,w] and its eight neighbours; the offset itself wins ties."""
     steps = _neighbours(offset.device)
     batch, _, height, width = offset.shape
     tried = (offset[:, None] + steps.view(1, 9, 2, 1, 1)).flatten(0, 1)
@@ -376,13 +377,13 @@ def best_neighbour(here: Tensor, there: Tensor, offset: Tensor) -> Tensor:
 
 @cache
 def _neighbours(device: torch.device) -> Tensor:
-    """[9,2]: (x, y) of a place and of its neighbours, near ones first. Kept, since it has to go up to the device."""
+    """[9,2]: (x, y) of a place and of its neighbours, near ones first. Cached, to be uploaded only once."""
     steps = [(x, y) for y in (-1, 0, 1) for x in (-1, 0, 1)]
     return torch.tensor(sorted(steps, key=lambda step: abs(step[0]) + abs(step[1])), dtype=torch.float32, device=device)
 
 
 def lucas_kanade(here: Tensor, there: Tensor, offset: Tensor) -> Tensor:
-    """One step of Lucas and Kanade (1981) over 7×7 pixels, a pixel at most; the 20 keeps flat places where they are."""
+    """One step of Lucas and Kanade (1981) over 7×7 pixels, a pixel at most; the 20 damps it in flat places."""
     seen = warp(there, offset)
     mean, change = 0.5 * (here + seen), seen - here
     padded = F.pad(mean, (1, 1, 1, 1), mode="reflect")
@@ -404,20 +405,20 @@ def accelerations(
     lengths: Tensor,
     stride: int,
 ) -> tuple[Tensor, Tensor]:
-    """How what is seen in frame0 and in frame1 speeds up or turns, from the pairs around theirs.
+    """The acceleration of what is seen in frame0 and in frame1, from the pairs before and after.
 
     "Quadratic Video Interpolation", Xu et al. 2019, section 3.1; see `fpsgan.interpolator.cpu_flow.with_acceleration`.
 
     Args:
         flows: (flow01, flow10), [B,2,h,w] in pixels of the frame.
         before: (flow from the frame before frame0 to it, and back); anything finite where there is none.
-        after: likewise of frame1 and the frame behind it.
-        lengths: [B,2], how long those pairs last, in lengths of this one; 0 where there is none. One that lasts more
-            than twice or less than half as long is passed over.
+        after: likewise of frame1 and the frame after it.
+        lengths: [B,2], durations of those pairs, in durations of this one; 0 where there is none. A pair that lasts
+            more than twice or less than half as long is ignored.
         stride: pixels of the frame per pixel of the flows.
 
     Returns:
-        [B,2,h,w] twice, in pixels per squared length of the pair; 0 where nothing is known.
+        [B,2,h,w] twice, in pixels per squared duration of the pair; 0 where nothing is known.
     """
     found = []
     for here, (away, returning) in ((0, before[::-1]), (1, after)):
@@ -436,9 +437,9 @@ def accelerations(
 
 
 def agreement(flow: Tensor, back: Tensor, stride: int) -> Tensor:
-    """How well a flow and the one that leads back agree: [B,1,h,w], 0 to 1. Both [B,2,h,w] in pixels of the frame.
+    """How well a flow and the one back agree: [B,1,h,w], 0 to 1. Both [B,2,h,w] in pixels of the frame.
 
-    The measure of `check_consistency`, less strict: what accelerates agrees less well.
+    The measure of `check_consistency`, less strict, since accelerated motion agrees less well.
     """
     returned = warp(back, flow / stride)
     lengths = flow.norm(dim=1, keepdim=True) + returned.norm(dim=1, keepdim=True)

@@ -1,15 +1,14 @@
 """What a CPU does between the convolutions of the interpolator, compiled by Numba: each in one pass over memory.
 
-The loops behind `fpsgan.interpolator.cpu`, over one picture; `fpsgan.interpolator.synthesis` defines what is right. In
-eager torch most of a frame's time goes into intermediate pictures that are written, read once and thrown away. Those
-of optical flow come last.
+The loops behind `fpsgan.interpolator.cpu`, for one picture; `fpsgan.interpolator.synthesis` is the definition. In eager
+torch most of a frame's time goes into intermediate pictures that are written, read once and thrown away. The kernels of
+optical flow come last.
 
 Pictures are float32 [h,w,3], flows and masks float32 planes [C,h,w], features [h,w,C] as channels-last convolutions
-have them, bf16 ones as their bits in uint16. `rows` is the (first, end) of the rows to write: parts of a picture can be
-made by several threads, since Numba lets go of Python's lock.
+have them, in bf16 as their bits in uint16. `rows` is the (first, end) of the rows to write: several threads can make
+parts of a picture, since Numba releases the GIL.
 
-Indices computed here are unsigned: for a signed one Numba also compiles the case that it counts from the end, which
-keeps loops from being vectorised.
+Indices computed here are unsigned: for signed ones Numba also handles negative indices, which prevents vectorisation.
 """
 
 from __future__ import annotations
@@ -24,22 +23,22 @@ f4, u4, index = np.float32, np.uint32, np.uintp
 
 
 def compiled(function: Callable[..., Any]) -> Any:
-    """At the first call, and kept on disk where that is possible."""
+    """Compiled at the first call, and cached on disk if possible."""
     options: dict[str, Any] = {"nogil": True, "fastmath": True, "error_model": "numpy"}
     try:
         return njit(cache=True, **options)(function)
-    except RuntimeError:  # no folder that it could write to
+    except RuntimeError:  # there is no writable folder
         return njit(**options)(function)
 
 
 def kept() -> str:
-    """The folder in which what was compiled is kept; "" if there is none."""
+    """The folder of the on-disk cache; "" if there is none."""
     return str(compose.stats.cache_path or "")
 
 
 @compiled
 def _upsampled_row(plane, y, out):
-    """Row y of a plane [h,w] bilinearly enlarged to [2h,2w], into out [2w]."""
+    """Row y of a plane [h,w] bilinearly upsampled to [2h,2w], into out [2w]."""
     height, width = plane.shape
     near = y // 2
     far = min(max(near + (1 if y % 2 else -1), 0), height - 1)
@@ -55,7 +54,7 @@ def _upsampled_row(plane, y, out):
 
 @compiled
 def _floor_within(place, last):
-    """A place rounded down, from 0 to last."""
+    """A coordinate rounded down and clamped to 0..last."""
     whole = np.int32(np.floor(place))
     whole = np.int32(0) if whole < np.int32(0) else whole
     return np.int32(last) if whole > np.int32(last) else whole
@@ -63,11 +62,11 @@ def _floor_within(place, last):
 
 @compiled
 def _sampling(across, along, scale, y, height, width, share, corner, weights):
-    """Where row y of a picture [height,width], both 2 at least, lies in it moved by a row of a flow times scale, border
-    pixels going on.
+    """Bilinear sampling positions for row y of a picture [height,width], both 2 at least, displaced by a row of a flow
+    times scale, with the border repeated.
 
-    corner [W]: the number of the pixel above and to the left; weights [4,W] of that one, of those to its right, below
-    it and across, which sum to share [W].
+    corner [W]: the index of the pixel above and to the left; weights [4,W] of that one, of those to its right, below
+    it and diagonally, which sum to share [W].
     """
     most_x, most_y, row = f4(width - 1), f4(height - 1), f4(y)
     for x in range(corner.shape[0]):
@@ -76,7 +75,7 @@ def _sampling(across, along, scale, y, height, width, share, corner, weights):
         at_x = most_x if at_x > most_x else at_x
         at_y = f4(0) if at_y < f4(0) else at_y
         at_y = most_y if at_y > most_y else at_y
-        # as whole numbers within the picture even where a flow is not a number
+        # within the picture even where the flow is NaN
         left, top = _floor_within(at_x, width - 2), _floor_within(at_y, height - 2)
         right, below = at_x - f4(left), at_y - f4(top)
         whole = share[x]
@@ -113,7 +112,7 @@ def _store(values, out, out16):
 
 @compiled
 def _load(values, bits, out):
-    """What `_store` did, undone: a row of float32 out of either, whichever is not empty."""
+    """The inverse of `_store`: a row of float32 from either, whichever is not empty."""
     if values.size:
         out[:] = values
     else:
@@ -156,7 +155,7 @@ def compose(picture0, picture1, flow0, flow1, mask, residual, out, rows):
 
 @compiled
 def downsample(picture, half, quarter, cells, cells16, rows):
-    """A picture [H,W,3] at 1/2 and 1/4, padded by repeating the border, and 2×2 pixels of the half as one of 12.
+    """A picture [H,W,3] at 1/2 and 1/4, padded by repeating the border, and the half as cells: 2×2 pixels, 12 channels.
 
     rows: of the quarter. An odd last row or column counts twice.
     """
@@ -218,7 +217,7 @@ def differences(here, there, flow, scale, moving, resting, rows):
 
 @compiled
 def drop_unexplained(motion, gained, per_pixel, moving, resting):
-    """Motion [C,h,w] becomes 0 where it gains too little for its length; moving is what is left unexplained."""
+    """Motion [C,h,w] becomes 0 where it gains too little for its length; moving becomes what is left unexplained."""
     channels, height, width = motion.shape
     for y in range(height):
         for x in range(width):
@@ -231,8 +230,8 @@ def drop_unexplained(motion, gained, per_pixel, moving, resting):
 
 @compiled
 def consistency(flow, back, left, doubt, scale, out, rows):
-    """How far to trust a flow [2,h,w], 0 to 1: less by `doubt` per pixel that the flow leading back misses its start,
-    in relation to their length, and by what is left unexplained, [h,w]."""
+    """Trust in a flow [2,h,w], 0 to 1: reduced by `doubt` per pixel by which the flow back misses the start, relative
+    to their length, and by what is left unexplained, [h,w]."""
     height, width = out.shape
     corner, weights = np.empty(width, np.uint32), np.empty((4, width), np.float32)
     ones = np.ones(width, np.float32)
@@ -251,8 +250,8 @@ def consistency(flow, back, left, doubt, scale, out, rows):
 
 @compiled
 def splat(motion, confidence, sign, time, scale, total):
-    """One half of `synthesis.splat`: motion [C,h,w] of one frame, weighted by confidence, to where its pixels
-    are by `time`, in parts of the pair; summed into total [h+3,w+3,1+C], with a margin of one before and two behind."""
+    """One half of `synthesis.splat`: motion [C,h,w] of one frame, weighted by confidence, to where its pixels are at
+    `time`, as a share of the pair; summed into total [h+3,w+3,1+C], with a margin of one before and two after."""
     channels, height, width = motion.shape
     bend = f4(0.5) * time * (f4(1) - time)
     count = index(total.shape[2])
@@ -294,7 +293,7 @@ def merge_splats(total0, total1, time, sums, trust):
 
 @compiled
 def halve_sums(sums):
-    """[h,w,C] at half the size, rounded up: the mean of what there is of each 2×2."""
+    """[h,w,C] at half the size, rounded up: the mean of each 2×2, as far as inside."""
     height, width, count = sums.shape
     out = np.empty((-(-height // 2), -(-width // 2), count), np.float32)
     for y in range(out.shape[0]):
@@ -314,7 +313,7 @@ def halve_sums(sums):
 
 @compiled
 def fill_holes(sums, coarse):
-    """Sums [h,w,1+C] divided by their weights, and `coarse` [C,⌈h/2⌉,⌈w/2⌉] where there is next to none: [C,h,w]."""
+    """Sums [h,w,1+C] over their weights, and `coarse` [C,⌈h/2⌉,⌈w/2⌉] where hardly anything landed: [C,h,w]."""
     height, width, count = sums.shape
     out = np.empty((count - 1, height, width), np.float32)
     guess = np.empty((count - 1, 2 * coarse.shape[2]), np.float32)
@@ -330,8 +329,8 @@ def fill_holes(sums, coarse):
 
 @compiled
 def intermediate_flows(motion, time, decided, flow):
-    """The flows at a level, [4,h,w], to frame0 and to frame1: from the motion [2 or 4,h,w], velocity and maybe
-    acceleration, and from what the coarser level has decided, [6,h/2,w/2] (flow_t0, gate, flow_t1, gate), if any."""
+    """The flows at a level, [4,h,w], to frame0 and to frame1: from the motion [2 or 4,h,w], velocity and optionally
+    acceleration, and from what the coarser level decided, [6,h/2,w/2] (flow_t0, gate, flow_t1, gate), if any."""
     channels, height, width = motion.shape
     bend = f4(0.5) * time * (f4(1) - time)
     found = np.zeros((6, width), np.float32)
@@ -368,8 +367,8 @@ def warp_features(features, flow, scale, out, rows):
 
 @compiled
 def warp_half(half, flow, out, rows):
-    """The picture [2h,2w,3] along a flow [2,h,w], which is in pixels of twice that picture, enlarged: 2×2 pixels as one
-    of 12 channels, into out [h,w,12]."""
+    """The picture [2h,2w,3] along a flow [2,h,w], upsampled, in pixels of twice that picture: cells of 2×2 pixels, 12
+    channels, into out [h,w,12]."""
     height, width = half.shape[:2]
     corner, weights = np.empty(width, np.uint32), np.empty((4, width), np.float32)
     ones = np.ones(width, np.float32)
@@ -390,7 +389,7 @@ def warp_half(half, flow, out, rows):
 
 @compiled
 def _box3(plane, out):
-    """The mean over 3×3, of those inside of the picture."""
+    """The mean over 3×3, counting only those inside the picture."""
     height, width = plane.shape
     line = np.empty(width, np.float32)
     for y in range(height):
@@ -414,8 +413,8 @@ def _box3(plane, out):
 
 @compiled
 def cost_volume(one, other, count, at):
-    """`synthesis.cost_volume` of the first `count` channels of two [h,w,C], of the first of them, into its eight
-    channels from `at` on."""
+    """The first result of `synthesis.cost_volume` of the first `count` channels of two [h,w,C], into the eight channels
+    of `one` from `at` on."""
     height, width = one.shape[:2]
     wide, own = np.empty((count, height, width + 2), np.float32), np.empty((count, height, width), np.float32)
     for y in range(height):
@@ -448,8 +447,8 @@ def cost_volume(one, other, count, at):
 
 @compiled
 def level_input(flow, trusted, time, own0, own1, hidden, out, out16, rows):
-    """What a level is given, [h,w,2·(4 + K + C)], each half one frame's: flow [2,h,w], trust [h,w], time, its own
-    [h,w,K], and half of what the coarser level hands down, hidden [h/2,w/2,2·C], enlarged; C may be 0."""
+    """The input of a level, [h,w,2·(4 + K + C)], each half for one frame: flow [2,h,w], trust [h,w], time, its own
+    [h,w,K], and half of what the coarser level hands down, hidden [h/2,w/2,2·C], upsampled; C may be 0."""
     width, size = own0.shape[1:]
     more = hidden.shape[2] // 2
     half = 4 + size + more
@@ -479,9 +478,8 @@ def level_input(flow, trusted, time, own0, own1, hidden, out, out16, rows):
 
 @compiled
 def finest_decision(flow, whole, decided, decided16, odds, flow0, flow1, mask, residual, rows):
-    """The last step of `Interpolator.decide`: flow [4,h,w], to be enlarged, the finer flow
-    that it is added to, [4,2h,2w], if any, and what the finest level has decided, [h,w·32], or that as bf16's bits,
-    into the parts of an `Intermediate`, [C,2h,2w]."""
+    """The last step of `Interpolator.decide`: flow [4,h,w], upsampled, added to the finer flow [4,2h,2w], if any, and
+    what the finest level decided, [h,w·32] or its bits in bf16, into the parts of an `Intermediate`, [C,2h,2w]."""
     width = mask.shape[2]
     lines = np.empty((4, width), np.float32)
     flat = np.empty(16 * width, np.float32)
@@ -505,8 +503,8 @@ def finest_decision(flow, whole, decided, decided16, odds, flow0, flow1, mask, r
 
 @compiled
 def disagreement(quarter0, quarter1, flow0, flow1, mask, out, rows):
-    """How much of two unlike pictures [h,w,3] is mixed, into [h,w], by the flows and the mask of an `Intermediate` of
-    twice their size: what `synthesis.confidence` takes the mean of."""
+    """How unlike two pictures [h,w,3] are where they are blended, into [h,w], by the flows and the mask of an
+    `Intermediate` of twice their size: what `synthesis.confidence` takes the mean of."""
     height, width = quarter0.shape[:2]
     lines = np.empty((4, width), np.float32)
     ones = np.ones(width, np.float32)
@@ -534,7 +532,7 @@ def disagreement(quarter0, quarter1, flow0, flow1, mask, out, rows):
 
 @compiled
 def _sample(picture, x, y, out):
-    """A picture [h,w,3] at one place, border pixels going on outside, into out [3]."""
+    """A picture [h,w,3] at one place, its border repeated, into out [3]."""
     height, width = picture.shape[:2]
     x, y = min(max(x, f4(0)), f4(width - 1)), min(max(y, f4(0)), f4(height - 1))
     left, top = _floor_within(x, width - 2), _floor_within(y, height - 2)
@@ -549,8 +547,8 @@ def _sample(picture, x, y, out):
 
 @compiled
 def try_motions(half0, half1, flow0, flow1, mask, rows, columns, away, errors, made):
-    """The cells of 2×2 px at rows, columns [M] of `synthesis.overlapped`, along the motions so many cells off, away
-    [K,2]: what that makes there, made [M,K,4,3], and how unlike the frames are along it, into errors [h/2,w/2,K]."""
+    """The cells of 2×2 px at rows, columns [M] of `synthesis.overlapped`, with the motions of the cells at offsets away
+    [K,2]: the results, made [M,K,4,3], and how unlike the frames are along each, into errors [h/2,w/2,K]."""
     height, width = mask.shape[1:]
     one, other = np.empty(3, np.float32), np.empty(3, np.float32)
     for m in range(rows.shape[0]):
@@ -572,7 +570,7 @@ def try_motions(half0, half1, flow0, flow1, mask, rows, columns, away, errors, m
 
 @compiled
 def average_motions(errors, made, rows, columns, unlikely, tried, residual):
-    """The mean of what `try_motions` has made, weighted by mean errors [h/2,w/2,K], into the residual [3,h,w]."""
+    """The mean of what `try_motions` made, weighted by mean errors [h/2,w/2,K], into the residual [3,h,w]."""
     count = errors.shape[2]
     shares = np.empty(count, np.float32)
     for m in range(rows.shape[0]):
@@ -592,8 +590,8 @@ def average_motions(errors, made, rows, columns, unlikely, tried, residual):
 
 @compiled
 def merge_accelerations(own, other, flow, scale, out):
-    """Accelerations [3,h,w], the last how sure each is, of two frames, the other's followed along the flow [2,h,w] from
-    the first: their mean, by how sure they are, into out [2,h,w]."""
+    """Accelerations of two frames, each [3,h,w] with its certainty last, the other's warped along the flow [2,h,w]:
+    their mean, weighted by certainty, into out [2,h,w]."""
     height, width = own.shape[1:]
     corner, weights = np.empty(width, np.uint32), np.empty((4, width), np.float32)
     ones = np.ones(width, np.float32)
@@ -614,10 +612,10 @@ def merge_accelerations(own, other, flow, scale, out):
 
 @compiled
 def block_match(grey0, grey1, reach, nearer, least0, least1):
-    """For every pixel of either picture, [h,w] uint8, the best match of its 3×3 pixels in the other, up to `reach` off.
+    """For every pixel of either picture, [h,w] uint8, the best match of its 3×3 pixels in the other, within `reach`.
 
-    least0, least1: [h,w] uint32, 65536 times the sum of the differences, and `nearer` more per pixel of distance, plus
-    the number of the offset, (y + reach)·(2·reach + 1) + x + reach, as seen from the first picture.
+    least0, least1: [h,w] uint32, 65536 times (the sum of the differences and `nearer` per pixel of distance), plus the
+    number of the offset, (y + reach)·(2·reach + 1) + x + reach, as seen from the first picture.
     """
     height, width = grey0.shape
     least0[:], least1[:] = u4(0xFFFFFFFF), u4(0xFFFFFFFF)
@@ -656,8 +654,8 @@ def block_match(grey0, grey1, reach, nearer, least0, least1):
 
 @compiled
 def warp_grey(picture, offset, right, down, out):
-    """A picture [H,W] at each place of a rectangle [h,w] moved by its offset [h,w,2] and (right, down) more, border
-    pixels going on outside, into out [h,w]."""
+    """A picture [H,W] at each place of a rectangle [h,w] displaced by its offset [h,w,2] plus (right, down), its border
+    repeated, into out [h,w]."""
     height, width = out.shape
     corner, weights = np.empty(width, np.uint32), np.empty((4, width), np.float32)
     ones = np.ones(width, np.float32)
@@ -675,13 +673,13 @@ def warp_grey(picture, offset, right, down, out):
 
 @compiled
 def lucas_kanade_products(here, seen, out):
-    """What a step of Lucas and Kanade takes means of, from two pictures [h,w]: products of the gradients of their mean
+    """The products that a step of Lucas and Kanade averages, from two pictures [h,w]: of the gradients of their mean
     (Sobel's, 1/8) and of their difference, xx, xy, yy, xd, yd, into out [5,h,w]."""
     height, width = here.shape
     mean = np.empty((3, width + 2), np.float32)
     for y in range(height):
         for k in range(3):
-            row = abs(y + k - 1)  # beyond the border as in a mirror that stands on the last pixel
+            row = abs(y + k - 1)  # mirrored at the border without repeating it
             row = row if row < height else 2 * (height - 1) - row
             for x in range(width):
                 mean[k, x + 1] = f4(0.5) * (here[row, x] + seen[row, x])
@@ -699,8 +697,8 @@ def lucas_kanade_products(here, seen, out):
 
 @compiled
 def lucas_kanade_step(offset, means, flat):
-    """Adds what follows from the means of `lucas_kanade_products`, a pixel at most, to an offset [h,w,2]; `flat` keeps
-    places without structure where they are."""
+    """Add the step that follows from the means of `lucas_kanade_products`, a pixel at most, to an offset [h,w,2];
+    `flat` damps it where there is no structure."""
     for y in range(offset.shape[0]):
         for x in range(offset.shape[1]):
             xx, xy, yy = means[0, y, x] + flat, means[1, y, x], means[2, y, x] + flat

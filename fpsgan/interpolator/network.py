@@ -3,13 +3,13 @@
 Two frames and a time t in, the frame at time t out. A bottom-up encoder, shared by both frames and run once per
 frame, gives features at 1/8 and coarser. The top-down half refines the two intermediate flows, with the features warped
 by the flow so far, and ends at 1/4, on the warped frames themselves, in a flow, a blend mask and a residual for half
-resolution; two full-resolution warps make the frame. Of a flow that is given at 1/2, what is finer stays as it is.
+resolution; two full-resolution warps make the frame. The detail of a flow that is given at 1/2 is added unchanged.
 With all its heads at zero, as they are initialised, the network returns what the given flow alone makes of the frames
 (fpsgan.interpolator.flow): training starts there, not from noise.
 
 The pyramid follows DeblurGAN-v2 (Kupyn et al. 2019) and FPN (Lin et al. 2017), the warped laterals PWC-Net (Sun et
 al. 2018) and IFRNet (Kong et al. 2022), the forward splatting of flow Softmax Splatting (Niklaus and Liu 2020). Where
-acceleration is known, from the frames around the two, motion takes a curved way.
+acceleration is known, from the frames before and after the two, trajectories are curved.
 
 Mirror symmetry is built in: every tensor of the top-down half holds two halves of channels, one per frame, and
 every convolution there treats both alike (MirrorConv). Swapping the frames and t with 1 − t swaps the halves and
@@ -82,7 +82,7 @@ class InterpolatorConfig:
 
 
 class Synthesis(NamedTuple):
-    """What Interpolator.synthesize returns; all of it in fp32 but frame, which has the dtype of the input."""
+    """What Interpolator.synthesize returns; fp32, except `frame`, which has the dtype of the input."""
 
     frame: Tensor  # [B,3,H,W] the frame at time t
     flow_t0: Tensor  # [B,2,H,W] from the frame at t to frame0, in pixels
@@ -92,7 +92,7 @@ class Synthesis(NamedTuple):
 
 
 class Encoded(NamedTuple):
-    """What is needed of one frame, whatever its partner and t; all padded to whole pixels of the coarsest level."""
+    """What is computed from one frame, whatever its partner and t; padded to whole pixels of the coarsest level."""
 
     half: Tensor  # [B,3,h,w] fp32, the frame at 1/2
     quarter: Tensor  # at 1/4
@@ -104,7 +104,7 @@ class Encoded(NamedTuple):
         return Encoded(half, quarter, features)
 
     def select(self, index: Tensor) -> Encoded:
-        """Those frames of the batch, [N] int64."""
+        """The frames at these indices of the batch, [N] int64."""
         half, quarter, *features = (x.index_select(0, index) for x in (*self[:2], *self.features))
         return Encoded(half, quarter, features)
 
@@ -117,7 +117,7 @@ class Pair(NamedTuple):
     motion: tuple[Tensor, Tensor] | None  # as `check_consistency` returns it; None: no flow was given
 
     def select(self, index: Tensor) -> Pair:
-        """Those pairs of the batch, [N] int64: one for every moment."""
+        """The pairs at these indices of the batch, [N] int64: one per moment."""
         motion = self.motion and (self.motion[0].index_select(0, index), self.motion[1].index_select(0, index))
         return Pair(self.frame0.select(index), self.frame1.select(index), motion)
 
@@ -135,7 +135,7 @@ class MirrorConv(nn.Module):
         self.inputs = inputs
 
     def both(self) -> tuple[Tensor, Tensor]:
-        """Weight and bias of the one convolution."""
+        """Weight and bias of the ordinary convolution."""
         weight, bias = self.shared.weight, self.shared.bias
         assert bias is not None
         return torch.cat((weight, weight.roll(self.inputs, dims=1))), torch.cat((bias, bias))
@@ -148,8 +148,8 @@ class MirrorConv(nn.Module):
 class FineDecision(MirrorConv):
     """For each of 2×2 pixels: change of flow_t0, of flow_t1, of the mask, and a residual.
 
-    Both halves have a say in the mask, with opposite signs, and in the residual: [B, 2·inputs, h, w] to
-    [B, 4·(2 + 2 + 1 + 3), h, w], each of the four ordered (row, column, what).
+    Both halves contribute to the mask, with opposite signs, and to the residual: [B, 2·inputs, h, w] to
+    [B, 4·(2 + 2 + 1 + 3), h, w], each of the four ordered (row, column, channel).
     """
 
     def __init__(self, inputs: int) -> None:
@@ -173,10 +173,10 @@ class Level(nn.Module):
         self.enter = MirrorConv(inputs, width)
         nn.init.kaiming_normal_(self.enter.shared.weight, a=LEAK)
         self.blocks = nn.ModuleList(MirrorConv(width, width) for _ in range(blocks))
-        # the finest level has nobody to hand anything to; the others change (flow, gate)
+        # the finest level hands nothing down; the others decide (flow, gate)
         self.decide = MirrorConv(width, 3) if handed_down else FineDecision(width)
         self.hand_down = MirrorConv(width, handed_down, kernel=1) if handed_down else None
-        # zero: an untrained network changes nothing of what the given flow says
+        # zero: an untrained network leaves the given flow as it is
         nn.init.zeros_(self.decide.shared.weight)
         assert self.decide.shared.bias is not None
         nn.init.zeros_(self.decide.shared.bias)
@@ -237,14 +237,14 @@ class Interpolator(nn.Module):
             frame0, frame1: [B,3,H,W] RGB, 0..1 and a little beyond; any floating dtype, H and W at least 16.
             t: [B], each in (0, 1).
             flows: (flow01, flow10) of `flow_prior`, with the config's effort, or these and the two accelerations of
-                `with_acceleration`, each [B, 2, ceil(H/stride), ceil(W/stride)] in pixels. None: the network finds the
-                motion by itself, less well.
+                `with_acceleration`, each [B, 2, ceil(H/stride), ceil(W/stride)] in pixels. None: the network estimates
+                the motion by itself, less well.
 
         Returns:
             [B,3,H,W] in frame0's dtype, not clamped.
 
         Raises:
-            ValueError: frames of different or too small sizes, or flows of another size.
+            ValueError: frames of different sizes or too small, or flows of another size.
         """
         pair = self.prepare(frame0, frame1, flows)
         return compose(frame0, frame1, self.compensate(pair, self.decide(pair, t)[0]))
@@ -284,7 +284,7 @@ class Interpolator(nn.Module):
         return overlapped(half0, half1, found)
 
     def generate(self, frame0: Tensor, frame1: Tensor, pair: Pair, t: Tensor) -> tuple[Tensor, Tensor]:
-        """The frames at each t, what is a guess in them replaced, and how far to believe them.
+        """The frames at each t, with guesses replaced by a blend, and their confidence.
 
         t: [B], or any number of moments for a pair of B = 1. pair: what `prepare` made of frame0 and frame1. Returns
         [B,3,H,W] and, as `confidence` does, [B,1,⌈H/4⌉,⌈W/4⌉].
@@ -363,7 +363,7 @@ class Interpolator(nn.Module):
 
 
 def concatenate(parts: list[Tensor], dtype: torch.dtype) -> Tensor:
-    """The channels of all parts, laid out as the convolutions want them; joining is faster where all lie alike."""
+    """The channels of all parts, in channels-last layout for the convolutions; `cat` is faster with one layout."""
     return torch.cat([part.to(dtype).contiguous(memory_format=torch.channels_last) for part in parts], dim=1)
 
 
@@ -378,7 +378,7 @@ def depth_to_space(x: Tensor) -> Tensor:
 
 
 def check_sizes(frame0: Tensor, frame1: Tensor, flows: Sequence[Tensor], stride: int) -> None:
-    """ValueError if they cannot be interpolated between."""
+    """Raise ValueError unless sizes match and suffice."""
     height, width = frame0.shape[-2:]
     if frame0.shape != frame1.shape or min(height, width) < MIN_SIDE:
         raise ValueError(

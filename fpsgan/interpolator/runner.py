@@ -1,7 +1,7 @@
-"""Pictures in, pictures in between out: the interpolator on the machine at hand.
+"""Pictures in, pictures between them out: the interpolator on the machine at hand.
 
-What one frame has cost is kept for the next pair, several moments are computed at once where the device fills up with
-them, and frames that do not fit in memory are cut into tiles.
+What was computed for one frame is cached for the next pair, a GPU computes several moments at once, and frames that do
+not fit in memory are cut into tiles.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ BATCH = 4  # moments of one pair that a GPU computes together
 
 
 class InterpolatorRunner(Runner):
-    """Pictures between two pictures. What was computed for frame1 alone is kept: it is the next pair's frame0.
+    """Pictures between two pictures. What was computed for frame1 alone is cached: it is the next pair's frame0.
 
-    So many threads as there are ``workers`` may ask at once, for pairs that follow one another.
+    As many threads as there are ``workers`` may call this at once, for consecutive pairs.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class InterpolatorRunner(Runner):
         self._lock = threading.Lock()
 
     def prior(self, frame0: NDArray[np.uint8], frame1: NDArray[np.uint8]) -> tuple[Picture, Picture]:
-        """The optical flow that these weights go with, of uint8 frames; for another thread than the network's."""
+        """The optical flow that these weights expect, of uint8 frames; may run in another thread than the network."""
         return flow_prior(frame0, frame1, effort=self.interpolator.config.prior)
 
     @torch.inference_mode()
@@ -62,8 +62,8 @@ class InterpolatorRunner(Runner):
         """The pictures at ``times``, each in (0, 1), between two pictures [H, W, 3]; ``prior`` from ``flow_prior``
         or ``with_acceleration``.
 
-        Where `confidence` finds a picture to be a guess it is the mixture of both. A list ``sure`` receives the
-        confidence of each, [H, W, 1], 0 (a guess) to 1.
+        Where the confidence is low a picture becomes a blend of both. A list ``sure`` receives the confidence of each,
+        [H, W, 1], 0 (a guess) to 1.
         """
         height, width = frame0.shape[:2]
         channels = 3 if sure is None else 4
@@ -80,14 +80,14 @@ class InterpolatorRunner(Runner):
                 part0, part1 = (tensor[:, :, rows, columns] for tensor in (tensor0, tensor1))
                 place = (rows.start, columns.start)
                 if place not in pairs:
-                    pairs.clear()  # one at a time: where there are tiles, memory is short
+                    pairs.clear()  # one at a time: tiles mean that memory is short
                     small = [flow[:, :, _cells(rows, stride), _cells(columns, stride)] for flow in flows]
                     pairs[place] = self.model.prepare(part0, part1, small, encoded0, encoded1)
                 frame, believed = self.model.generate(part0, part1, pairs[place], t)
                 return frame if sure is None else torch.cat((frame, enlarge(believed, frame)), dim=1)
 
             results: list[Picture] = []
-            # a GPU fills up with several t at once; a CPU is full with one
+            # several t keep a GPU busy; one is enough for a CPU
             size = 1 if isinstance(self.model, CpuInterpolator) else BATCH
             for t in torch.split(torch.tensor([float(time) for time in times], device=self.device), size):
                 done = blend_tiles(height, width, self.tile, (len(t), channels), partial(tile, t=t))
@@ -116,5 +116,5 @@ class InterpolatorRunner(Runner):
 
 
 def _cells(span: slice, stride: int) -> slice:
-    """Of the flow, for a span of the frame."""
+    """The part of the flow for a span of the frame."""
     return slice(span.start // stride, -(-span.stop // stride))

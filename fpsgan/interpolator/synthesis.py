@@ -1,4 +1,4 @@
-"""From two frames and their optical flow to the frame at time t: everything that is not learnt.
+"""From two frames and their optical flow to the frame at time t: everything that is not learned.
 
 The torch definition, on any device and with gradients. `fpsgan.interpolator.cpu` does the same on a CPU, several times
 faster, and is tested against this function by function.
@@ -26,25 +26,25 @@ FINEST = 4  # px of the frame per pixel of the finest level of the network, and 
 # Consistency check
 PER_PIXEL = 0.05 / 255.0  # of full brightness, that each pixel of motion has to explain
 EXPLAINED_OVER = 28  # px of the frame, over which that is averaged
-AROUND = 8  # pixels of the flow a side of the blocks whose mean motion tells what leaves the picture
+AROUND = 8  # side, in pixels of the flow, of the blocks whose mean motion tells what leaves the frame
 SURE = 0.9  # trust from which a vector is believed even there
-FALSE = 0.01  # times its trust is what a match gets that must be false
+FALSE = 0.01  # factor on the trust of matches that must be false
 
 # Overlapped compensation
 CELL = 2  # px of half size a side: places are chosen, and motions compared, by cells of 4×4 px of the frame
 AWAY = 3  # cells to the neighbours whose motion is tried
 VARIED = 16.0  # px of the frame, spread of the four components of motion between neighbours, from which they are tried
 TRIED = 0.9  # share of the neighbours in the mean, if all explain the frames as well as a place's own motion
-UNLIKELY = 0.05  # of full brightness: by how much worse a motion explains the frames to count e times less
+UNLIKELY = 0.05  # of full brightness: error by which a motion's weight drops by a factor of e
 COMPARED_OVER = 7  # cells, over which that is averaged
-MOST = 0.25  # of a frame: where motion varies in more of it, there where it varies most
+MOST = 0.25  # of a frame at most, where motion varies most
 MOTIONS = ((0, 0), *((y, x) for y in (-1, 0, 1) for x in (-1, 0, 1) if y or x))  # a place's own, its neighbours'
 
 # Confidence: mean difference of the two warped frames over 36×36 px, times how evenly they are mixed, as a share of
 # full brightness. On real clips and animations falling back changes the mean PSNR by less than 0.01 dB; from 20 to 40
 # codes it lost 0.04 dB.
-BELIEVED = 30 / 255  # up to here the generated frame stays as it is
-GUESSED = 60 / 255  # from here on nothing of it stays
+BELIEVED = 30 / 255  # up to here the generated frame is kept
+GUESSED = 60 / 255  # from here on it is replaced altogether
 BELIEVED_OVER = 9  # pixels at 1/4, over which that is averaged
 
 
@@ -58,7 +58,7 @@ class Intermediate(NamedTuple):
 
 
 def warp(frame: Tensor, flow: Tensor) -> Tensor:
-    """Backward warping: samples frame at x + flow(x), bilinearly; outside the frame its border pixels go on.
+    """Backward warping: samples frame at x + flow(x), bilinearly; outside the frame its border pixels are repeated.
 
     Args:
         frame: [B,C,H,W], any floating dtype and range.
@@ -80,7 +80,7 @@ def warp(frame: Tensor, flow: Tensor) -> Tensor:
 
 
 def pad(x: Tensor, multiple: int) -> Tensor:
-    """Below and to the right, by repeating the border, to sides that are multiples of `multiple`."""
+    """Padded below and to the right, by repeating the border, to multiples of `multiple`."""
     bottom, right = (-size % multiple for size in x.shape[-2:])
     return F.pad(x, (0, right, 0, bottom), mode="replicate") if bottom or right else x
 
@@ -96,7 +96,7 @@ def upsample(x: Tensor) -> Tensor:
 
 
 def box_filter(x: Tensor, side: int) -> Tensor:
-    """The mean over side × side pixels (odd), of those inside the picture: [B,C,H,W]."""
+    """The mean over side × side pixels (odd), counting only those inside the picture: [B,C,H,W]."""
     return F.avg_pool2d(x, side, 1, side // 2, count_include_pad=False)
 
 
@@ -106,15 +106,15 @@ def check_consistency(
     """Forward-backward and photometric consistency: both flows with a third channel, how far to trust them.
 
     Trust is high where the two flows agree, relative to their length, and the two frames match there. A flow that
-    explains the frames no better than standing still, by PER_PIXEL of its length, becomes zero: where brightness
-    changes without motion, as in animated gradients and fades, optical flow finds motion all the same. Of what leaves
-    the picture hardly any match is trusted.
+    does not explain the frames better than no motion, by PER_PIXEL of its length, becomes zero: where brightness
+    changes without motion, as in animated gradients and fades, optical flow finds motion all the same. Matches of
+    content that leaves the frame are hardly trusted.
 
     Args:
         flows: flow01, flow10 and, where known, both accelerations, [B,2,h,w] in full-size pixels.
         small0, small1: [B,3,h,w], the frames at that size, RGB 0..1.
         stride: pixels of the frames per pixel of these.
-        size: height and width of the frames, which all this may be padded to more than.
+        size: height and width of the frames, without the padding that all this may have.
 
     Returns:
         Motion of frame0, of frame1, [B,3,h,w] or with acceleration [B,5,h,w] each: flow, trust 0..1, acceleration.
@@ -137,9 +137,9 @@ def check_consistency(
 
 
 def distrust_leaving(flow: Tensor, trust: Tensor, stride: int, size: tuple[int, int]) -> Tensor:
-    """Trust without that in false matches at the border: what leaves the picture is not seen in the other frame.
+    """Trust, reduced for false matches at the border: content that leaves the frame has no match in the other one.
 
-    Where a pixel goes is told by the trusted motion around it, from which `splat` then fills in its place.
+    Where a pixel goes is taken from the trusted motion around it, from which `splat` then fills the hole.
 
     Args:
         flow: [B,2,h,w], in pixels of the frame.
@@ -162,7 +162,7 @@ def distrust_leaving(flow: Tensor, trust: Tensor, stride: int, size: tuple[int, 
 
 
 def explained_over(stride: int) -> int:
-    """EXPLAINED_OVER in pixels of that stride, made odd."""
+    """EXPLAINED_OVER in pixels of that stride, rounded to odd."""
     return EXPLAINED_OVER // stride | 1
 
 
@@ -192,7 +192,7 @@ def splat(motion01: Tensor, motion10: Tensor, t: Tensor, stride: int) -> list[Te
         how much reliable motion of frame0 and of frame1 landed there], and the acceleration [B,2,h,w] if there is one.
     """
     batch, (channels, height, width) = len(t), motion01.shape[-3:]
-    # A margin of one pixel before and two behind: what lands outside of the picture is lost there.
+    # A margin of one pixel before and two after, for what lands outside the picture, to be discarded.
     wide, high = width + 3, height + 3
     column = torch.arange(width, device=t.device, dtype=torch.float32)
     row = torch.arange(height, device=t.device, dtype=torch.float32)[:, None]
@@ -251,7 +251,7 @@ def intermediate_flows(motion: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def cost_volume(one: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
-    """How much worse or better than on average the neighbours of a pixel match: which way the flow is wrong.
+    """How much better or worse than average the neighbours of a pixel match: in which direction the flow is wrong.
 
     [B,C,h,w] twice to [B,8,h,w] fp32 twice. The first: for each of the 8 neighbours, the mean of
     |one(x + d) − other(x)| over channels and 3×3 pixels, divided by the mean over all 9 shifts, minus 1. (The ninth
@@ -278,10 +278,10 @@ def _relative(costs: Tensor) -> Tensor:
 def overlapped(half0: Tensor, half1: Tensor, found: Intermediate) -> Intermediate:
     """Overlapped block motion compensation (Orchard and Sullivan 1994) where motion varies, as a part of the residual.
 
-    At the edges of what moves, flow is a guess: it is dragged along beside a limb, and torn where a ball passes. There
-    each place is also taken along the motion of its eight neighbours, and the mean of all, weighted by how well the two
-    frames agree along each, is nearer to the truth than any of them. Elsewhere, which is most of a frame, all would be
-    alike. A fixed number of cells is computed, so that no device is waited for, and those too many are left out.
+    At motion boundaries flow is a guess: it bleeds out beside a limb, and tears where a ball passes. There each cell is
+    also compensated with the motion of its eight neighbours, and the mean of all, weighted by how well the two frames
+    agree along each, is nearer to the truth than any of them. Elsewhere, in most of a frame, all would be alike. The
+    number of cells is fixed, which avoids a synchronisation with the device; surplus ones are masked out.
 
     Args:
         half0, half1: [B,3,h,w] fp32, the frames at half size, padded as `found` is.
@@ -308,7 +308,7 @@ def overlapped(half0: Tensor, half1: Tensor, found: Intermediate) -> Intermediat
     motions = torch.stack([picked(flows, CELL * AWAY * down, CELL * AWAY * right) for down, right in MOTIONS], 2)
     there0, there1 = _sampled(half0, motions[:, :2], y, x), _sampled(half1, motions[:, 2:], y, x)  # [B,3,K,4·M]
     errors = F.avg_pool1d((there0 - there1).abs().mean(1), CELL * CELL)  # [B,K,M]
-    # means over what was looked at
+    # means over the cells that were tried
     everywhere = cells[:, None].expand(-1, len(MOTIONS) + 1, -1)
     scattered = flows.new_zeros(*everywhere.shape[:2], high * wide)
     scattered.scatter_(2, everywhere, torch.cat((errors * chosen[:, None], chosen[:, None]), 1))
@@ -326,7 +326,7 @@ def overlapped(half0: Tensor, half1: Tensor, found: Intermediate) -> Intermediat
 
 
 def motion_spread(flows: Tensor) -> Tensor:
-    """[B,C,h,w]: over a place and all between it and its neighbours, largest minus smallest, in sum over C: [B,h,w]."""
+    """[B,C,h,w]: largest minus smallest over a place and all within AWAY of it, summed over C: [B,h,w]."""
     return F.max_pool2d(torch.cat((flows, -flows), 1), 2 * AWAY + 1, 1, AWAY).sum(1)
 
 
@@ -349,8 +349,8 @@ def compose(frame0: Tensor, frame1: Tensor, found: Intermediate) -> Tensor:
 def confidence(quarter0: Tensor, quarter1: Tensor, flow_t0: Tensor, flow_t1: Tensor, mask: Tensor) -> Tensor:
     """1 where a generated frame can be believed, 0 where it is a guess: [B,1,h,w] fp32, all at 1/4.
 
-    Where the frames are mixed, both should show the same thing. Where they do not, because something is too fast, too
-    thin or too regular to be followed, the mixture is of two unrelated places.
+    Where the frames are blended, both should show the same thing. Where they do not, because something is too fast, too
+    thin or too regular to be tracked, unrelated places are blended.
 
     Args:
         quarter0, quarter1: [B,3,h,w], the frames, RGB 0..1.
@@ -359,7 +359,7 @@ def confidence(quarter0: Tensor, quarter1: Tensor, flow_t0: Tensor, flow_t1: Ten
     """
     warped0, warped1 = warp(quarter0, flow_t0 / FINEST), warp(quarter1, flow_t1 / FINEST)
     unlike = torch.stack((warped0 - warped1).abs_().unbind(1)).mean(0).unsqueeze(1)
-    mixed = unlike * 4 * mask * (1 - mask)  # what comes from one frame alone needs no other to agree
+    mixed = unlike * 4 * mask * (1 - mask)  # what comes from one frame alone cannot disagree
     return believe(box_filter(mixed, BELIEVED_OVER))
 
 
@@ -369,7 +369,7 @@ def believe(unlike: Tensor) -> Tensor:
 
 
 def fall_back(frame: Tensor, frame0: Tensor, frame1: Tensor, t: Tensor, confidence: Tensor) -> Tensor:
-    """The generated frame where it is believed, both frames blended by time where not, and between the two the mixture.
+    """The generated frame where it is believed, both frames blended by time where not, with a gradual transition.
 
     The blend looks like motion blur, where the generated frame would show torn shapes.
 

@@ -1,9 +1,9 @@
-"""Near live: a camera, a pipe, the network or a film, sharper and smoother, out again after a bounded delay.
+"""Near real time: a camera, a pipe, the network or a film, sharper and smoother, with a bounded delay.
 
-The stages are those of a job, in threads of their own, with several frames in work at once. What they cannot do in time
-is left out, in steps (fpsgan.live.effort): no deblurring, then smaller networks, then a new picture for every second
-moment only, then the source's own frames alone. Time itself never is: every output has its moment, at a constant rate,
-and where that is up with nothing ready, the last picture is shown again. Sound and subtitles travel with the pictures.
+The stages are those of a job, in threads of their own, with several frames in parallel. If they cannot keep up, quality
+drops in steps (fpsgan.live.effort): no deblurring, then smaller networks, then a new picture for every second output
+only, then the source's own frames alone. The output rate never drops: every output is due at its time, and if nothing
+is ready by then, the last picture is repeated. Sound and subtitles go along with the pictures.
 """
 
 from __future__ import annotations
@@ -39,29 +39,29 @@ from fpsgan.video.frame import Frame
 
 __all__ = ["StreamReport", "stream"]
 
-AHEAD = 1.0  # seconds that a source that can wait is worked on ahead, and that a player may be given in advance
-WAITING = 2.0  # seconds of frames that may lie between the reader and the first stage: it must not block a camera
-ROOM = 2**28  # bytes, of frames in either of these places
-TICK = 0.01  # seconds after which the writer looks whether a moment's time is up
-PAUSED = 0.1  # seconds to write a picture from which on whoever reads it has paused
+AHEAD = 1.0  # seconds of output that are computed ahead if the source can wait, and sent ahead to a player
+WAITING = 2.0  # seconds of frames that may queue between the reader and the first stage, so that a camera never blocks
+ROOM = 2**28  # bytes, for the frames in either of these queues
+TICK = 0.01  # seconds after which the writer checks whether an output is overdue
+PAUSED = 0.1  # seconds: if it takes longer to write a picture, the reader of the output has paused
 KEPT = 20_000  # latencies, for the percentile
 SMALLER = ("interpolator-best", "interpolator-base", "interpolator-fast")
-TOO_SLOW = 4  # times that a pair of frames lasts: a network that takes longer for it is left out
-# The options that mean something here
+TOO_SLOW = 4  # a network that takes more than so many times the duration of a pair is not used
+# The options that apply here
 HEEDED = {"deblur", "deblur_strength", "fps", "multi", "scene_threshold", "dedup", "weights", "deblur_weights",
           "device", "half", "engine", "tile"}  # fmt: skip
 
 
 @dataclasses.dataclass
 class StreamReport:
-    """How it went. Latency in seconds, from when a moment of the source arrived, or was due, to the writing of the
-    picture that shows it; ``rate`` is in output frames per second of wall time, ``fps`` the one asked for.
+    """How it went. Latency in seconds, from when a moment of the source arrived, or was due, until the picture that
+    shows it was written; ``rate`` is in output frames per second of wall time, ``fps`` the one asked for.
 
-    ``levels``: how many outputs were made at each level of effort, the best first; ``level``: the one now. For want of
-    time: ``not_deblurred`` and ``dropped`` source frames, ``held`` outputs that show the picture before them again,
-    ``skipped`` outputs that nobody took. ``waited``: outputs that show the picture before them again since the source
-    had sent nothing. ``damaged``: packets of the source that could not be decoded; ``left_out``:
-    packets of sound and subtitles that fit to no picture, or came too late.
+    ``levels``: the number of outputs at each level of effort, best first; ``level``: the current one. For lack of time:
+    ``not_deblurred`` and ``dropped`` source frames, ``held`` outputs that repeat the picture before, ``skipped``
+    outputs that the reader did not take. ``waited``: outputs that repeat the picture before because the source had sent
+    nothing. ``damaged``: packets that could not be decoded; ``left_out``: packets of sound and subtitles that belong to
+    no picture, or came too late.
     """
 
     width: int = 0
@@ -96,7 +96,7 @@ def stream(
     options: Options | None = None,
     max_delay: float = 0.5,
     format: str = "matroska",
-    on_report: Callable[[StreamReport], None] | None = None,
+    on_report: Callable[[StreamReport], None] = lambda _: None,
     on_note: Callable[[str], None] = lambda _: None,
 ) -> StreamReport:
     """Enhance ``source`` while it comes in, and write it to ``target`` as it gets ready.
@@ -104,13 +104,13 @@ def stream(
     ``source``: a device (/dev/video0) or an address (rtsp://…, udp://…), which do not wait; or "-" (standard input), a
     file or an http address, which do, and are played at their own speed. ``target``: "-" (standard output, in the
     container ``format``: "matroska", "nut", or "yuv4mpegpipe", which has no sound), or an address or file, as H.264 for
-    low delay. Pixel format and colour stay the source's where the target takes them. Sound and subtitles are copied
-    where it takes them, else encoded anew (sound) or left out; ``on_note`` hears of that. Of ``options``, those about
-    the two stages and the machine may be set; without a rate, it is doubled. ``max_delay`` in seconds: what would be
-    later is left out. ``on_report`` is called about once a second, and at the end, with the figures so far.
+    low delay. Pixel format and colour stay the source's if the target takes them. Sound and subtitles are copied if it
+    takes them, else re-encoded (sound) or left out, which is passed to ``on_note``. Of ``options``, those about the two
+    stages and the machine may be set; without a rate, it is doubled. ``max_delay`` in seconds: what would take longer
+    is left out. ``on_report`` is called about once a second, and at the end, with the figures so far.
 
-    Ends with the source, with Ctrl-C, or when whoever reads the target goes away. Raises InputError or OutputError
-    where one cannot be opened, OptionError for values that make no sense.
+    Ends with the source, with Ctrl-C, or when the reader of the target goes away. Raises InputError or OutputError if
+    one cannot be opened, OptionError for values that make no sense.
     """
     options = options or Options()
     for field in dataclasses.fields(Options):
@@ -173,7 +173,7 @@ def stream(
 
 
 def _room(seconds: float, rate: Fraction, size: int) -> int:
-    """How many frames of so many bytes last for so many seconds, as far as there is room."""
+    """How many frames of ``size`` bytes make so many seconds, within ROOM."""
     return max(1, min(round(seconds * rate), ROOM // max(size, 1)))
 
 
@@ -186,8 +186,8 @@ def _ready(
     max_delay: float,
     note: Callable[[str], None],
 ) -> tuple[Frame, Deblurrer | None, list[Level]]:
-    """The first frame to be worked on, and all that works on it, warmed up. What a live source sends until then is
-    thrown away."""
+    """The first frame to process, and everything that processes it, warmed up. What a live source sends meanwhile is
+    dropped."""
     first = next(frames, None)
     if first is None:
         raise InputError(f"{read.name}: holds no picture")
@@ -206,15 +206,15 @@ def _ready(
 def _levels(
     options: Options, like: Frame, read: Source, rate: Fraction, max_delay: float, note: Callable[[str], None]
 ) -> tuple[Deblurrer | None, list[Level]]:
-    """What deblurs, and what can be done, the costliest first: as asked, without deblurring (which takes most), with
-    the smaller networks, for every second output where those alone are more than the source has, and with no network.
+    """The deblurrer, and the levels of effort, costliest first: as asked; without deblurring, which takes most time;
+    with smaller networks; for every second output, if that is still more than the source has; and without a network.
 
-    Each network is tried on noise first, which also gets over its first pictures, which take seconds.
+    Each network is timed on noise, which also warms it up: the first pictures take seconds.
     """
     asked = str(options.weights)
     names = [asked, *(SMALLER[SMALLER.index(asked) + 1 :] if asked in SMALLER else SMALLER[-1:])]
     if rate == read.rate:
-        names = names[:1]  # there is nothing to be made
+        names = names[:1]  # nothing to interpolate
     deblurrer: Deblurrer | None = None
     levels: list[Level] = []
     for name in names:
@@ -242,7 +242,7 @@ def _levels(
 
 
 def _seconds_for_a_pair(engines: Engines, like: Frame, rate: Fraction) -> float:
-    """Of wall time, the second time, with as many in work as there are workers."""
+    """Of wall time, on the second run, with all workers busy."""
     frames = _noise(like, engines.workers + 2, rate)
     spans = [Span(*pair, (Fraction(0), Fraction(1, 2)), 2 * k) for k, pair in enumerate(pairwise(frames))]
     settings = InterpolationSettings(2 * rate, look_ahead=False, workers=engines.workers)
@@ -267,7 +267,7 @@ def _noise(like: Frame, count: int, rate: Fraction) -> list[Frame]:
 
 
 def _planar(outputs: Iterable[Output], sink: Sink) -> Iterator[Output]:
-    """The outputs in the format that they are to be written in."""
+    """The outputs in the format in which they are written."""
     before: Frame | None = None
     planes: tuple[Any, ...] = ()
     for output in outputs:
@@ -280,25 +280,23 @@ def _planar(outputs: Iterable[Output], sink: Sink) -> Iterator[Output]:
         )
 
 
+@dataclasses.dataclass
 class _Showing:
-    """Writes every output at its moment's turn, and with it the sound that has come up to then. Where a moment's time
-    is up and its picture is not here, that before it again."""
+    """Writes every output when it is due, with the sound that has come up to then. If an output is overdue, repeats the
+    picture before it."""
 
-    def __init__(
-        self,
-        read: Source,
-        sink: Sink,
-        effort: Effort,
-        sharpening: Counters,
-        report: StreamReport,
-        begin: Fraction,
-        rate: Fraction,
-        on_report: Callable[[StreamReport], None] | None,
-    ) -> None:
-        self.read, self.sink, self.effort, self.clock = read, sink, effort, effort.clock
-        self.sharpening, self.report, self.on_report = sharpening, report, on_report
-        self.begin, self.rate = begin, rate
-        self.lead = AHEAD if sink.target == "-" and not read.live else 0.0
+    read: Source
+    sink: Sink
+    effort: Effort
+    sharpening: Counters
+    report: StreamReport
+    begin: Fraction
+    rate: Fraction
+    on_report: Callable[[StreamReport], None]
+
+    def __post_init__(self) -> None:
+        self.clock = self.effort.clock
+        self.lead = AHEAD if self.sink.target == "-" and not self.read.live else 0.0
         self.number = 0  # of the next output
         self.began = self.told = time.monotonic()
         self.latencies: deque[float] = deque(maxlen=KEPT)
@@ -307,7 +305,7 @@ class _Showing:
     def run(self, outputs: Iterable[Output | None]) -> None:
         shown: Output | None = None
         for output in outputs:
-            if output is not None and output.number < self.number:  # its moment is over
+            if output is not None and output.number < self.number:  # too late
                 self.effort.planned.pop(output.number, None)
             elif output is not None:
                 while shown is not None and self.number < output.number:
@@ -351,7 +349,7 @@ class _Showing:
         self.number += 1
         report.frames_out += 1
         self.clock.forget(moment - 1)
-        if self.sink.target == "-" and taken > PAUSED:  # a player does not take more for now
+        if self.sink.target == "-" and taken > PAUSED:  # the player takes no more for now
             if not self.read.live:
                 self.clock.put_off(taken)
             elif taken > self.effort.max_delay:
@@ -374,5 +372,4 @@ class _Showing:
         report.levels = {level.name: self.levels[level.name] for level in effort.levels if self.levels[level.name]}
         for number in [number for number in list(effort.planned) if number < self.number]:
             del effort.planned[number]
-        if self.on_report is not None:
-            self.on_report(report)
+        self.on_report(report)

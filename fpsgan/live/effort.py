@@ -1,4 +1,4 @@
-"""How late it is, and how much is done about the pictures: as much as there is time for."""
+"""How late outputs are, and therefore how much is done for the pictures."""
 
 from __future__ import annotations
 
@@ -19,19 +19,18 @@ from fpsgan.video.frame import Frame
 
 __all__ = ["Clock", "Effort", "Level", "Planned"]
 
-# Of the delay: how late a picture may be made, for calm; and from where on effort goes down a step, a pair is expected
-# to come too late, or no more pictures are made for a while
+# Shares of the delay: pictures no later than this count as calm; later than these, effort is lowered by a level, a pair
+# is not generated since it would come too late, and nothing is generated for a while
 CALM, LOWER, HOLD, REST = 1 / 2, 3 / 4, 4 / 5, 3 / 2
 SETTLING = 1.0  # seconds from the last output of another level until a level is judged
-FIRST_PAUSE, LONGEST_PAUSE = 2.0, 64.0  # seconds of calm before a level is tried again; doubled each time it was left
+FIRST_PAUSE, LONGEST_PAUSE = 2.0, 64.0  # seconds of calm before a level is tried again; doubled each time it fails
 
 
 class Clock:
-    """When each moment of the source is due to be worked on.
+    """When each moment of the source is due.
 
-    Of a ``live`` source that is when it arrives. Others can wait for us and be read ahead: they play at their own
-    speed from their first frame on. Where a pipe is late, all that follows is so much later; of a ``file``, that is our
-    fault.
+    For a ``live`` source that is when it arrives. Others can wait and be read ahead: they play at their own speed from
+    their first frame. If a pipe is late, everything after it is due later; if a ``file`` is late, that is our fault.
     """
 
     def __init__(self, *, live: bool, file: bool) -> None:
@@ -58,26 +57,26 @@ class Clock:
             return time.monotonic() - when - float(pts - at)
 
     def come(self, pts: Fraction) -> bool:
-        """Whether the moment ``pts`` has come from the source."""
+        """Whether the source has sent the moment ``pts``."""
         with self._lock:
             return self._arrivals[-1][0] >= pts
 
     def put_off(self, seconds: float) -> None:
-        """All is due so much later: whoever takes the output has paused."""
+        """Everything is due so much later: the reader of the output has paused."""
         with self._lock:
             self._arrivals = deque((pts, when + seconds) for pts, when in self._arrivals)
             self._start = None if self._start is None else self._start + seconds
 
     def forget(self, pts: Fraction) -> None:
-        """Nothing before ``pts`` will be asked for again."""
+        """Nothing before ``pts`` will be needed again."""
         with self._lock:
             while len(self._arrivals) > 1 and self._arrivals[1][0] <= pts:
                 self._arrivals.popleft()
 
 
 class Level(NamedTuple):
-    """What is done about the pictures: whether blur is looked for, by what frames are made, if at all, and whether only
-    for every second output; ``fits``: whether this machine, with nothing else to do, is quick enough."""
+    """A level of effort: whether frames are deblurred, which engines interpolate, if at all, and whether only every
+    second output; ``fits``: whether this machine, if idle otherwise, is fast enough."""
 
     name: str
     engines: Engines
@@ -88,8 +87,7 @@ class Level(NamedTuple):
 
 
 class Planned(NamedTuple):
-    """At which level an output is made, whether the picture before it is shown again there to save time, and when that
-    was settled."""
+    """The level of an output, whether it repeats the picture before to save time, and when that was decided."""
 
     level: str
     spared: bool
@@ -97,10 +95,10 @@ class Planned(NamedTuple):
 
 
 class Effort:
-    """Goes through ``levels``, the best and costliest first, as time allows: one down where pairs come late, one up
-    after some calm, or after long to one that does not fit. It begins with the first that fits, or the last that
-    generates. ``dropped`` and ``not_deblurred`` count source frames for which there was no time; ``planned`` tells of
-    the outputs to come, by number."""
+    """Moves through ``levels``, costliest first, as time allows: down when pairs are late, up after a calm period, a
+    long one to a level that does not fit. It begins with the first that fits, or the last that generates. ``dropped``
+    and ``not_deblurred`` count source frames for which there was no time; ``planned`` has the outputs to come, by
+    number."""
 
     def __init__(self, levels: list[Level], clock: Clock, max_delay: float) -> None:
         self.levels, self.clock, self.max_delay = levels, clock, max_delay
@@ -110,14 +108,14 @@ class Effort:
         self._at = min(last, next((k for k, level in enumerate(levels) if level.fits), last))
         self._pauses = [FIRST_PAUSE if level.fits or k == last else LONGEST_PAUSE for k, level in enumerate(levels)]
         self._calm_since = self._settled = time.monotonic()
-        self._transit = 0.0  # seconds that a pair takes from here to its pictures, where they do not come ahead of time
+        self._transit = 0.0  # seconds from a pair to its pictures, if those are not ahead of time
 
     @property
     def level(self) -> Level:
         return self.levels[self._at]
 
     def in_time(self, frames: Iterable[Frame]) -> Iterator[Frame]:
-        """Without the frames that came to wait for longer than the delay."""
+        """Drop the frames that have waited for longer than the delay."""
         for frame in frames:
             self.frames_in += 1
             if self.clock.lag(frame.pts) > self.max_delay:
@@ -131,7 +129,7 @@ class Effort:
         return late
 
     def judge(self, lag: float) -> None:
-        """Choose the level, for an output that is made so many seconds after it was due."""
+        """Choose the level, given that an output was made ``lag`` seconds after it was due."""
         now = time.monotonic()
         if lag > CALM * self.max_delay:
             self._calm_since = now
@@ -147,8 +145,8 @@ class Effort:
             self._settled = now + SETTLING
 
     def interpolated(self, spans: Iterable[Span[Frame]], settings: InterpolationSettings) -> Iterator[Output]:
-        """The interpolation stage, each run of spans at the level of its time. At a halved level only outputs with even
-        numbers come."""
+        """The interpolation stage, each run of spans at the level of its time. A halved level yields only outputs with
+        even numbers."""
         spent = Spent()
         for level, run in groupby(self._judged(spans), lambda judged: judged[0]):
             at_level = (span for _, span in run)
@@ -163,12 +161,12 @@ class Effort:
                     self._transit = time.monotonic() - plan.when if lag > 0 else 0.0
                 if level is self.level:
                     self.judge(lag)
-                else:  # it tells nothing of what is done now
+                else:  # says nothing about the current level
                     self._settled = time.monotonic() + SETTLING
                 yield output._replace(number=number)
 
     def _too_late(self, every: int, span: Span[Frame]) -> bool:
-        """Whether the time of a span has run out while it waited for others."""
+        """Whether a span has become too late while it was queued."""
         assert span.frame1 is not None
         late = self.clock.lag(span.frame1.pts) > self.max_delay
         if late:
@@ -191,7 +189,7 @@ class Effort:
 
 
 def _halved(spans: Iterable[Span[Frame]]) -> Iterator[Span[Frame]]:
-    """The outputs with even numbers, numbered anew."""
+    """The outputs with even numbers, renumbered."""
     for span in spans:
         odd = span.number % 2
         if times := span.times[odd::2]:

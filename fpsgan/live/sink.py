@@ -1,4 +1,4 @@
-"""Where it goes: pictures, sound and subtitles in one container, to standard output or to an ffmpeg that encodes it."""
+"""The output: pictures, sound and subtitles in one container, to standard output or to an ffmpeg that encodes them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import av
 import av.error
 from av.bitstream import BitStreamFilterContext
 
-from fpsgan.errors import FpsganError, OptionError, OutputError
+from fpsgan.errors import OutputError, check_choice
 from fpsgan.live.source import Aside, Source
 from fpsgan.video.codecs import PIPED, choose_format
 from fpsgan.video.ffmpeg import FfmpegPipe, PacketPipe, container_codecs, encoder_formats, ffmpeg_path
@@ -21,11 +21,11 @@ from fpsgan.video.frame import MATRICES, PRIMARIES, TRANSFERS, Array, Frame, Pix
 
 __all__ = ["Sink"]
 
-# How a target that is no file is spoken to, by its scheme, and what a file is, by its suffix
+# ffmpeg's muxer, by the scheme of an address or the suffix of a file
 MUXERS = {"udp": "mpegts", "tcp": "mpegts", "srt": "mpegts", "rist": "mpegts", "rtp": "rtp_mpegts", "rtsp": "rtsp",
           "rtmp": "flv", "rtmps": "flv"}  # fmt: skip
 SUFFIXES = {".mkv": "matroska", ".mp4": "mp4", ".mov": "mov", ".ts": "mpegts", ".flv": "flv"}
-# What they take a copy of. Other sound becomes AAC; other subtitles are left out, but for text in MP4.
+# Codecs that are copied into them. Other sound becomes AAC; other subtitles are left out, except text in MP4.
 TRANSPORT = {"aac", "mp2", "mp3", "ac3", "eac3", "dts", "opus", "dvb_subtitle"}
 COPIES = {
     "mpegts": TRANSPORT,
@@ -37,13 +37,13 @@ COPIES = {
 }
 TEXT = {"subrip", "ass", "text", "webvtt", "mov_text"}
 EARLIER = Fraction(1)  # seconds of sound before the first picture that are kept
-PRIMING = Fraction(1, 10)  # and before the source's zero: a decoder may begin with what is not heard
-BEHIND = 100  # ms by which a packet may precede the one before it in its stream, and is put behind it
+PRIMING = Fraction(1, 10)  # and before the source's zero: encoders start with inaudible samples
+BEHIND = 100  # ms by which a packet may be earlier than the one before it in its stream, to be delayed and kept
 
 
 class _Way(NamedTuple):
-    """How a stream travels: in our container a "copy", "text" (of MP4's subtitles) or "pcm", and how ffmpeg, if there
-    is one, is to encode it."""
+    """How a stream is passed on: in our container as "copy", "text" (MP4's subtitles) or "pcm", and the codec in which
+    ffmpeg, if there is one, writes it."""
 
     stream: Any
     carried: str
@@ -51,31 +51,29 @@ class _Way(NamedTuple):
 
 
 class Sink:
-    """Opened at once, for pictures like ``first`` at ``rate`` frames a second, and what else comes from the source.
+    """Opened at once, for pictures like ``first`` at ``rate`` frames per second, and the other streams of the source.
 
-    ``format`` and ``color`` are those in which pictures are to be written. Times are the source's, in seconds. Raises
-    OutputError where ffmpeg gives up, BrokenPipeError where standard output is closed by its reader.
+    Pictures are to be written in ``format`` and ``color``. Times are the source's, in seconds. Raises OutputError if
+    ffmpeg fails, BrokenPipeError if the reader of standard output closes it.
     """
 
     def __init__(
         self, target: str, container: str, first: Frame, rate: Fraction, source: Source, note: Callable[[str], None]
     ) -> None:
-        if container not in PIPED:
-            raise OptionError(f"--format {container}: must be {', '.join(PIPED[:-1])} or {PIPED[-1]}")
+        check_choice("--format", container, PIPED)
         self.target, self.format, self.color = target, first.format, first.color
         scheme = target.split("://")[0] if "://" in target else ""
         muxer = MUXERS.get(scheme, "") if scheme else SUFFIXES.get(Path(target).suffix.lower(), "")
         if target == "-":
             ways = _ways(source.others, container, container, note)
-            self._pipe = PacketPipe(container)
-            self._pipe.open(os.fdopen(os.dup(sys.stdout.fileno()), "wb"))
+            self._pipe = PacketPipe(os.fdopen(os.dup(sys.stdout.fileno()), "wb"), container)
             if container == "matroska":
                 for font in source.container.streams.attachments:
-                    self._pipe.add_attachment(font.name or "", font.mimetype or "", font.data)
+                    self._pipe.container.add_attachment(font.name or "", font.mimetype or "", font.data)
         else:
             container = "matroska"
             self.format = choose_format(first.format, encoder_formats("libx264"), None, "libx264")
-            if muxer == "flv":  # its readers take no other H.264
+            if muxer == "flv":  # its players support no other H.264
                 self.format = PixelFormat.of("yuv420p")
             ways = _ways(source.others, container, muxer, note)
             self._pipe = self._started(muxer, ways, rate)
@@ -119,7 +117,7 @@ class Sink:
 
     @property
     def left_out(self) -> int:
-        """Packets that came far too late after others of their stream."""
+        """Packets that came far too late in their stream."""
         return sum(track.left_out for track in self._tracks.values())
 
     def finish(self) -> None:
@@ -140,19 +138,13 @@ class Sink:
             "-muxdelay", "0.05", "-muxpreload", "0", "-flush_packets", "1",
             *(["-f", muxer] if muxer else []), self.target,
         ]  # fmt: skip
-        pipe = FfmpegPipe(command, self._failed, "matroska")
-        try:
-            pipe.start()
-        except OSError as error:
-            raise OutputError(f"{self.target}: cannot be written to ({error.strerror or error})") from error
-        return pipe
-
-    def _failed(self, said: str) -> FpsganError:
-        return OutputError(f"{self.target}: cannot be written to ({said[-300:]})")
+        return FfmpegPipe(
+            command, lambda said: OutputError(f"{self.target}: cannot be written to ({said[-300:]})"), "matroska"
+        )
 
 
 def _ways(streams: list[Any], container: str, muxer: str, note: Callable[[str], None]) -> list[_Way]:
-    """How each stream is to travel, in ``container`` and on from there in what ``muxer`` makes."""
+    """How each stream is passed on, in ``container`` and from there in the format of ``muxer``."""
     held = container_codecs(container)
     copies = COPIES.get(muxer, held)
     ways: list[_Way] = []
@@ -163,7 +155,7 @@ def _ways(streams: list[Any], container: str, muxer: str, note: Callable[[str], 
         if muxer == "flv" and any(way.stream.type == "audio" for way in ways):
             heard = False
         if stream.type == "audio" and heard:
-            # out of a transport stream AAC comes with headers of its own in place of the one a container wants
+            # in a transport stream AAC has headers of its own (ADTS) instead of the extradata that a container needs
             carried = "copy" if codec in held and not (codec == "aac" and not stream.codec_context.extradata) else "pcm"
             ways.append(_Way(stream, carried, "copy" if carried == "copy" and codec in copies else "aac"))
         elif stream.type == "subtitle" and codec in TEXT and muxer in ("mp4", "mov"):
@@ -178,18 +170,18 @@ def _ways(streams: list[Any], container: str, muxer: str, note: Callable[[str], 
 
 
 class _Track:
-    """A stream besides the picture's, on its way into the container."""
+    """A stream other than the picture, with its conversion."""
 
     def __init__(self, way: _Way, pipe: PacketPipe) -> None:
         self.way, stream = way, way.stream
         if way.carried == "copy":
-            self.track = pipe.add_copy(stream, Fraction(1, 1000))
+            self.track: Any = pipe.add_copy(stream, Fraction(1, 1000))
         elif way.carried == "text":
-            self.track = pipe.add_encoded("srt")
+            self.track = pipe.container.add_mux_stream("srt")
             self._filter = BitStreamFilterContext("mov2textsub", stream)
         else:
             source = stream.codec_context
-            self.track = pipe.add_samples("pcm_s16le", source.sample_rate, source.layout.name)
+            self.track = pipe.container.add_stream("pcm_s16le", rate=source.sample_rate, layout=source.layout.name)
             self._resampler = av.AudioResampler("s16", source.layout, source.sample_rate)
         self.track.disposition = stream.disposition
         self.track.metadata.update({k: v for k, v in stream.metadata.items() if k in ("language", "title")})
@@ -197,7 +189,7 @@ class _Track:
         self.damaged = self.left_out = 0
 
     def packets(self, packet: Any, time: Fraction) -> Iterator[Any]:
-        """What goes into the container of a packet whose time is that many seconds from zero."""
+        """The packets to write for a packet of the source, ``time`` in seconds from zero."""
         if self.way.carried == "pcm":
             packet.pts = packet.dts = round(time / Fraction(packet.time_base))
             yield from self._as_pcm(packet)

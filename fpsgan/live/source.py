@@ -1,4 +1,4 @@
-"""What comes in from a camera, the network, a pipe or a file: pictures, and beside them sound and subtitles."""
+"""The input from a camera, the network, a pipe or a file: pictures, sound and subtitles."""
 
 from __future__ import annotations
 
@@ -21,29 +21,29 @@ from fpsgan.video.probe import orientation_of
 
 __all__ = ["Aside", "Source"]
 
-# What is sent whether or not somebody takes it, by scheme: such a source cannot wait.
+# Schemes of sources that send whether or not anyone reads: they cannot wait.
 LIVE = {"udp", "rtp", "rtsp", "rtsps", "rtmp", "rtmps", "srt", "rist", "tcp"}
 SILENT = 10.0  # seconds without a byte after which a live source is given up
-# Seconds from one picture to the next from which on the clock was set anew: of a live source, of others (in a screen
-# recording nothing may move for long), and back, of either
+# Seconds: a larger step from one picture to the next means that the clock was reset. Forward in a live source, forward
+# in others (in a screen recording nothing may move for long), and back in either
 JUMP, PAUSE, BACK = Fraction(5), Fraction(3600), Fraction(1, 2)
-DAY = "86400"  # seconds: without end is not possible there
-ASIDE = 2**27  # bytes of sound and subtitles that wait for their pictures
+DAY = "86400"  # seconds: this timeout cannot be infinite
+ASIDE = 2**27  # bytes of sound and subtitles that may wait for their pictures
 
 
 class Aside(NamedTuple):
-    """A packet of another stream than the picture's, and its time on the clock of the pictures, in seconds."""
+    """A packet of a stream other than the picture, and its time on the clock of the pictures, in seconds."""
 
     time: Fraction
     packet: Any
 
 
 class Source:
-    """Opened at once; ``frames`` reads it to its end. Raises InputError where it cannot be opened.
+    """Opened at once; ``frames`` reads it to its end. Raises InputError if it cannot be opened.
 
-    ``live``: it does not wait for who reads it. ``rate``: frames a second, as the container says. ``others``: the PyAV
-    streams of sound and subtitles; ``aside`` receives their packets, in the order read. ``zero``: the earliest time in
-    it. ``damaged``, ``left_out``: packets that could not be decoded, and of ``aside``, for which there was no room.
+    ``live``: it does not wait for its reader. ``rate``: frames per second according to the container. ``others``: the
+    PyAV streams of sound and subtitles; ``aside`` receives their packets, in the order read. ``zero``: the earliest
+    time in it. ``damaged``, ``left_out``: packets that could not be decoded, and for which ``aside`` had no room.
     """
 
     def __init__(self, name: str, note: Callable[[str], None]) -> None:
@@ -51,7 +51,7 @@ class Source:
         self.name, self.note = name, note
         self.live = scheme in LIVE or name.startswith("/dev/video")
         self.file = not scheme and not self.live and name != "-" and Path(name).is_file()
-        # to open one may wait for a sender, and Ctrl-C gets through to Python alone
+        # opening may block until there is a sender, and Ctrl-C only interrupts Python code: hence the thread
         opening = prefetch((_opened(name, self.live) for _ in range(1)), 1)
         self.container = next(opening)
         opening.close()
@@ -60,7 +60,7 @@ class Source:
             self.container.close()
             raise InputError(f"{name}: holds no video stream")
         self.video: Any = moving
-        self.video.codec_context.thread_type = "SLICE"  # threads by frame would each hold one back
+        self.video.codec_context.thread_type = "SLICE"  # frame threads would add a frame of delay each
         rate = self.video.average_rate or self.video.guessed_rate or 30
         self.rate = Fraction(rate).limit_denominator(1001)
         self.sar = Fraction(self.video.sample_aspect_ratio or 1)
@@ -76,8 +76,8 @@ class Source:
         self._reading = threading.Lock()
 
     def frames(self, clock: Clock) -> Generator[Frame, None, None]:
-        """Frames as they arrive, which ``clock`` is told. Those out of order, or damaged, are passed over; where the
-        clock of the source was set anew, it goes on from the frame before."""
+        """Frames as they arrive, which is reported to ``clock``. Those out of order, or damaged, are skipped; if the
+        clock of the source was reset, times continue from the frame before."""
         interval = 1 / self.rate
         fit: Fitter | None = None
         self._reading.acquire()
@@ -100,20 +100,20 @@ class Source:
             self._reading.release()
 
     def close(self) -> None:
-        """When nobody needs anything of it any more. While another thread waits in it for what may never come, it stays
-        open: to close it would crash."""
+        """Call when it is no longer needed. It stays open if another thread is still blocked in it: to close it would
+        crash then."""
         if self._reading.acquire(blocking=False):
             self.container.close()
 
     def aside_until(self, time: Fraction | None) -> Iterator[Aside]:
-        """What has come of the other streams, up to a time, taken out of ``aside``; None: all of it."""
+        """The packets of the other streams up to a time (None: all), taken out of ``aside``."""
         while self.aside and (time is None or self.aside[0].time <= time):
             item = self.aside.popleft()
             self._room += item.packet.size
             yield item
 
     def _placed(self, picture: Any, interval: Fraction) -> Fraction | None:
-        """The time of a picture; None for one that comes before its predecessor."""
+        """The time of a picture; None if it is not after the one before."""
         last = self._last
         if picture.pts is None:
             pts = Fraction(0) if last is None else last + interval
@@ -130,7 +130,7 @@ class Source:
     def _pictures(self) -> Iterator[Any]:
         try:
             for packet in self.container.demux(self.video, *self.others):
-                if packet.stream.index != self.video.index:  # the packet itself does not know it at the end
+                if packet.stream.index != self.video.index:  # the last packet has no stream_index
                     self._put_aside(packet)
                     continue
                 try:
@@ -147,9 +147,9 @@ class Source:
             return
         time = packet.pts * Fraction(packet.time_base) + self._shift
         if self.live and self._last is not None and abs(time - self._last) > JUMP:
-            self.left_out += 1  # by another clock, which the pictures will follow
+            self.left_out += 1  # after a reset of the clock that the pictures have not reached yet
             return
-        while self._room < packet.size and self.aside:  # nobody has taken any for long
+        while self._room < packet.size and self.aside:  # none have been taken for long
             self._room += self.aside.popleft().packet.size
             self.left_out += 1
         self._room -= packet.size
@@ -160,7 +160,7 @@ def _opened(name: str, live: bool) -> Any:
     options = {"probesize": "1000000", "analyzeduration": "1000000"} if live or name == "-" else {}
     address = "pipe:0" if name == "-" else name
     scheme = name.split("://")[0]
-    if scheme in ("rtsp", "rtmp"):  # the sender comes to us, as with tcp://…?listen
+    if scheme in ("rtsp", "rtmp"):  # with ?listen, as for tcp, the sender connects to us
         listens, address = address.endswith("?listen"), address.removesuffix("?listen")
         if scheme == "rtsp":
             options |= {"rtsp_flags": "listen", "listen_timeout": DAY} if listens else {"rtsp_flags": "prefer_tcp"}

@@ -1,4 +1,4 @@
-"""The frames between: exposure and overlays set apart, motion found, the network run, and all put together again."""
+"""The frames between: exposure and overlays are separated, motion estimated, the network run, and all recombined."""
 
 from __future__ import annotations
 
@@ -22,16 +22,15 @@ __all__ = ["RUN_UP", "InterpolationSettings", "Output", "asked", "interpolated"]
 
 Grey = NDArray[np.uint8]
 
-RUN_UP = STILL_FOR + 1  # spans: an overlay stands still for so long before it is one, and motion has a pair before
+RUN_UP = STILL_FOR + 1  # spans: so long it takes to recognise an overlay, and acceleration needs the pair before
 
 
 @dataclasses.dataclass(frozen=True)
 class InterpolationSettings:
-    """``rate``: output frames a second; ``begin``: the output time of output 0, in seconds. Only the outputs ``first``
-    ≤ number < ``until`` are made (None: to the end); spans before them are the run-up. ``look_ahead``: wait for the
-    pair that follows, which tells how motion goes on. ``confidence``: tell how far each picture is to be believed.
-    ``workers``: pairs worked on at once. ``target``: the format and colour that frames between are made in on a device;
-    None: those of the source."""
+    """``rate``: output frames per second; ``begin``: the time of output 0, in seconds. Only the outputs ``first`` ≤
+    number < ``until`` are made (None: to the end); spans before them are the run-up. ``look_ahead``: wait for the next
+    pair, from which acceleration is estimated. ``confidence``: return that of each picture. ``workers``: pairs in
+    parallel. ``target``: the format and colour of generated frames on a device; None: those of the source."""
 
     rate: Fraction
     begin: Fraction = Fraction(0)
@@ -42,10 +41,14 @@ class InterpolationSettings:
     workers: int = 1
     target: tuple[PixelFormat, Color] | None = None
 
+    def placed(self, frame: Frame, number: int) -> Frame:
+        """The frame with the time and duration of an output."""
+        return dataclasses.replace(frame, pts=self.begin + number / self.rate, duration=1 / self.rate)
+
 
 class Output(NamedTuple):
-    """An output frame, its number from the start of the job, whether the network made it, and, of those that it made
-    and if asked for, the confidence, [H, W, 1] float32, 0 (a guess) to 1."""
+    """An output frame, its number from the start of the job, whether the network generated it, and if so, and if asked
+    for, the confidence, [H, W, 1] float32, 0 (a guess) to 1."""
 
     frame: Frame
     number: int
@@ -54,7 +57,7 @@ class Output(NamedTuple):
 
 
 class _Pair(NamedTuple):
-    """A span with what the network needs for it. ``flow`` is found on ``lumas``, if it is needed."""
+    """A span with what the network needs for it. ``flow`` is found on ``lumas``."""
 
     span: Span[Frame]
     picture0: Picture | None = None
@@ -66,7 +69,7 @@ class _Pair(NamedTuple):
 
 
 class _Made(NamedTuple):
-    """The pictures of a pair at all its times but 0, with their alpha planes and confidence where there are such."""
+    """The pictures of a pair at all its times except 0, with their alpha planes and confidence, if any."""
 
     pair: _Pair
     pictures: list[Picture]
@@ -75,11 +78,11 @@ class _Made(NamedTuple):
     seconds: float
 
 
+@dataclasses.dataclass
 class Spent:
-    """Seconds that the network took, over the number of pairs worked on at once."""
+    """Seconds that the network took, divided by the number of pairs in parallel."""
 
-    def __init__(self) -> None:
-        self.seconds = 0.0
+    seconds: float = 0.0
 
 
 def interpolated(
@@ -89,11 +92,11 @@ def interpolated(
     spent: Spent,
     late: Callable[[Span[Frame]], bool] = lambda _: False,
 ) -> Iterator[Output]:
-    """The stage: every output of the spans, source frames themselves where t = 0, the network's elsewhere.
+    """The stage: every output of the spans, the source frame itself where t = 0, the network's elsewhere.
 
-    It can begin at any span: RUN_UP of them before output ``settings.first`` make it as if it had begun earlier. Looks
-    one span ahead. Colour conversion and flow run in a thread of their own while the network runs here. A span of which
-    `late` says so when its turn has come shows its first frame throughout, for want of time.
+    It can begin at any span: RUN_UP of them before output ``settings.first`` rebuild its state. Looks one span ahead.
+    Colour conversion and flow run in a thread of their own while the network runs here. A span for which `late` is true
+    when its turn comes shows its first frame throughout, to save time.
     """
     pairs = prefetch(_with_motion(_pairs(asked(spans, settings)), runner, settings), 1)
     for made in in_order(pairs, lambda pair: _make(pair, runner, settings, late), settings.workers):
@@ -102,8 +105,8 @@ def interpolated(
 
 
 def asked(spans: Iterable[Span[Frame]], settings: InterpolationSettings) -> Iterator[tuple[Span[Frame], bool]]:
-    """The spans up to the one behind the last that is asked for, each without the outputs that are not, and whether its
-    motion is needed: of the run-up only that of the last one is."""
+    """The spans up to the one after the last that is asked for, each with only the outputs that are, and whether its
+    motion is needed: in the run-up only that of the last span is."""
     run_up: Span[Frame] | None = None
     for span in spans:
         begin, end = span.number, span.number + len(span.times)
@@ -147,7 +150,7 @@ def _pairs(spans: Iterable[tuple[Span[Frame], bool]]) -> Iterator[_Pair]:
 def _with_motion(
     pairs: Iterable[_Pair], runner: InterpolatorRunner, settings: InterpolationSettings
 ) -> Iterator[_Pair]:
-    """Pairs with their flow, and how it changes where the pair before and the one behind adjoin."""
+    """Pairs with their flow, and the acceleration where the pairs before and after adjoin."""
 
     def with_flow(pair: _Pair) -> _Pair:
         return pair if pair.lumas is None else pair._replace(flow=runner.prior(*pair.lumas), lumas=None)
@@ -171,20 +174,15 @@ def _accelerated(before: _Pair | None, pair: _Pair, after: _Pair | None, runner:
     if after is not None and after.span.frame0 is not pair.span.frame1:
         after = None
     (flow0, length0), (flow1, length1) = (
-        (None, 1.0) if other is None or other.flow is None else (other.flow, _seconds(other.span) / _seconds(pair.span))
+        (None, 1.0) if other is None or other.flow is None else (other.flow, other.span.seconds / pair.span.seconds)
         for other in (before, after)
     )
     stride = runner.interpolator.config.stride
     return pair._replace(flow=with_acceleration(pair.flow, flow0, flow1, (length0, length1), stride=stride))
 
 
-def _seconds(span: Span[Frame]) -> float:
-    assert span.frame1 is not None
-    return float(span.frame1.pts - span.frame0.pts)
-
-
 def _exposed(luma: Grey, exposure: Exposure, t: float) -> Grey:
-    """A grey picture of time t in the exposure that motion is looked for in."""
+    """A grey picture of time t in the exposure in which motion is estimated."""
     picture = exposure.move(luma.astype(np.float32) / np.float32(255), t, exposure.best)
     return np.clip(np.rint(picture * 255), 0, 255).astype(np.uint8)
 
@@ -214,7 +212,7 @@ def _make(
 
 
 def _overlaid(picture: Picture, picture0: Picture, picture1: Picture, t: float, overlay: Grey) -> Picture:
-    """The picture with the overlay, which does not move, as both frames have it."""
+    """The picture with the overlay, which does not move, blended from both frames in place."""
     rows, columns = np.nonzero(overlay)
     opacity = overlay[rows, columns, None] * np.float32(1 / 255)
     still = picture0[rows, columns] * np.float32(1 - t) + picture1[rows, columns] * np.float32(t)
@@ -247,5 +245,4 @@ def _outputs(made: _Made, settings: InterpolationSettings) -> Iterator[Output]:
             planes = frame.planes if alpha is None else (*frame.planes[:-1], alpha)
             frame = dataclasses.replace(frame, planes=planes, rgb=next(pictures))
             believed = next(confidence, None)
-        at = settings.begin + number / settings.rate
-        yield Output(dataclasses.replace(frame, pts=at, duration=1 / settings.rate), number, bool(t), believed)
+        yield Output(settings.placed(frame, number), number, bool(t), believed)

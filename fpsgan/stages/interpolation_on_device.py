@@ -1,16 +1,16 @@
-"""The stage of `fpsgan.stages.interpolation`, with all of a pair on the device and many pairs at once."""
+"""The stage of `fpsgan.stages.interpolation` with everything on the device, for many pairs at once."""
 
 from __future__ import annotations
 
 import dataclasses
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fpsgan.device.engine import DeviceInterpolator, Made, Prepared, Uploaded
+from fpsgan.device.engine import DeviceInterpolator, Made, Prepared, Uploaded, Wanted
 from fpsgan.stages.interpolation import InterpolationSettings, Output, Spent, asked
 from fpsgan.stages.timeline import Span
 from fpsgan.video.frame import Color, Frame, Picture, PixelFormat
@@ -19,14 +19,14 @@ __all__ = ["interpolated_on_device"]
 
 
 class _Pair(NamedTuple):
-    """A span, and of one with two frames what is known of it."""
+    """A span, and if it has two frames what is prepared of them."""
 
     span: Span[Frame]
     prepared: Prepared | None
 
 
 class _Launched(NamedTuple):
-    """Spans in order whose frames between are on their way down."""
+    """Spans in order, whose generated frames are being downloaded."""
 
     spans: list[Span[Frame]]
     made: list[Made]
@@ -39,17 +39,16 @@ def interpolated_on_device(
 ) -> Iterator[Output]:
     """As `fpsgan.stages.interpolation.interpolated`.
 
-    While a batch is computed, the one before it comes down and the source's next frames are decoded. Looks one span
-    ahead of the batch. A frame between is in ``settings.target``'s format, or in that of its source frames.
+    While a batch is computed, the one before it is downloaded and the source's next frames are decoded. Looks one span
+    ahead of the batch. Generated frames are in ``settings.target``'s format, or in that of the source.
     """
     launched: _Launched | None = None
     previous: _Pair | None = None
-    waiting: list[_Pair] = []  # what has no follower yet
+    waiting: list[_Pair] = []  # whose next pair is not known yet
     latest: tuple[Frame, Uploaded] | None = None
     continued: Frame | None = None
     for group in _groups((span for span, _ in asked(spans, settings)), engine):
         began = time.perf_counter()
-        pairs: list[_Pair] = []
         frames = list({id(f): f for span in group if span.frame1 for f in (span.frame0, span.frame1)}.values())
         known = {} if latest is None else {id(latest[0]): latest[1]}
         fresh = [frame for frame in frames if id(frame) not in known]
@@ -78,7 +77,7 @@ def interpolated_on_device(
 
 
 def _groups(spans: Iterable[Span[Frame]], engine: DeviceInterpolator) -> Iterator[list[Span[Frame]]]:
-    """Spans in order, so many with two frames as are worked on at once."""
+    """Spans in order, with as many pairs of frames in a group as a batch has."""
     group: list[Span[Frame]] = []
     pairs = 0
     for span in spans:
@@ -98,34 +97,24 @@ def _launch(
     engine: DeviceInterpolator,
     settings: InterpolationSettings,
 ) -> _Launched | None:
-    """Start on the moments of the pairs; before and after: what else is known of their neighbours."""
+    """Start to generate the moments of the pairs; before and after: their neighbours, as far as known."""
     if not pairs:
         return None
     row = [before, *pairs, after[0] if after else None]
-    asked_for: list[Prepared] = []
-    neighbours: list[tuple[Prepared | None, Prepared | None]] = []
-    lengths: list[tuple[float, float]] = []
-    times: list[list[float]] = []
-    for left, pair, right in zip(row, pairs, row[2:], strict=False):
-        if pair.prepared is None or not any(pair.span.times):
+    wanted: list[Wanted] = []
+    for left, (span, prepared), right in zip(row, pairs, row[2:], strict=False):
+        if prepared is None or not any(span.times):
             continue
-        own = _seconds(pair.span)
-        adjoins = left is not None and left.prepared is not None and left.span.frame1 is pair.span.frame0
-        followed = right is not None and right.prepared is not None and pair.span.frame1 is right.span.frame0
-        first, second = left if adjoins else None, right if followed else None
-        asked_for.append(pair.prepared)
-        neighbours.append((first and first.prepared, second and second.prepared))
-        lengths.append((_seconds(first.span) / own if first else 1.0, _seconds(second.span) / own if second else 1.0))
-        times.append([float(t) for t in pair.span.times if t])
+        first = second = prepared, 0.0
+        if left is not None and left.prepared is not None and left.span.frame1 is span.frame0:
+            first = left.prepared, left.span.seconds / span.seconds
+        if right is not None and right.prepared is not None and right.span.frame0 is span.frame1:
+            second = right.prepared, right.span.seconds / span.seconds
+        wanted.append(Wanted(prepared, first, second, [float(t) for t in span.times if t]))
     frame = pairs[0].span.frame0
     form, color = settings.target or (frame.format, frame.color)
-    made = engine.generate(asked_for, neighbours, lengths, times, form, color, confidence=settings.confidence)
+    made = engine.generate(wanted, form, color, confidence=settings.confidence)
     return _Launched([pair.span for pair in pairs], made, form, color)
-
-
-def _seconds(span: Span[Frame]) -> float:
-    assert span.frame1 is not None
-    return float(span.frame1.pts - span.frame0.pts)
 
 
 def _outputs(launched: _Launched, settings: InterpolationSettings, spent: Spent) -> Iterator[Output]:
@@ -133,19 +122,17 @@ def _outputs(launched: _Launched, settings: InterpolationSettings, spent: Spent)
     moments = _moments(launched)
     for span in launched.spans:
         for number, t in enumerate(span.times, span.number):
-            planes, believed = next(moments) if t else (None, None)
-            changed: dict[str, Any] = {}
-            if planes is not None:
-                changed = {"planes": planes, "format": launched.form, "color": launched.color, "rgb": None}
-            at = settings.begin + number / settings.rate
-            output = dataclasses.replace(span.frame0, pts=at, duration=1 / settings.rate, **changed)
+            frame, believed = span.frame0, None
+            if t:
+                planes, believed = next(moments)
+                frame = dataclasses.replace(frame, planes=planes, format=launched.form, color=launched.color, rgb=None)
             spent.seconds += time.perf_counter() - began
-            yield Output(output, number, bool(t), believed)
+            yield Output(settings.placed(frame, number), number, bool(t), believed)
             began = time.perf_counter()
 
 
 def _moments(launched: _Launched) -> Iterator[tuple[tuple[NDArray[np.generic], ...], Picture | None]]:
-    """Planes and confidence of each frame between, in order."""
+    """Planes and confidence of each generated frame, in order."""
     for made in launched.made:
         planes, confidence = made.arrays(launched.form)
         for k in range(len(planes[0])):

@@ -1,4 +1,4 @@
-"""Logos, subtitles and displays: what stands still on a picture that moves."""
+"""Logos, subtitles and displays: what stays still on a moving picture."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ __all__ = ["STILL_FOR", "OverlayFinder"]
 
 Grey = NDArray[np.uint8]
 
-STILL_FOR = 3  # pairs of frames that an overlay must have stood still; of earlier ones nothing is remembered
-EDGE = 40  # codes of local contrast: what begins an overlay. Letters and logos have it, grain has not
-TEXTURE = 12  # codes of local contrast from which one can see whether a place moves
-ONE_WAY = 0.1  # weaker against stronger direction of edges, squared: below, they all lie one way
-REACH = 9  # px that an overlay extends from its edges, so far as nothing changes there
+STILL_FOR = 3  # pairs of frames for which an overlay must have been still; nothing earlier is remembered
+EDGE = 40  # codes of local contrast that make the edge of an overlay: letters and logos have it, grain has not
+TEXTURE = 12  # codes of local contrast from which motion can be seen
+ONE_WAY = 0.1  # ratio of the structure tensor's eigenvalues below which all edges lie in one direction
+REACH = 9  # px that an overlay extends from its edges, where nothing changes
 
 
 class OverlayFinder:
-    """Finds logos, subtitles and displays that stand still on a picture that moves: pairs of grey pictures, in order.
+    """Finds logos, subtitles and displays that stay still on a moving picture, from pairs of grey pictures in order.
 
-    An overlay has strong edges, in the same places for STILL_FOR pairs in a row, while most of what has texture around
-    it, or in the whole picture, moves. Parts of a resting scene are none: around them nothing moves. Nor are edges that
-    all lie one way, along the motion: of these nobody can tell whether they move.
+    An overlay has strong edges, in the same places for STILL_FOR pairs in a row, while most of the texture around it,
+    or in the whole picture, moves. Parts of a resting scene are no overlays: nothing moves around them. Nor are edges
+    that all lie in one direction, along the motion: whether they move cannot be seen (the aperture problem).
     """
 
     def __init__(self) -> None:
         self._still: Grey | None = None  # for how many pairs each pixel has not changed
 
     def forget(self) -> None:
-        """Another scene begins."""
+        """Start a new scene."""
         self._still = None
 
     def find(self, luma0: Grey, luma1: Grey) -> Grey | None:
-        """The overlay of the next pair ([H,W] uint8): its opacity, [H,W] uint8 of 255, or None if there is none."""
+        """The opacity of the next pair's overlay ([H,W] uint8): [H,W] uint8, 255 for opaque; None for no overlay."""
         change = cv2.absdiff(luma0, luma1)
         neighbours = np.ones((3, 3), np.uint8)
         contrast0, contrast1 = (cv2.morphologyEx(luma, cv2.MORPH_GRADIENT, neighbours) for luma in (luma0, luma1))
@@ -60,7 +60,7 @@ class OverlayFinder:
 
 
 def _in_motion(moves: Grey, rests: Grey) -> NDArray[np.bool_]:
-    """[H,W]: where most of the texture of a window a third of the picture wide, or of all of it, moves."""
+    """[H,W]: where most of the texture moves, in a window a third of the picture wide, or in all of it."""
     moving, resting = _shrunk_by(moves, 8), _shrunk_by(rests, 8)
     if moving.mean() > resting.mean() + 2:
         return np.ones(moves.shape, np.bool_)
@@ -90,6 +90,6 @@ def _enlarged(condition: NDArray[np.bool_], picture: Grey) -> NDArray[np.bool_]:
 
 def _compare(one: cv2.typing.MatLike, how: int, other: cv2.typing.MatLike | int) -> Grey:
     """255 where the comparison holds, 0 elsewhere."""
-    compare: Any = cv2.compare  # its types know no numbers
+    compare: Any = cv2.compare  # its type stubs miss that numbers are allowed
     found: Grey = compare(one, other, how)
     return found

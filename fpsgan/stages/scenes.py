@@ -1,4 +1,4 @@
-"""What each frame is to the one before it: the same scene moved on, the same picture again, or another scene."""
+"""How each frame relates to the one before it: the same scene in motion, the same picture again, or another scene."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from fpsgan.errors import OptionError
+from fpsgan.errors import OptionError, check_choice
 from fpsgan.stages.timeline import Relation
 from fpsgan.video.frame import Frame
 
@@ -19,28 +19,28 @@ __all__ = ["RUN_UP", "SCENE_THRESHOLD", "SceneDetector", "SceneSettings", "relat
 Grey = NDArray[np.uint8]
 
 # Likeness of a pair, relative to the pairs before it, below which there is a cut: fast action is unlike for many pairs
-# in a row, a cut stands alone. Chosen with tools/cut_bench.py on half of its clips; docs/experiments.md has the other.
+# in a row, a cut for one. Chosen with tools/cut_bench.py on half of its clips; docs/experiments.md has the other half.
 SCENE_THRESHOLD = 0.48
 BEFORE = 2  # pairs, of which the more alike counts
-UNKNOWN = 0.7  # likeness that a first pair is measured against
-ALIKE = 0.7  # likeness from which there is no doubt
-EMPTY = 1.5  # codes of contrast: of a picture with less, structure says nothing
-CHANGE = 64.0  # codes that the sorted brightness changes by in the mean, where it cannot change more
+UNKNOWN = 0.7  # likeness that a first pair is compared with
+ALIKE = 0.7  # likeness above which there is no doubt
+EMPTY = 1.5  # codes of contrast, below which the structure of a picture says nothing
+CHANGE = 64.0  # mean change of the sorted brightness, in codes, that counts as complete
 
-# How ready to see a repeated drawing: (codes, share). The largest change of any 16×16 block must stay below so many
-# 8-bit codes, or below that share of the largest change of late: compression leaves more behind where much moves.
+# How readily a frame is taken for a repeated drawing: (codes, share). The largest change of any 16×16 block must stay
+# below so many 8-bit codes, or below that share of the largest recent change: compression errors grow with motion.
 HELD_LIMITS = {"off": (-1.0, 0.0), "auto": (1.0, 0.05), "on": (2.5, 0.1)}
 LATE = 12  # frames
 REPEATED = HELD_LIMITS["auto"][0]
 
-RUN_UP = LATE + 1  # frames after which nothing is left of how the stage began, but for a drawing held for longer
+RUN_UP = LATE + 1  # frames after which the stage has forgotten how it began, except for a drawing held for longer
 
 
 @dataclass(frozen=True)
 class SceneSettings:
-    """``threshold``, 0 to 1: a frame begins another scene if it is less like its predecessor than this share of the
-    likeness of the pairs before (0 finds no cuts). ``dedup``: "auto", "on" or "off", how ready to see a repeated
-    drawing. Raises OptionError for other values."""
+    """``threshold``, 0 to 1: a frame begins another scene if its likeness to the frame before is below this share of
+    the likeness of the pairs before (0: no cuts). ``dedup``: "auto", "on" or "off", how readily a frame is taken for a
+    repeated drawing. Raises OptionError for other values."""
 
     threshold: float = SCENE_THRESHOLD
     dedup: str = "auto"
@@ -48,19 +48,18 @@ class SceneSettings:
     def __post_init__(self) -> None:
         if not 0 <= self.threshold <= 1:
             raise OptionError(f"--scene-threshold {self.threshold}: must lie between 0 (no cuts) and 1")
-        if self.dedup not in HELD_LIMITS:
-            raise OptionError(f"--dedup {self.dedup}: must be one of {', '.join(HELD_LIMITS)}")
+        check_choice("--dedup", self.dedup, tuple(HELD_LIMITS))
 
 
 def related(frames: Iterable[Frame], settings: SceneSettings) -> Iterator[tuple[Frame, Relation]]:
-    """The stage: each frame with its relation to the one before it; the first is MOTION. Looks at no later frame."""
+    """The stage: each frame with its relation to the one before it; the first is MOTION. No look-ahead."""
     detector = SceneDetector(settings)
     for frame in frames:
         yield frame, detector.relate(frame.luma)
 
 
 class SceneDetector:
-    """Tells the relation of each picture to its predecessor from grey pictures alone, in order."""
+    """Finds the relation of each picture to the one before it, from grey pictures in order."""
 
     def __init__(self, settings: SceneSettings | None = None) -> None:
         settings = settings or SceneSettings()
@@ -87,7 +86,7 @@ class SceneDetector:
             self._drawing = luma
             likeness = self.likeness(before, thumbnail)
             limit = self.threshold * max(self._before, default=UNKNOWN)
-            if change > REPEATED:  # a repeat says nothing of how fast things move
+            if change > REPEATED:  # a repeat says nothing about the speed of motion
                 self._before.append(likeness)
             return Relation.CUT if likeness < limit else Relation.MOTION
         self._drawing = luma
@@ -97,9 +96,9 @@ class SceneDetector:
         """How well motion explains one thumbnail by the other, in whatever light: 1 for equal, about ¼ for unrelated.
 
         A fast pan changes every pixel and is no cut, so the two are aligned by optical flow before they are compared,
-        both ways, and the better match counts: what leaves the picture cannot be matched, only what stays. In doubt
-        flow sets out once more, from the shift of the whole (phase correlation). Brightness and contrast are made equal
-        first, for flashes and strobes; they count for what structure leaves in doubt, and alone where a picture is
+        both ways, and the better match counts: content that leaves the frame can only be matched one way. In doubt the
+        flow is found again from the global shift (phase correlation). Brightness and contrast are normalised first,
+        because of flashes and strobes; they count for what structure leaves in doubt, and alone where a picture is
         empty, as at the end of a fade.
         """
         light0, light1 = (np.sort(thumbnail, axis=None).astype(np.int16) for thumbnail in (before, after))
@@ -115,7 +114,7 @@ class SceneDetector:
         return max(0.0, likeness - (1 - likeness) * light / 2)
 
     def _explained(self, before: Grey, after: Grey, shift: NDArray[np.float64]) -> float:
-        """Likeness after alignment by flow that sets out from a shift (x, y) in px."""
+        """Likeness after alignment by flow that starts from a shift (x, y) in px."""
         rows, columns = before.shape
         x, y = np.meshgrid(np.arange(columns, dtype=np.float32), np.arange(rows, dtype=np.float32))
         best = -1.0
@@ -129,13 +128,13 @@ class SceneDetector:
 
 
 def largest_block_change(frame0: Grey, frame1: Grey) -> float:
-    """Largest change of the mean over blocks of 16×16 (less in tiny pictures), in codes: small things that move
-    count, grain does not."""
+    """Largest change of the mean over blocks of 16×16 (less in tiny pictures), in codes: sensitive to small moving
+    objects, not to grain."""
     block = max(2, min(16, min(frame0.shape) // 16))
     size = (frame0.shape[1] // block, frame0.shape[0] // block)
     change = cv2.subtract(frame1, frame0, dtype=cv2.CV_32F)
     net = cv2.resize(change, size, interpolation=cv2.INTER_AREA)
-    # a thin line that moves inside its block leaves the mean alone: look at the size of the changes too
+    # a thin line that moves inside its block does not change the mean: look at the size of the changes too
     gross = cv2.resize(np.abs(change), size, interpolation=cv2.INTER_AREA)
     return max(float(np.abs(net).max()), float(gross.max()) - 1.5)
 
@@ -143,8 +142,8 @@ def largest_block_change(frame0: Grey, frame1: Grey) -> float:
 def stillness(before: Grey, after: Grey) -> NDArray[np.float32]:
     """Where a picture stands still against the one before it: [H, W] float32, 1 still to 0 moved; both [H, W] uint8.
 
-    Noise, and blur that comes and goes around one place, count as still. A shift of 0.4 px that is common to a
-    neighbourhood of some 64 px does not, nor do blocks of 16 px whose mean changes by 4 codes, more than noise can.
+    Noise, and blur that comes and goes in place, count as still. A shift of 0.4 px that is common to a neighbourhood of
+    some 64 px does not, nor does a block of 16 px whose mean changes by 4 codes, which is more than noise can do.
     """
     rows, columns = after.shape
     cells = (-(-columns // 16), -(-rows // 16))
@@ -153,7 +152,7 @@ def stillness(before: Grey, after: Grey) -> NDArray[np.float32]:
         for grey in (before, after)
     ]
     search = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
-    flow = search.calc(small[0], small[1], np.empty(0, np.float32))  # not a start for the flow, but a place for it
+    flow = search.calc(small[0], small[1], np.empty(0, np.float32))  # an output buffer, not a start
     common = cv2.GaussianBlur(cv2.resize(flow, cells, interpolation=cv2.INTER_AREA), (0, 0), 2)
     shift = 2 * np.hypot(common[..., 0], common[..., 1])  # px of the full size
     change = cv2.subtract(after, before, dtype=cv2.CV_32F)
@@ -164,14 +163,14 @@ def stillness(before: Grey, after: Grey) -> NDArray[np.float32]:
 
 
 def _plain(thumbnail: Grey) -> Grey:
-    """The same with the middle grey as its mean and a contrast of 45 codes."""
+    """Normalised to a mean of 128 and a contrast of 45 codes."""
     contrast = 45 / (thumbnail.std() + 2)
     return np.asarray(cv2.convertScaleAbs(thumbnail, alpha=contrast, beta=128 - contrast * thumbnail.mean()), np.uint8)
 
 
 def _structure(frame0: Grey, frame1: Grey) -> float:
-    """SSIM (Wang et al. 2004, 11×11 Gaussian, σ = 1.5) of the two at 48 px of width; places count by the contrast they
-    have (up to 25 codes): empty sky or paper is alike in any two pictures."""
+    """SSIM (Wang et al. 2004, 11×11 Gaussian, σ = 1.5) at a width of 48 px, weighted by local contrast (up to 25
+    codes): empty sky or paper is alike in any two pictures."""
     size = (48, max(12, round(frame0.shape[0] * 48 / frame0.shape[1])))
     a, b = (cv2.resize(f, size, interpolation=cv2.INTER_AREA).astype(np.float32) for f in (frame0, frame1))
 

@@ -1,7 +1,7 @@
-"""Which output frame stands at which time, and from which two source frames it comes. Pure and exact.
+"""Which output frame is shown when, and between which two source frames it lies. Pure and exact.
 
-Nothing here looks at a picture: frames need only ``pts`` and ``duration`` (Fractions, seconds), and each comes with
-its relation to the frame before it, as ``scenes.py`` sees it.
+Nothing here looks at pixels: frames need only ``pts`` and ``duration`` (Fractions, seconds), and each comes with its
+relation to the frame before it, as found by ``scenes.py``.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from fpsgan.errors import OptionError
 __all__ = ["Relation", "Span", "longest_gap", "schedule", "target_rate"]
 
 HIGHEST_RATE = 1000
-FREEZE = 4  # a step of this many usual frame intervals, and over a quarter second, is a gap: nothing moves across it
+FREEZE = 4  # a step of this many usual frame intervals, and over a quarter second, is a gap: not interpolated across
 
 # A drawing repeated for no longer than this is animation "on twos, threes or fours" (⅛ s is the last of four repeats
-# at 24 fps): its motion is spread over the real interval. One that stays longer is a still: it holds, then moves.
+# at 24 fps): its motion is spread over the whole interval. One that stays longer is a still: it holds, then moves.
 LONGEST_DRAWING = Fraction(1, 8)
 
 
 class Relation(enum.Enum):
-    """What a frame is to the one before it."""
+    """How a frame relates to the one before it."""
 
     MOTION = "motion"  # the same scene, moved on
     HELD = "held"  # the same picture again
@@ -42,16 +42,22 @@ F = TypeVar("F", bound=Timed)
 
 
 class Span(NamedTuple, Generic[F]):
-    """Output frames between two source frames: one for each of ``times``, 0 ≤ t < 1 on the way from frame0 to frame1.
+    """Output frames between two source frames: one for each of ``times``, 0 ≤ t < 1 from frame0 to frame1.
 
-    t = 0 is frame0 itself, untouched. ``frame1`` is None where nothing may be mixed (a cut, a gap, a still, the end):
-    then all times are 0. ``number`` is that of the first of them, counted from 0 at the start of the job.
+    t = 0 is frame0 itself, untouched. ``frame1`` is None where there is no interpolation (a cut, a gap, a still, the
+    end): then all times are 0. ``number`` is that of the first output, counted from 0 at the start of the job.
     """
 
     frame0: F
     frame1: F | None
     times: tuple[Fraction, ...]
     number: int = 0
+
+    @property
+    def seconds(self) -> float:
+        """From frame0 to frame1, where there is one."""
+        assert self.frame1 is not None
+        return float(self.frame1.pts - self.frame0.pts)
 
 
 def target_rate(
@@ -80,7 +86,7 @@ def target_rate(
 
 
 def longest_gap(rate: Fraction) -> Fraction:
-    """Seconds between two frames of a video of this rate up to which motion is taken to go on from one to the other."""
+    """Seconds between two frames, in a video of this rate, up to which motion is assumed to be continuous."""
     return max(Fraction(1, 4), FREEZE / rate)
 
 
@@ -95,11 +101,11 @@ def schedule(
     """The stage: one output frame every ``step`` source seconds, from the first pts to the end of the last frame.
 
     ``frames``: (frame, relation to the one before it) with increasing pts. The output lasts as long as the input to
-    within half a step. A frame whose time is an output time is passed on as t = 0. Nothing is mixed across a cut, or
-    across a gap longer than ``longest_gap`` seconds (the recording stood still or lost frames there). With ``start``,
+    within half a step. A frame whose time is an output time is passed on as t = 0. There is no interpolation across a
+    cut, or a gap longer than ``longest_gap`` seconds (where the recording stood still or lost frames). With ``start``,
     the time of output 0, the frames may begin later: the outputs are those of the whole, from the first frame's time.
-    Streams: holds no more than the repeats of one drawing, and, for an ``exact_end``, one span: without, the output may
-    last up to a step longer.
+    Streaming: buffers no more than the repeats of one drawing, and one span for an ``exact_end``, without which the
+    output may last up to a step longer.
     """
     held_back: Span[F] | None = None
     end = Fraction(0)
@@ -109,7 +115,7 @@ def schedule(
         nonlocal index
         assert start is not None
         first = index
-        index = max(first, -((start - until) // step))  # the first output at or after ``until``
+        index = max(first, -((start - until) // step))  # the first output at or after `until`
         outputs = [start + k * step for k in range(first, index)]
         length = frame1.pts - frame0.pts if frame1 is not None else None
         times = tuple((out - frame0.pts) / length if length else Fraction(0) for out in outputs)
@@ -150,7 +156,7 @@ def schedule(
                 yield held_back
             held_back = planned
     if held_back is not None:
-        # the last output may reach past the end by more than half a step: then it is one too many
+        # drop the last output if it reaches past the end by more than half a step
         assert start is not None
         surplus = index > 1 and start + index * step > end + step / 2
         times = held_back.times[: len(held_back.times) - surplus]

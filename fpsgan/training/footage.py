@@ -26,9 +26,10 @@ from fpsgan.errors import InputError
 from fpsgan.interpolator import flow_prior
 from fpsgan.stages.scenes import SceneDetector
 from fpsgan.stages.timeline import Relation
+from fpsgan.video.container import open_container
 from fpsgan.video.decode import decode
 from fpsgan.video.frame import MATRICES, Frame, code_point
-from fpsgan.video.probe import VideoInfo, open_container
+from fpsgan.video.probe import VideoInfo
 
 __all__ = ["LOOK", "Footage", "Reader", "Window", "analyse", "blockiness", "cadence", "is_rate"]
 

@@ -1,9 +1,9 @@
 """When each packet of a file is presented, found once, for picture and sound together.
 
-Containers tell time in three ways that cannot be taken as they are. Recordings that were joined (`cat a.mpg b.mpg`,
-a recorder that restarts, a clock that wraps) begin anew in mid-file: they fall into pieces, which are put end to end.
-AVI, and others without composition offsets, store when a picture is decoded, not when it is shown: the pictures are
-shown at the same times, in another order. And edit lists hide packets that are only there to be decoded.
+Timestamps cannot be used as they are, for three reasons. In recordings that were concatenated (`cat a.mpg b.mpg`, a
+recorder that restarts, a clock that wraps) they start over in mid-file: these are split into pieces, which are put end
+to end. AVI, like others without composition offsets, stores decode times: the pictures are shown at these times, but in
+another order. And edit lists hide packets that are only there to be decoded.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from typing import Any, NamedTuple
 
 __all__ = ["Clock", "Order", "Piece", "Presentation", "Track", "join"]
 
-BACK = Fraction(1, 2)  # seconds: a larger step back is a new piece, a smaller one a repeated timestamp;
-BACK_MPEG = Fraction(1, 100)  # in MPEG's streams, where joining is usual, already this
-AHEAD = Fraction(10)  # likewise forward, in containers whose clock may be set anew (ffmpeg's dts_delta_threshold)
-PAUSE = Fraction(1, 2)  # seconds from which a step forward is none between two pictures, whatever it is
-ALIKE = Fraction(2)  # by how much the jumps of picture and sound at one joint may differ
-OUTLASTS = Fraction(1, 4)  # seconds: a frame of sound more than picture is usual
-WRAP = Fraction(2**33, 90000)  # the period of MPEG's clock
-MPEG = {"mpegts", "mpeg"}  # streams, as libavformat calls them: no header, and the clock may be set anew
+BACK = Fraction(1, 2)  # seconds: a larger step back starts a new piece, a smaller one is a repeated timestamp;
+BACK_MPEG = Fraction(1, 100)  # the same for MPEG streams, where concatenation is common
+AHEAD = Fraction(10)  # the same forward, in containers whose clock may be reset (ffmpeg's dts_delta_threshold)
+PAUSE = Fraction(1, 2)  # seconds: a larger step forward is not the normal distance of two pictures
+ALIKE = Fraction(2)  # seconds by which the jumps of picture and sound at one joint may differ
+OUTLASTS = Fraction(1, 4)  # seconds: sound commonly outlasts the picture by a frame
+WRAP = Fraction(2**33, 90000)  # seconds: the period of MPEG's clock
+MPEG = {"mpegts", "mpeg"}  # libavformat's names of containers without a header, whose clock may be reset
 DECODE_TIMES = {"avi"}  # containers that only count frames; presentation times are libavformat's guess
 
 
 class Piece(NamedTuple):
-    """A stretch of the file with one clock: the stamps of its pictures, from ``first`` to ``last``, and what to add to
-    them, all in seconds."""
+    """A part of the file with one clock: timestamps of its pictures, from ``first`` to ``last``, and the ``shift`` to
+    add to them, in seconds."""
 
     first: Fraction
     last: Fraction
@@ -38,8 +38,8 @@ class Piece(NamedTuple):
 
 
 class Clock:
-    """Follows the stamps of one stream, packet by packet in file order, through the pieces of a recording, from the one
-    of number ``at`` on."""
+    """Follows the timestamps of one stream, packet by packet in file order, through the pieces of a recording, from
+    piece number ``at`` on."""
 
     def __init__(self, presentation: Presentation, at: int = 0) -> None:
         self._pieces, self._back = presentation.pieces, presentation.back
@@ -48,12 +48,12 @@ class Clock:
 
     def shift(self, packet: Any, time_base: Fraction) -> Fraction:
         """What to add to the times of the next packet, in seconds."""
-        if packet.dts is None:  # the one stamp that never goes back within a piece
+        if packet.dts is None:  # the timestamp that never decreases within a piece
             return self._pieces[self.at].shift
         stamp = packet.dts * time_base
         step = Fraction(0) if self._last is None else stamp - self._last
         if len(self._pieces) > 1 and not -self._back < step < AHEAD:
-            # a clock that goes back has begun anew; one that leaps may just have stood still for a while
+            # a clock that goes back was reset; one that jumps ahead may just have paused
             candidates = range(self.at + (step < 0), len(self._pieces))
             self.at = min(candidates, key=lambda k: _distance(stamp, self._pieces[k]), default=self.at)
         self._last = stamp
@@ -65,21 +65,21 @@ def _distance(stamp: Fraction, piece: Piece) -> Fraction:
 
 
 class Track:
-    """What a scan learns of one stream, packet by packet in file order; stamps in the stream's ``time_base``."""
+    """What a scan finds out about one stream, packet by packet in file order; timestamps in its ``time_base``."""
 
     def __init__(self, time_base: Fraction, container: str) -> None:
         self.time_base = time_base
         self.no_header = bool(MPEG & set(container.split(",")))
         self.back = BACK_MPEG if self.no_header else BACK
-        self.unstamped = 0  # packets without any time
+        self.unstamped = 0  # packets without a timestamp
         self.counts_time = bool(DECODE_TIMES & set(container.split(",")))
         self.pieces: list[_Stamps] = []
-        self.jumps: list[Fraction] = []  # seconds, one for each piece but the first
-        self.damaged: list[Fraction] = []  # times of packets that the container calls corrupt, in seconds
+        self.jumps: list[Fraction] = []  # seconds, one for each piece after the first
+        self.damaged: list[Fraction] = []  # times of packets flagged as corrupt, in seconds
         self.start: Fraction | None = None  # of the first packet that is presented
-        self.end = Fraction(0)  # of the last one, hidden ones included, by the file's own clock
+        self.end = Fraction(0)  # of the last one, including hidden ones, by the file's own clock
         self.length = Fraction(0)  # from the first to the last one, likewise
-        self.torn = False  # the last packet is not whole
+        self.torn = False  # the last packet is truncated
         self._first: Fraction | None = None
         self._last: int | None = None
         self._since_damage = 3  # packets since the last corrupt one, itself included
@@ -93,7 +93,7 @@ class Track:
         known = packet.dts is not None and self._last is not None
         step = (packet.dts - self._last) * self.time_base if known else Fraction(0)
         if (step <= -self.back or step > PAUSE) and self._since_damage <= 2:
-            self.damaged.pop()  # MPEG-TS takes a joint, or a pause, for a loss
+            self.damaged.pop()  # MPEG-TS flags a joint, or a pause, as a loss
             self._since_damage = 3
         if not self.pieces or not -self.back < step < AHEAD:
             if self.pieces:
@@ -115,7 +115,7 @@ class Track:
             self.pieces[-1].add(stamp, dated=dated, lasts=packet.duration or 0, key=packet.is_keyframe)
 
     def finish(self) -> None:
-        """All packets have come. A recording that was switched off in the middle of a picture is whole but for that."""
+        """To be called after the last packet. A recording that was cut off in mid-picture is otherwise whole."""
         if self._since_damage <= 2:
             self.damaged.pop()
             self._since_damage = 3
@@ -123,12 +123,12 @@ class Track:
 
 
 class _Stamps:
-    """The pictures of one piece. Where only some packets carry a presentation time, as where each field is a packet,
-    those are the pictures; where none does, the decode times stand for them."""
+    """The pictures of one piece. If only some packets have a presentation time, as when each field is a packet, those
+    are the pictures; if none has, the decode times are used instead."""
 
     def __init__(self) -> None:
         self.dated, self.undated, self.keys = array("q"), array("q"), array("q")  # eight bytes each: a day still fits
-        self.lasts = {True: (0, 0), False: (0, 0)}  # the latest stamp of each kind, and how long it is shown
+        self.lasts = {True: (0, 0), False: (0, 0)}  # by kind (dated or not), the latest timestamp and its duration
         self.in_order = True
 
     def add(self, stamp: int, *, dated: bool, lasts: int, key: bool) -> None:
@@ -153,16 +153,16 @@ class _Stamps:
 
     @property
     def duration(self) -> int:
-        """Of the last picture; 0 where the container does not say."""
+        """Of the last picture; 0 if the container does not say."""
         return self.lasts[bool(self.dated)][1]
 
 
 class Presentation(NamedTuple):
-    """The pictures of a file: their times in order, in the time base, each once; the ``keys`` among them from which
-    decoding can begin; how long the last is shown (0: not said); the pieces that the file consists of; whether any
-    packet is ``dated`` with a presentation time (then those without have no picture of their own); and whether the
-    stamps are ``decode_times``, so that the k-th picture shown has the k-th of them. Decode times that step ``back`` so
-    many seconds begin a new piece."""
+    """The pictures of a file: their distinct ``times`` in order, in the time base; the ``keys`` among them from which
+    decoding can begin; the duration of the last (0: unknown); the pieces of the file; whether any packet is ``dated``
+    with a presentation time (then those without have no picture of their own); and whether the times are
+    ``decode_times``, so that the k-th picture shown has the k-th of them. Decode times that step ``back`` by so many
+    seconds start a new piece."""
 
     times: array[int]
     keys: array[int]
@@ -174,8 +174,8 @@ class Presentation(NamedTuple):
 
 
 def join(video: Track, sound: Sequence[Track]) -> Presentation:
-    """Put the pieces of a scanned video stream end to end. Its sound tells a clock that was set anew from a camera that
-    stood still; where it outlasts its picture, the next piece begins behind it."""
+    """Put the pieces of a scanned video stream end to end. Its sound tells a clock that was reset from a camera that
+    paused; where it outlasts the picture, the next piece begins after it."""
     times, keys = array("q"), array("q")
     pieces: list[Piece] = []
     runs = _runs(video, sound)
@@ -192,7 +192,7 @@ def join(video: Track, sound: Sequence[Track]) -> Presentation:
             ends = [int(track.pieces[number - 1].end * track.time_base / video.time_base) + shift for track in heard]
             if max(ends, default=0) - following > OUTLASTS / video.time_base:
                 following = max(ends)
-            wrapped = abs(following - first - shift - wrap) * video.time_base < AHEAD  # nothing else began anew
+            wrapped = abs(following - first - shift - wrap) * video.time_base < AHEAD  # not reset
             shift = shift + wrap if wrapped else following - first
         pieces.append(Piece(first * video.time_base, last * video.time_base, shift * video.time_base))
         times.extend(sorted({stamp + shift for stamp in shown if not times or stamp + shift > times[-1]}))
@@ -205,8 +205,8 @@ def join(video: Track, sound: Sequence[Track]) -> Presentation:
 
 
 def _runs(video: Track, sound: Sequence[Track]) -> list[list[_Stamps]]:
-    """The pieces of the video, those joined again between which the clock went on and only the picture stood still. It
-    did not go on where the next jump takes it back: there the stamps between are wrong."""
+    """The pieces of the video, rejoined where the clock went on and only the picture paused. The clock did not go on
+    where the next jump undoes this one: there the timestamps between are wrong."""
     runs: list[list[_Stamps]] = [[piece] for piece in video.pieces[:1]]
     for number, (jump, piece) in enumerate(zip(video.jumps, video.pieces[1:], strict=True)):
         heard = [any(abs(jump - other) < ALIKE for other in track.jumps) for track in sound]
@@ -225,12 +225,12 @@ def _usual_step(stamps: Sequence[int]) -> int:
 
 
 class Order:
-    """Gives each picture that a decoder puts out its time, where the file's stamps are decode times.
+    """Gives each decoded picture its time, if the file's timestamps are decode times.
 
-    Packets are fed in file order with their stamps; pictures come out in the order shown, each named by its packet. The
-    next one has the earliest stamp that is left. A packet from which no picture came must not hold up those behind it:
-    no picture is shown more than ``depth`` packets (the decoder's reorder depth) before its turn, so stamps older than
-    that are passed over.
+    Packets are fed in file order with their timestamps; pictures come out in display order, each identified by its
+    packet. The next one gets the earliest timestamp that is left. A packet that gave no picture must not delay later
+    ones: no picture is shown more than ``depth`` packets (the decoder's reorder depth) before its turn, so timestamps
+    older than that are dropped.
     """
 
     def __init__(self, depth: int) -> None:
@@ -243,7 +243,7 @@ class Order:
         heapq.heappush(self._left, stamp)
 
     def time(self, packet: int) -> Fraction | None:
-        """Of the next picture, which came from ``packet``; None if more pictures came than packets were fed."""
+        """Of the next picture, which came from ``packet``; None if there are more pictures than packets."""
         earliest = self._fed.pop(packet - self._depth, None)
         while self._left and earliest is not None and self._left[0] < earliest:
             heapq.heappop(self._left)

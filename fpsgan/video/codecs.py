@@ -13,7 +13,7 @@ __all__ = [
     "CODECS", "CONTAINERS", "HARDWARE", "PIPED", "UPLOADED", "UPLOADING", "EncodeOptions", "choose_format"
 ]  # fmt: skip
 
-# codec → (ffmpeg's encoder, flags that set the quality, their default, further options)
+# codec → (ffmpeg's encoder, flags that set the quality, their default, other options)
 CODECS: dict[str, tuple[str, str, int | None, dict[str, Any]]] = {
     "h264": ("libx264", "crf", 17, {"preset": "medium"}),
     "hevc": ("libx265", "crf", 19, {"preset": "medium", "x265-params": "log-level=error"}),
@@ -41,11 +41,11 @@ CODECS: dict[str, tuple[str, str, int | None, dict[str, Any]]] = {
     "jpg": ("mjpeg", "qscale:v", 2, {}),
 }
 
-HARDWARE = ("nvenc", "qsv", "vaapi", "amf", "videotoolbox")  # ends of the names of codecs that a graphics chip writes
-UPLOADED = {"vaapi": ("nv12", "p010le")}  # surfaces that an encoder takes, and the pictures that become such
-UPLOADING = {"vaapi": ("-init_hw_device", "vaapi=chip", "-filter_hw_device", "chip")}  # by which ffmpeg can do that
+HARDWARE = ("nvenc", "qsv", "vaapi", "amf", "videotoolbox")  # suffixes of the names of hardware codecs
+UPLOADED = {"vaapi": ("nv12", "p010le")}  # encoders that take hardware surfaces: the formats to upload, 8 and 10 bits
+UPLOADING = {"vaapi": ("-init_hw_device", "vaapi=chip", "-filter_hw_device", "chip")}  # ffmpeg's flags for that
 
-# suffix → (ffmpeg's muxer, codec by default, audio codec where the source's cannot be copied, likewise for text)
+# suffix → (ffmpeg's muxer, default video codec, audio and text codecs for streams that cannot be copied)
 CONTAINERS: dict[str, tuple[str, str, str, str]] = {
     ".mp4": ("mp4", "h264", "aac", "mov_text"),
     ".m4v": ("mp4", "h264", "aac", "mov_text"),
@@ -62,14 +62,15 @@ CONTAINERS: dict[str, tuple[str, str, str, str]] = {
     "": ("image2", "png", "", ""),  # a folder of images
 }
 
-PIPED = ("matroska", "nut", "yuv4mpegpipe")  # containers of raw pictures that go through a pipe
+PIPED = ("matroska", "nut", "yuv4mpegpipe")  # containers for raw pictures in a pipe
 
 
 @dataclasses.dataclass(frozen=True)
 class EncodeOptions:
-    """What the user may say about the output. ``codec`` "auto": what suits the container and the bit depth.
-    ``quality``: the encoder's own scale (CRF for most, smaller is better; with webp and videotoolbox larger is; AV1 by
-    vaapi and amf goes to 255), None for ours. ``pix_fmt``: None keeps the source's, or the nearest that it takes."""
+    """What the user may choose for the output. ``codec`` "auto": what suits the container and the bit depth.
+    ``quality``: on the encoder's own scale (CRF for most, smaller is better; for webp and videotoolbox larger is; AV1
+    by vaapi and amf goes to 255), None for our default. ``pix_fmt``: None keeps the source's, or the nearest that the
+    encoder takes."""
 
     codec: str = "auto"
     quality: int | None = None
@@ -80,7 +81,7 @@ def choose_format(source: PixelFormat, offered: tuple[str, ...], wanted: str | N
     """The pixel format to encode: the wanted one, the source's own, or the nearest that loses least."""
     usable: dict[str, PixelFormat] = {}
     for name in (own for kind in offered for own in UPLOADED.get(kind, (kind,))):
-        with contextlib.suppress(ValueError, KeyError):  # hardware surfaces are no pixel formats
+        with contextlib.suppress(ValueError, KeyError):  # hardware surfaces are not pixel formats
             usable.setdefault(PixelFormat.of(name).name, PixelFormat.of(name))
     if wanted is not None:
         form = usable.get(wanted)

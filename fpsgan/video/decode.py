@@ -1,4 +1,4 @@
-"""Streaming decode with PyAV: true times, rotation baked in, every trouble reported with its time."""
+"""Streaming decode with PyAV: exact times, rotation applied, every problem reported with its time."""
 
 from __future__ import annotations
 
@@ -18,19 +18,20 @@ from av.codec.hwaccel import HWAccel
 
 from fpsgan.errors import InputError
 from fpsgan.video.clock import Clock, Order
+from fpsgan.video.container import open_container, video_decoder
 from fpsgan.video.fields import treat
 from fpsgan.video.frame import Frame, Orientation, PixelFormat
 from fpsgan.video.hardware import decoding_devices
 from fpsgan.video.photo import read_frame
-from fpsgan.video.probe import VideoInfo, color_of, open_container, video_decoder
+from fpsgan.video.probe import VideoInfo, color_of
 
 __all__ = ["Fitter", "Trouble", "check_damage", "decode", "frame_of", "hardware_for"]
 
 Report = Callable[[str], None]
 
-TRIED = 8  # frames that a chip has to decode as software does
-ALONE = 1  # thread for libswscale: with more, p010 now and then comes out wrong where their parts meet (libav 62)
-STRAY = 2  # frames by which a single time must be too high to be none
+TRIED = 8  # frames that hardware has to decode exactly as software does
+ALONE = 1  # thread for libswscale: with more, p010 is sometimes wrong where their slices meet (libav 62)
+STRAY = 2  # frames by which a single time must be too high to be taken for an error
 
 
 def decode(
@@ -44,11 +45,11 @@ def decode(
 ) -> Generator[Frame, None, None]:
     """Yield the frames of ``info`` in the order shown, pts strictly increasing, in seconds from ``info.origin``.
 
-    ``start`` and ``end`` keep frames with start ≤ pts < end. Constant-rate files give exact multiples of 1/rate, also
-    where the container rounds. Damage between ``start`` and ``end`` raises InputError with its time, before any frame
-    where ``probe`` found it; with ``conceal`` it goes to ``report`` instead, and the frames that cannot be decoded are
-    left out (their time stays). ``report`` also hears what a decoder complains of while it goes on by itself.
-    ``hardware``: the chip that decodes (`hardware_for`); where it may fall back on software and does not open, it does.
+    ``start`` and ``end`` keep frames with start ≤ pts < end. Constant-rate files give exact multiples of 1/rate, even
+    if the container rounds. Damage between ``start`` and ``end`` raises InputError with its time, before any frame if
+    ``probe`` found it; with ``conceal`` it goes to ``report`` instead, and frames that cannot be decoded are left out
+    (their time stays). ``report`` is also told of decoder warnings after which decoding went on.
+    ``hardware``: the device that decodes (`hardware_for`); if it does not open, software does, where that is allowed.
     """
     trouble = check_damage(info, start, end, conceal=conceal, report=report)
     lead = Fraction(0) if info.treatment is None else info.treatment.lead
@@ -56,7 +57,7 @@ def decode(
     if info.treatment is not None:
         pictures = treat(info.treatment, pictures)
     frames = _timed(info, pictures, report)
-    held: Frame | None = None  # a frame is shown until the next one, whatever its packet says, and not beyond the end
+    held: Frame | None = None  # a frame lasts until the next one, whatever its packet says, and not beyond the end
     for frame in frames:
         if held is not None:
             until = frame.pts if end is None else min(frame.pts, end)
@@ -64,8 +65,7 @@ def decode(
             held = None
         if end is not None and frame.pts >= end:
             frames.close()
-            trouble.sum_up()
-            return
+            break
         if start is None or frame.pts >= start:
             held = frame
     if held is not None:
@@ -75,10 +75,10 @@ def decode(
 
 
 def hardware_for(info: VideoInfo, report: Report) -> str:
-    """The kind of device that decodes a file, tried on its first frames: "" where none gives the same as software.
+    """The kind of device to decode a file with, tried on its first frames: "" if none gives the same as software.
 
-    ``report`` hears of one that opens and is not used. A damaged file is left to software, which complains of what a
-    chip conceals in silence.
+    ``report`` is told of one that opens but is not used. A damaged file is left to software, which reports what
+    hardware conceals silently.
     """
     if info.images or info.damage:
         return ""
@@ -94,7 +94,7 @@ def hardware_for(info: VideoInfo, report: Report) -> str:
 
 
 def _first(info: VideoInfo, hardware: HWAccel | None) -> list[Any]:
-    """The first frames, to be compared."""
+    """The first frames, in comparable form."""
     with closing(decode(info, report=lambda _: None, hardware=hardware)) as frames:
         return [
             (frame.pts, frame.format, frame.color, *(plane.tobytes() for plane in frame.planes))
@@ -105,7 +105,7 @@ def _first(info: VideoInfo, hardware: HWAccel | None) -> list[Any]:
 def check_damage(
     info: VideoInfo, start: Fraction | None, end: Fraction | None, *, conceal: bool, report: Report
 ) -> Trouble:
-    """Tell, before any work, what `probe` found broken or missing between ``start`` and ``end``, as `decode` does."""
+    """Report, before any work, what `probe` found broken or missing between ``start`` and ``end``, as `decode` does."""
     trouble = Trouble(info, start, end, conceal, report)
     for damage in info.damage:
         trouble.found(damage.what, damage.when)
@@ -113,8 +113,8 @@ def check_damage(
 
 
 class Trouble:
-    """What is wrong with a file, and what becomes of it: an error, or a note where it is to be concealed. Trouble
-    outside of the part that was asked for is nobody's."""
+    """Handles what is wrong with a file: raises an error, or reports it if it is to be concealed. Trouble outside the
+    part that was asked for is ignored."""
 
     def __init__(
         self, info: VideoInfo, start: Fraction | None, end: Fraction | None, conceal: bool, report: Report
@@ -125,7 +125,7 @@ class Trouble:
         self._last: Fraction | None = None
 
     def found(self, what: str, when: Fraction | None) -> None:
-        """Something is broken or missing."""
+        """Something is damaged or missing."""
         if self._elsewhere(when):
             return
         if not self._conceal:
@@ -133,7 +133,7 @@ class Trouble:
         self._report(f"{what}{_at(when)}: bridged")
 
     def heard(self, said: list[tuple[int, str, str]], when: Fraction | None) -> None:
-        """A decoder complained, and went on: it may have made up a part of the picture."""
+        """A decoder warned, and went on: it may have made up a part of the picture."""
         if not said or self._elsewhere(when):
             return
         if not self._complaints:
@@ -143,7 +143,7 @@ class Trouble:
         self._last = when
 
     def tell(self, what: str, when: Fraction | None = None) -> None:
-        """Something that costs nothing a player would show."""
+        """Something that loses nothing a player would show."""
         self._report(what + _at(when))
 
     def sum_up(self) -> None:
@@ -162,10 +162,10 @@ def _at(when: Fraction | None) -> str:
 def _from(
     info: VideoInfo, start: Fraction | None, trouble: Trouble, hardware: HWAccel | None
 ) -> Iterator[tuple[Fraction | None, Any]]:
-    """(time or None, PyAV picture), in the order shown, from a keyframe that lets the picture at ``start`` be decoded.
+    """(time or None, PyAV picture), in display order, from a keyframe from which the picture at ``start`` is decodable.
 
-    Not every keyframe does, whatever the container says. So the first picture is compared with what should be there,
-    and if it is another one decoding begins again, at an earlier keyframe.
+    Not every keyframe will do, whatever the container says. So the first picture is compared with the expected one, and
+    if it is another one decoding restarts at an earlier keyframe.
     """
     if info.images:
         yield from _images(info, trouble)
@@ -203,10 +203,10 @@ def _images(info: VideoInfo, trouble: Trouble) -> Iterator[tuple[Fraction, Any]]
 def _pictures(
     info: VideoInfo, key: int | None, seek: bool, trouble: Trouble, hardware: HWAccel | None
 ) -> Generator[tuple[Fraction | None, Any], None, None]:
-    """Decode from the keyframe shown at ``key`` (in the file's stamps; None: from the beginning) to the end."""
-    # Held back until a picture follows: where a recording was switched on or off something always is broken.
+    """Decode from the keyframe shown at ``key`` (in the file's timestamps; None: from the beginning) to the end."""
+    # Held back until a picture follows: at the very beginning and end of a recording something is always broken.
     broken: tuple[str, Fraction | None] | None = None
-    early: list[tuple[int, str, str]] = []  # complaints before the first picture
+    early: list[tuple[int, str, str]] = []  # warnings before the first picture
     shown = False
     when: Fraction | None = None
     latest = -info.origin
@@ -215,7 +215,7 @@ def _pictures(
         video = container.streams[info.stream]
         decoder = _decoder(video, trouble, hardware)
         order = Order(decoder.reorder_depth) if info.presentation.decode_times else None
-        waiting: dict[int, Fraction] = {}  # times of packets whose pictures are yet to come
+        waiting: dict[int, Fraction] = {}  # times of packets whose pictures are still to come
         for number, (packet, time) in enumerate(chain(_packets(info, container, key, seek), [(None, None)])):
             if packet is not None:
                 if time is not None:
@@ -224,7 +224,7 @@ def _pictures(
                         waiting[number] = time
                     if order is not None and not packet.is_discard:
                         order.feed(number, time)
-                # the decoder hands its packet's stamp on with the picture: so each picture tells where it comes from
+                # the decoder passes its packet's timestamp on to the picture, which so identifies its packet
                 packet.pts = packet.dts = number
             with av.logging.Capture() as said:
                 try:
@@ -246,7 +246,7 @@ def _pictures(
                     trouble.tell(f"{broken[0]} before the first picture: left out")
                 if not shown and early:
                     lost = sum(number < (picture.pts or 0) for number in waiting) if key is None else 0
-                    if lost:  # for want of a keyframe
+                    if lost:  # for lack of a keyframe
                         trouble.tell(f"{lost} frames before the first that can be decoded: left out")
                     else:
                         trouble.heard(early, came)
@@ -271,18 +271,18 @@ def _decoder(video: Any, trouble: Trouble, hardware: HWAccel | None) -> Any:
 
 
 def _unpacked(picture: Any, pixel_format: str) -> Any:
-    """A picture as software gives it: chips interleave both chroma planes, and put 10 bits into the upper of 16."""
+    """A picture as software gives it: hardware interleaves the chroma planes, and puts 10 bits into the upper of 16."""
     interleaved = picture.format.name.startswith(("nv", "p0", "p2", "p4"))
     return picture.reformat(format=pixel_format, threads=ALONE) if interleaved else picture
 
 
 def _packets(info: VideoInfo, container: Any, key: int | None, seek: bool) -> Iterator[tuple[Any, Fraction | None]]:
-    """(packet that is not empty, when its picture is shown, or decoded, by the job's clock; None: not said)."""
+    """(packet that is not empty, when its picture is shown, or decoded, by the job's clock; None: unknown)."""
     video, shown = container.streams[info.stream], info.presentation
     clock = Clock(shown)
     if key is not None and seek:
         if len(shown.pieces) > 1:
-            return  # a stamp does not tell which piece is meant
+            return  # a timestamp alone does not identify the piece
         container.seek(key, stream=video)
     packets = container.demux(video)
     while True:
@@ -301,18 +301,18 @@ def _packets(info: VideoInfo, container: Any, key: int | None, seek: bool) -> It
             if not packet.is_keyframe or time is None or time < key * info.time_base:
                 continue
             if time > key * info.time_base:
-                return  # behind it already
+                return  # already past it
             key = None
         yield packet, None if time is None else time - info.origin
 
 
 def _timed(info: VideoInfo, pictures: Iterator[tuple[Fraction | None, Any]], report: Report) -> Any:
-    """Frames with clean times: missing ones filled in, repeated ones dropped, a constant rate exact."""
+    """Frames with clean times: missing times filled in, repeated ones dropped, constant rates exact."""
     step = 1 / info.frame_rate
     first = info.start - info.origin
     fit = Fitter(info.coded, info.pixel_format, info.time_base, report)
     last: Fraction | None = None
-    held: tuple[Fraction, Any] | None = None  # until the next one tells whether its time is one
+    held: tuple[Fraction, Any] | None = None  # until the next one confirms its time
     left_out = 0
 
     def frame(pts: Fraction, picture: Any) -> Frame:
@@ -345,7 +345,7 @@ def _timed(info: VideoInfo, pictures: Iterator[tuple[Fraction | None, Any]], rep
 def _begun(
     pictures: Iterator[tuple[Fraction | None, Any]], step: Fraction, report: Report
 ) -> Iterator[tuple[Fraction | None, Any]]:
-    """Give pictures at the beginning that have no time those before the first that has one; none before zero."""
+    """Give initial pictures without a time the times before the first that has one; those before zero are dropped."""
     undated: list[Any] = []
     for time, picture in pictures:
         if time is None:
@@ -361,7 +361,7 @@ def _begun(
 
 
 class Fitter:
-    """Brings pictures of another size or pixel format, where a file changes it on the way, into those of the first."""
+    """Converts pictures to the size and pixel format of the first, where a file changes these midway."""
 
     def __init__(self, size: tuple[int, int], pixel_format: str, time_base: Fraction, report: Report) -> None:
         self._size, self._format, self._time_base, self._report = size, pixel_format, time_base, report
@@ -381,7 +381,7 @@ class Fitter:
                 )
             self._from = shape
             self._graph = av.filter.Graph()
-            # black bars keep its shape
+            # black bars keep the aspect ratio
             self._graph.link_nodes(
                 self._graph.add_buffer(
                     width=shape[0], height=shape[1], format=picture.format, time_base=self._time_base
@@ -398,7 +398,7 @@ class Fitter:
 
 
 def frame_of(picture: Any, siting: str, orientation: Orientation, pts: Fraction, duration: Fraction) -> Frame:
-    """A decoded PyAV picture, whose chroma is at ``siting``, as it is shown. ValueError: see PixelFormat.of."""
+    """A decoded PyAV picture, whose chroma is at ``siting``, as displayed. ValueError: see PixelFormat.of."""
     format, color = PixelFormat.of(picture.format.name), color_of(picture, siting)
     if picture.format.name.replace("yuvj", "yuv") != format.name:
         picture = picture.reformat(format=format.name, threads=ALONE)  # unpacks without loss; see PixelFormat.of

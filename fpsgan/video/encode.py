@@ -1,4 +1,4 @@
-"""Encode a part of the output's pictures with ffmpeg: a segment, whole under its name or not there at all."""
+"""Encode a segment of the output's pictures with ffmpeg: complete under its name, or absent."""
 
 from __future__ import annotations
 
@@ -13,15 +13,14 @@ import numpy as np
 
 from fpsgan.errors import FpsganError, OutputError, SetupError
 from fpsgan.video.codecs import CODECS, HARDWARE, UPLOADED, UPLOADING
-from fpsgan.video.ffmpeg import FfmpegPipe, ffmpeg_path
-from fpsgan.video.files import PART
+from fpsgan.video.container import NUT_TICK, open_container
+from fpsgan.video.ffmpeg import FfmpegPipe, command_of
+from fpsgan.video.files import PART, make_folder, sync
 from fpsgan.video.frame import MATRICES, PRIMARIES, TRANSFERS, Array, Color, Frame, PixelFormat, code_point
-from fpsgan.video.probe import NUT_TICK, Stream, VideoInfo, open_container
+from fpsgan.video.probe import Stream, VideoInfo
 from fpsgan.video.streams import Carrier
 
 __all__ = ["Encoder", "Plan", "count_pictures"]
-
-INTERMEDIATE = ("ffv1", "", None, {"level": 3, "slices": 16, "slicecrc": 1})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +28,7 @@ class Plan:
     """How the output of ``info`` will be written (`plan_output`).
 
     ``streams`` pairs other streams of the source with "copy" or the codec they are encoded with, in the order of the
-    output; ``notes`` tell the user what cannot be as it was.
+    output; ``notes`` tell the user what will differ from the source.
     """
 
     info: VideoInfo
@@ -48,15 +47,10 @@ class Plan:
     notes: tuple[str, ...]
 
     @property
-    def folder(self) -> bool:
-        """Whether the target is a folder of numbered images."""
-        return self.target.suffix == ""
-
-    @property
     def time_base(self) -> Fraction:
-        """Seconds of a tick of the encoded pictures: their times are whole numbers of it."""
+        """Of the encoded pictures, in seconds."""
         rate = self.rate or self.info.frame_rate
-        if self.muxer == "avi":  # has no timestamps, only a rate, and takes the time base for it
+        if self.muxer == "avi":  # has no timestamps, only a rate, for which it takes the time base
             return 1 / rate
         fineness = max(1, -(-90000 // rate.numerator))
         base = Fraction(1, rate.numerator * fineness) if self.rate else self.info.time_base / self.slowmo
@@ -64,17 +58,16 @@ class Plan:
 
     @property
     def late(self) -> bool:
-        """Whether pictures are kept without loss until all are there, and encoded then: where ffmpeg cannot join parts
-        of a file by copying them."""
+        """Whether segments are lossless and encoded only when joined, since ffmpeg cannot join them by copying."""
         return self.codec in ("gif", "webp", "prores")
 
     def segment_name(self, stem: str) -> str:
-        """The name of a file, or of a folder of images, that holds a part of the pictures."""
+        """The name of the file, or the folder of images, of a segment."""
         return stem if self.muxer == "image2" else f"{stem}.nut"
 
     @property
     def color_tags(self) -> dict[str, Any]:
-        """How code values mean colour, for ffmpeg's setparams. Numbers: some names differ from encoder to encoder."""
+        """The colour tags for ffmpeg's setparams, as numbers, since some names differ from encoder to encoder."""
         color = self.color
         return {
             "range": "pc" if color.full_range else "tv",
@@ -85,20 +78,22 @@ class Plan:
 
 
 class Encoder:
-    """A running ffmpeg that encodes pictures to ``path``; a context manager that opens it, and closes or aborts it.
+    """A running ffmpeg that encodes pictures to ``path``; a context manager that closes or aborts it.
 
-    ``path`` as `Plan.segment_name` has it. Pictures come with their times in the whole output; ``number``: that of the
-    first one, of which images have their names.
+    ``path``: see `Plan.segment_name`. Pictures have their times in the whole output; ``number``: that of the first, for
+    the names of images.
     """
 
     def __init__(self, plan: Plan, path: Path, number: int = 0) -> None:
         self.plan, self.path = plan, path
         self.frames = 0
         self._part = path.with_name(f"{PART}-{os.getpid()}-{path.name}")  # a killed job's ffmpeg may go on for a moment
-        self._pipe = FfmpegPipe(self._arguments(number), self._failure)
+        if plan.muxer == "image2":
+            make_folder(self._part)
+        self._pipe = FfmpegPipe(_command(plan, self._part, number), lambda said: failure(plan, said))
+        self._stream = self._pipe.add_pictures(plan.width, plan.height, plan.format.name, plan.time_base)
 
     def __enter__(self) -> Encoder:
-        self.open()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -107,29 +102,18 @@ class Encoder:
         else:
             self.abort()
 
-    def open(self) -> None:
-        """Start ffmpeg."""
-        try:
-            if self.plan.muxer == "image2":
-                self._part.mkdir(exist_ok=True)
-            self._pipe.start()
-        except OSError as error:
-            raise OutputError(f"{self.plan.target}: cannot be written ({error.strerror or error})") from error
-        plan, base = self.plan, self.plan.time_base
-        self._stream = self._pipe.add_pictures(plan.width, plan.height, plan.format.name, base)
-
     def write(self, frame: Frame) -> None:
-        """Send one frame, at ``frame.pts`` seconds of the output. Raises OutputError if ffmpeg has given up."""
+        """Send one frame, at ``frame.pts`` seconds of the output. Raises OutputError if ffmpeg has failed."""
         planes = [self._padded(plane, k) for k, plane in enumerate(frame.as_planes(self.plan.format, self.plan.color))]
         self._pipe.write_picture(self._stream, planes, round(frame.pts / self.plan.time_base))
         self.frames += 1
 
     def abort(self) -> None:
-        """End ffmpeg at once; nothing appears under the name."""
+        """Kill ffmpeg; nothing appears under the name."""
         self._pipe.abort()
 
     def close(self) -> None:
-        """Finish the segment. Raises OutputError if ffmpeg failed, or what it wrote has not all the pictures."""
+        """Finish the segment. Raises OutputError if ffmpeg failed, or pictures are missing from what it wrote."""
         if not self.frames:
             self._pipe.abort()
             raise OutputError(f"{self.plan.target}: nothing to write, the source gave no frame")
@@ -138,9 +122,7 @@ class Encoder:
         if found != self.frames:
             target = self.plan.target
             raise OutputError(f"{target}: {self.frames} frames were sent to ffmpeg but {found} are in its file")
-        for file in sorted(self._part.iterdir()) if self._part.is_dir() else [self._part]:
-            with file.open("rb+") as handle:
-                os.fsync(handle.fileno())
+        sync(self._part)
         self._part.replace(self.path)
 
     def _padded(self, plane: Array, k: int) -> Array:
@@ -148,47 +130,40 @@ class Encoder:
         missing = (rows - plane.shape[0], columns - plane.shape[1])
         return np.pad(plane, ((0, missing[0]), (0, missing[1])), "edge") if any(missing) else plane
 
-    def _failure(self, said: str) -> FpsganError:
-        return failure(self.plan, said)
 
-    def _arguments(self, number: int) -> list[str]:
-        plan = self.plan
-        info, tags, tick = plan.info, plan.color_tags, plan.time_base
-        encoder, quality_flags, _, extra = INTERMEDIATE if plan.late else CODECS[plan.codec]
-        settings: dict[str, Any] = {"c:v": encoder, **extra, "fps_mode": "passthrough"}
-        if plan.codec.split("_")[0] in ("h264", "hevc") and (tags["colorspace"] > 14 or tags["color_primaries"] > 12):
-            # younger than the encoders: x264 drops them, x265 refuses them; so they are put in behind the encoder
-            names = ("colour_primaries", "transfer_characteristics", "matrix_coefficients")
-            points = zip(names, list(tags.values())[1:], strict=True)
-            settings["bsf:v"] = f"{plan.codec.split('_')[0]}_metadata={':'.join(f'{k}={v}' for k, v in points)}"
-            tags |= {"colorspace": 2, "color_primaries": 2}
-        video = ffmpeg.input("pipe:0", format="nut").filter("setparams", **tags)
-        video = video.filter("setsar", f"{info.sar.numerator}/{info.sar.denominator}")
-        chip = encoder.split("_")[-1]
-        if chip in UPLOADED:
-            surface = "nv12" if plan.format.depth == 8 else "p010le"
-            video = video.filter("format", surface).filter("hwupload")
-        settings["enc_time_base"] = f"{tick.numerator}:{tick.denominator}"
-        if plan.quality is not None:
-            settings |= dict.fromkeys(quality_flags.split(), plan.quality)
-        if encoder == "libx265" and info.mastering:
-            settings["x265-params"] += f":hdr10=1:repeat-headers=1:{info.mastering}"
-        if plan.format.family == "yuv" and plan.format.log2_w == 1:
-            settings["chroma_sample_location"] = plan.color.chroma_location
-        if plan.muxer == "image2":
-            settings["start_number"] = number + 1
-        # without a container's delay for frames that are shown later than they are decoded: the times are absolute
-        settings["avoid_negative_ts"] = "disabled"
-        graph = ffmpeg.output(video, PART, format="image2" if plan.muxer == "image2" else "nut", **settings)
-        graph = graph.global_args("-hide_banner", "-nostats", "-loglevel", "error", "-copyts", *UPLOADING.get(chip, ()))
-        arguments: list[str] = ffmpeg.compile(graph, cmd=ffmpeg_path(), overwrite_output=True)
-        # put in here since ffmpeg-python takes no names that are not UTF-8; a "%" in a folder's name would be a pattern
-        images = f"{str(self._part).replace('%', '%%')}/%06d.{plan.codec}"
-        return [(images if plan.muxer == "image2" else str(self._part)) if word == PART else word for word in arguments]
+def _command(plan: Plan, part: Path, number: int) -> list[str]:
+    info, tags, tick = plan.info, plan.color_tags, plan.time_base
+    encoder, quality_flags, _, extra = CODECS["ffv1" if plan.late else plan.codec]
+    settings: dict[str, Any] = {"c:v": encoder, **extra, "fps_mode": "passthrough"}
+    if plan.codec.split("_")[0] in ("h264", "hevc") and (tags["colorspace"] > 14 or tags["color_primaries"] > 12):
+        # newer than the encoders: x264 drops them, x265 refuses them; so a bitstream filter adds them
+        names = ("colour_primaries", "transfer_characteristics", "matrix_coefficients")
+        points = zip(names, list(tags.values())[1:], strict=True)
+        settings["bsf:v"] = f"{plan.codec.split('_')[0]}_metadata={':'.join(f'{k}={v}' for k, v in points)}"
+        tags |= {"colorspace": 2, "color_primaries": 2}
+    video = ffmpeg.input("pipe:0", format="nut").filter("setparams", **tags)
+    video = video.filter("setsar", f"{info.sar.numerator}/{info.sar.denominator}")
+    chip = encoder.split("_")[-1]
+    if chip in UPLOADED:
+        video = video.filter("format", UPLOADED[chip][plan.format.depth > 8]).filter("hwupload")
+    settings["enc_time_base"] = f"{tick.numerator}:{tick.denominator}"
+    if plan.quality is not None:
+        settings |= dict.fromkeys(quality_flags.split(), plan.quality)
+    if encoder == "libx265" and info.mastering:
+        settings["x265-params"] += f":hdr10=1:repeat-headers=1:{info.mastering}"
+    if plan.format.family == "yuv" and plan.format.log2_w == 1:
+        settings["chroma_sample_location"] = plan.color.chroma_location
+    if plan.muxer == "image2":
+        settings["start_number"] = number + 1
+    # no shift to make decode times positive: the times are absolute
+    settings["avoid_negative_ts"] = "disabled"
+    graph = ffmpeg.output(video, PART, format="image2" if plan.muxer == "image2" else "nut", **settings)
+    images = f"{str(part).replace('%', '%%')}/%06d.{plan.codec}"  # a "%" in a folder's name would be a pattern
+    return command_of(graph, {PART: images if plan.muxer == "image2" else str(part)}, *UPLOADING.get(chip, ()))
 
 
 def failure(plan: Plan, said: str) -> FpsganError:
-    """What to tell people of an ffmpeg that ended with an error."""
+    """The error for users when ffmpeg has failed."""
     if "No space left" in said:
         return OutputError(f"{plan.target}: the disk is full; free some space and run again")
     family, _, chip = plan.codec.partition("_")

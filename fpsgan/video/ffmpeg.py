@@ -1,4 +1,4 @@
-"""The ffmpeg binary: where it is, and what this build of it can do."""
+"""The ffmpeg binary: where it is, what this build of it can do, and pipes into it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import contextlib
 import re
 import shutil
 import subprocess
-import sys
 import threading
 import types
 from collections import deque
@@ -17,6 +16,7 @@ from typing import IO, Any, Literal
 
 import av
 import av.codec.codec
+import ffmpeg
 import imageio_ffmpeg
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,7 @@ from fpsgan.video.matroska import described
 __all__ = [
     "FfmpegPipe",
     "PacketPipe",
+    "command_of",
     "container_codecs",
     "encoder_formats",
     "encoders",
@@ -62,18 +63,31 @@ def _version_of(program: str) -> tuple[int, int]:
     number = re.search(r"version n?(\d+)\.(\d+)", said)
     if number:
         return int(number[1]), int(number[2])
-    return OLDEST if "version N-" in said else (0, 0)  # builds from git carry no release number and are recent
+    return OLDEST if "version N-" in said else (0, 0)  # builds from git have no release number and are recent
 
 
 def run(*arguments: str, timeout: float | None = 60) -> subprocess.CompletedProcess[str]:
-    """Run ffmpeg to its end. Raises SetupError if it cannot start or takes more than ``timeout`` seconds, if any."""
+    """Run ffmpeg and wait. Raises SetupError if it cannot start or takes more than ``timeout`` seconds, if any."""
     command = [ffmpeg_path(), "-hide_banner", "-nostdin", *arguments]
     try:
         return subprocess.run(
             command, capture_output=True, text=True, encoding="utf-8", errors="replace", timeout=timeout
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise SetupError(f"{command[0]}: cannot be run ({error}); `fpsgan doctor` tells more") from error
+        raise _not_run(error) from error
+
+
+def _not_run(error: Exception) -> SetupError:
+    return SetupError(f"{ffmpeg_path()}: cannot be run ({error}); `fpsgan doctor` tells more")
+
+
+def command_of(graph: Any, paths: dict[str, str], *flags: str) -> list[str]:
+    """The command line of an ffmpeg-python graph, with global ``flags``.
+
+    ``paths``: what to put in for words of the graph, since ffmpeg-python takes no names that are not UTF-8.
+    """
+    graph = graph.global_args("-hide_banner", "-nostats", "-loglevel", "error", "-copyts", *flags)
+    return [paths.get(word, word) for word in ffmpeg.compile(graph, cmd=ffmpeg_path(), overwrite_output=True)]
 
 
 @lru_cache
@@ -97,7 +111,7 @@ def encoder_formats(encoder: str) -> tuple[str, ...]:
 
 @lru_cache
 def _fourcc(pix_fmt: str) -> bytes:
-    """The code by which raw pictures of a format go."""
+    """The FourCC of raw pictures of a format."""
     raw: Any = av.CodecContext.create("rawvideo", "w")
     raw.width = raw.height = 16
     raw.pix_fmt, raw.time_base = pix_fmt, Fraction(1)
@@ -107,7 +121,7 @@ def _fourcc(pix_fmt: str) -> bytes:
 
 @lru_cache
 def container_codecs(muxer: str) -> frozenset[str]:
-    """What a container of libavformat has a name for, as ffmpeg calls formats, not their decoders."""
+    """The codecs that a container of libavformat can hold, by ffmpeg's names of formats, not of decoders."""
     with av.open(types.SimpleNamespace(write=len), "w", format=muxer) as container:
         names = container.supported_codecs
     return frozenset(av.Codec(name, mode).canonical_name for name in names for mode in _modes(name))
@@ -124,27 +138,24 @@ def _modes(codec: str) -> list[Literal["r", "w"]]:
 
 
 class PacketPipe:
-    """Streams in a container, to an open file: raw pictures, and other streams as they are.
+    """Streams in a container, to an open file: raw pictures, and whatever else PyAV's ``container`` is given.
 
-    ``format``: "nut" carries exact times, but no colour tags and few subtitles; "matroska" carries those, and times to
-    the millisecond; "yuv4mpegpipe" pictures alone.
+    ``format``: "nut" has exact times, but no colour tags and few subtitle formats; "matroska" has those, and times to
+    the millisecond; "yuv4mpegpipe" has pictures alone.
     """
 
-    def __init__(self, format: str = "nut") -> None:
-        self.format = format
-        # PyAV swallows what a write callback raises, so Ctrl-C must never land in one: the callback only appends, in C,
-        # to a list, and _send does the waiting
+    def __init__(self, file: IO[bytes], format: str = "nut") -> None:
+        self.format, self._file = format, file
+        # PyAV swallows what a write callback raises, so Ctrl-C must never hit one: the callback only appends to a list,
+        # in C, and _send does the blocking write
         self._chunks: list[bytes] = []
         self._change: Callable[[bytes], bytes] | None = None  # of the header
-
-    def open(self, file: IO[bytes]) -> None:
-        self._file = file
-        # a packet goes out with the next one, whatever its stream: libavformat would wait for each of them, up to 10 s
-        options = {"max_interleave_delta": "1", "strict": "-1"}  # of Y4M, 10 bits are no standard, but usual
-        if self.format == "matroska":
+        # a packet goes out with the next one, of whatever stream: libavformat would wait for all streams, up to 10 s
+        options = {"max_interleave_delta": "1", "strict": "-1"}  # 10 bits in Y4M are not standard, but common
+        if format == "matroska":
             options["write_crc32"] = "0"  # of a header that _send will change
         writer = types.SimpleNamespace(write=self._chunks.append)
-        self._container = av.open(writer, "w", format=self.format, options=options)
+        self.container = av.open(writer, "w", format=format, options=options)
 
     def add_pictures(
         self,
@@ -156,12 +167,12 @@ class PacketPipe:
         rate: Fraction | None = None,
         sar: Fraction = Fraction(1),
     ) -> Any:
-        """The stream, of raw pictures. NUT does not hold ``sar``, how wide a pixel is."""
-        stream: Any = self._container.add_stream("rawvideo", rate=rate)
+        """A stream of raw pictures, returned. NUT does not store ``sar``, the sample aspect ratio."""
+        stream: Any = self.container.add_stream("rawvideo", rate=rate)
         stream.width, stream.height, stream.pix_fmt = width, height, pix_fmt
         stream.time_base = stream.codec_context.time_base = time_base
         if self.format == "matroska":
-            # libavformat's reader, and mpv's, know all pictures that rawvideo has a code for; its writer, those of AVI
+            # libavformat's reader, and mpv's, accept every format with a FourCC; its writer only those of AVI
             fourcc, stream.pix_fmt = _fourcc(pix_fmt), "yuv420p"
             self._change = lambda header: described(header, fourcc, sar * Fraction(width, height))
         elif self.format == "yuv4mpegpipe":
@@ -169,24 +180,13 @@ class PacketPipe:
         return stream
 
     def add_copy(self, of: Any, time_base: Fraction) -> Any:
-        """The stream, of packets as they are in the PyAV stream ``of``."""
-        stream: Any = self._container.add_stream_from_template(of, opaque=True)  # there may be no encoder for it
+        """A stream for packets as they are in the PyAV stream ``of``, returned."""
+        stream: Any = self.container.add_stream_from_template(of, opaque=True)  # there may be no encoder for it
         stream.time_base = time_base
         return stream
 
-    def add_encoded(self, codec: str) -> Any:
-        """The stream, of packets in that codec that come without one."""
-        return self._container.add_mux_stream(codec)
-
-    def add_attachment(self, name: str, mimetype: str, data: bytes) -> None:
-        self._container.add_attachment(name, mimetype, data)
-
-    def add_samples(self, codec: str, rate: int, layout: str) -> Any:
-        """The stream, of sound that is encoded here."""
-        return self._container.add_stream(codec, rate=rate, layout=layout)
-
     def write_picture(self, stream: Any, planes: Sequence[NDArray[np.generic]], tick: int) -> None:
-        """A picture of the stream's size and format, shown from ``tick`` on, in its time base."""
+        """A picture of the stream's size and format, shown from ``tick``, in its time base."""
         packet = av.Packet(b"".join(plane.tobytes() for plane in planes))
         packet.stream = stream
         packet.time_base, packet.is_keyframe = stream.codec_context.time_base, True
@@ -194,19 +194,19 @@ class PacketPipe:
         self.write(packet)
 
     def write(self, packet: Any) -> None:
-        """Raises what writing to the file raises."""
-        self._container.mux(packet)
+        """Raises whatever writing to the file raises."""
+        self.container.mux(packet)
         self._send()
 
     def finish(self) -> None:
         """Write what is left, and close the file."""
-        self._container.close()
+        self.container.close()
         self._send()
         self._file.close()
 
     def abort(self) -> None:
         """Close the file as it is."""
-        self._container.close()
+        self.container.close()
         with contextlib.suppress(OSError):  # the other end is gone: that is the point
             self._file.close()
 
@@ -220,28 +220,30 @@ class PacketPipe:
 
 
 class FfmpegPipe(PacketPipe):
-    """A running ffmpeg that is fed streams on its standard input.
+    """A running ffmpeg with streams on its standard input. Raises SetupError if it cannot be started.
 
-    ``failed`` makes the error to raise of what ffmpeg said, once it has ended without success.
+    ``failed`` makes the error to raise from what ffmpeg printed, if it fails.
     """
 
     def __init__(self, command: list[str], failed: Callable[[str], FpsganError], format: str = "nut") -> None:
-        super().__init__(format)
-        self._command, self._failed = command, failed
+        self._failed = failed
         self._said: deque[str] = deque(maxlen=12)
-
-    def start(self) -> None:
-        """Raises OSError if ffmpeg cannot be started."""
-        self._process = subprocess.Popen(
-            self._command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, **_detached()
-        )
+        try:
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+                # Ctrl-C goes to the whole foreground group; ffmpeg must not end before we decide what becomes of its
+                # file. Windows ignores the first of these, others the second.
+                start_new_session=True, creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
+            )  # fmt: skip
+        except OSError as error:
+            raise _not_run(error) from error
         assert self._process.stdin is not None and self._process.stderr is not None
         self._listener = threading.Thread(target=self._listen, args=(self._process.stderr,), daemon=True)
         self._listener.start()
-        self.open(self._process.stdin)
+        super().__init__(self._process.stdin, format)
 
     def finish(self) -> None:
-        """Close ffmpeg's input and wait for it to end."""
+        """Close ffmpeg's input and wait for it to exit."""
         try:
             super().finish()
             code = self._process.wait()
@@ -255,7 +257,7 @@ class FfmpegPipe(PacketPipe):
         self._listener.join()
 
     def abort(self) -> None:
-        """End ffmpeg at once."""
+        """Kill ffmpeg."""
         self._process.kill()
         self._process.wait()
         super().abort()
@@ -278,10 +280,3 @@ class FfmpegPipe(PacketPipe):
         with said:
             for line in said:
                 self._said.append(line.decode(errors="replace").strip())
-
-
-def _detached() -> dict[str, Any]:
-    # Ctrl-C goes to the whole foreground group; ffmpeg must not end before we decide what becomes of its file
-    if sys.platform == "win32":
-        return {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
-    return {"start_new_session": True}

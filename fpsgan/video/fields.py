@@ -1,8 +1,8 @@
-"""Film and fields: what kind of scan a video really has, and how it becomes the moments that were filmed.
+"""Telecine and interlacing: what scan a video really has, and how to recover the moments that were filmed.
 
-Flags do not tell: telecined film is coded as interlaced or as progressive video, and 25i often holds progressive
-frames. So ``find`` measures it on decoded frames, at several places of the file. ``treated`` chooses what to do and
-describes the video as it will be after that; ``treat`` does it to decoded pictures.
+Flags are no help: telecined film is coded as interlaced or as progressive video, and 25i often holds progressive
+frames. So ``find`` measures it on decoded frames, at several places in the file. ``treated`` chooses the treatment and
+describes the video as it will be afterwards; ``treat`` applies it to decoded pictures.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fpsgan.errors import OptionError
+from fpsgan.video.container import open_container, video_decoder
 
 Luma = NDArray[np.uint8]
 
@@ -33,9 +34,9 @@ __all__ = ["MODES", "Kind", "Scan", "Treatment", "find", "treat", "treated"]
 MODES = ("auto", "fields", "frames", "film", "off")
 FILM_RATE, VIDEO_RATE = Fraction(24000, 1001), Fraction(30000, 1001)
 PLACES, RUN, LONG_RUN = 3, 16, 26  # frames in a run: three cycles of 2:3, one of Euro pulldown
-COLUMNS = 360  # of the luma are looked at; all rows are
+COLUMNS = 360  # of the luma are analysed, and all rows
 STILL = 0.25  # mean difference of fields, in codes of 255, below which nothing moves
-TALLEST = 1152  # no interlaced format has more rows
+TALLEST = 1152  # rows: no interlaced format has more
 
 
 class Kind(enum.StrEnum):
@@ -49,9 +50,9 @@ class Kind(enum.StrEnum):
 
 @dataclasses.dataclass(frozen=True)
 class Scan:
-    """The scan of a video. ``top_first``: which field of a frame is the earlier, None where nothing tells.
+    """The scan of a video. ``top_first``: whether the top field of a frame is the earlier one, None if unknown.
 
-    ``mixed``: other parts of the file were found to be of another kind.
+    ``mixed``: other parts of the file are of another kind.
     """
 
     kind: Kind = Kind.PROGRESSIVE
@@ -68,10 +69,10 @@ PROGRESSIVE = Scan()
 
 @dataclasses.dataclass(frozen=True)
 class Treatment:
-    """What is done to decoded pictures: ``filters`` of ffmpeg, then of every ``cycle`` frames one left out (0: none).
+    """What is done to decoded pictures: ``filters`` of ffmpeg, then one of every ``cycle`` frames is dropped (0: none).
 
-    ``rate`` is that of the source, ``first`` the time of its first picture in seconds by the job's clock; pictures of
-    a variable-rate source are counted in ``tick`` seconds, of the others in frames.
+    ``rate`` is that of the source, ``first`` the time of its first picture in seconds by the job's clock; the pictures
+    of a variable-rate source are counted in ``tick`` seconds, others in frames.
     """
 
     filters: tuple[tuple[str, str], ...]
@@ -83,13 +84,13 @@ class Treatment:
 
     @property
     def lead(self) -> Fraction:
-        """Seconds before the first picture wanted, from where on the filters must see what comes."""
+        """Seconds before the first picture needed at which the filters have to start."""
         return 2 * max(2, self.cycle) / self.rate
 
 
 class _Look(NamedTuple):
-    """How a frame and the one before are woven: how far each field moved, and how combed the three weaves of the two
-    frames are (own fields; this top with the bottom before; the top before with this bottom)."""
+    """Measures of a frame and the one before: how much each field changed, and the combing of the three ways to weave
+    their fields (its own two; its top with the bottom before; the top before with its bottom)."""
 
     number: int
     top: float
@@ -100,11 +101,11 @@ class _Look(NamedTuple):
 
 
 def _verdict(looks: Sequence[_Look]) -> str:
-    """What one look, or neighbouring ones taken together, say: still, unclear, repeat (of one field), progressive,
-    interlaced, or woven (clean only with a field of the frame before).
+    """The verdict of one look, or of neighbouring ones taken together: still, unclear, repeat (of one field),
+    progressive, interlaced, or woven (clean only with a field of the frame before).
 
-    Moments lie 0 fields apart in a clean weave; the others are 2 and 2 apart in progressive video, 1, 1 and 3 in
-    interlaced, 0, 2 and 4 in progressive video with shifted fields.
+    The two fields of a clean weave are 0 fields apart in time; those of the other two are 2 and 2 apart in progressive
+    video. In interlaced video the distances are 1, 1 and 3, in progressive video with shifted fields 0, 2 and 4.
     """
     _, top, bottom, own, top_here, bottom_here = (sum(values) / len(looks) for values in zip(*looks, strict=True))
     least, most = sorted((top, bottom))
@@ -123,7 +124,7 @@ def _verdict(looks: Sequence[_Look]) -> str:
 def find(info: VideoInfo, ticks: NDArray[np.int64]) -> Scan:
     """Find the scan of ``info``, whose pictures are shown at ``ticks`` (increasing, in its time base).
 
-    Decodes some eighty frames of what is flagged interlaced, and sixteen or more of 29.97 fps, which may be film
+    Decodes some eighty frames if the file is flagged interlaced, and sixteen or more at 29.97 fps, which may be film
     whatever the flags say.
     """
     if info.images or info.height > TALLEST or info.height < 32 or not info.format.name.startswith("yuv"):
@@ -141,11 +142,11 @@ def find(info: VideoInfo, ticks: NDArray[np.int64]) -> Scan:
         if scan is not None:
             scans.append(scan)
         if scan == PROGRESSIVE and not info.interlaced:
-            return PROGRESSIVE  # as the flag says: to look further would take longer than it is worth
+            return PROGRESSIVE  # as flagged: further places would take longer than they are worth
     if not info.interlaced and ({scan.kind for scan in scans} != {Kind.INTERLACED} or len(set(scans)) > 1):
-        # what scrolls by a row a frame looks woven too: only repeated fields speak against the flag, or all places
+        # scrolling by a row per frame looks woven too: only repeated fields, or all places, overrule the flag
         scans = [scan if scan.kind is Kind.FILM else PROGRESSIVE for scan in scans]
-    if any(scan.kind is Kind.EURO_FILM for scan in scans):  # parts of its cycle, seen alone, are taken for these
+    if any(scan.kind is Kind.EURO_FILM for scan in scans):  # parts of its cycle alone look like these
         parts = (Kind.PROGRESSIVE, Kind.SHIFTED)
         scans = [dataclasses.replace(scan, kind=Kind.EURO_FILM) if scan.kind in parts else scan for scan in scans]
     if not scans:
@@ -153,7 +154,7 @@ def find(info: VideoInfo, ticks: NDArray[np.int64]) -> Scan:
     kinds = Counter(scan.kind for scan in scans)
     kind, _ = kinds.most_common(1)[0]
     if len(kinds) > 1 and (kinds[kind] <= len(scans) / 2 or kind is Kind.PROGRESSIVE):
-        # no kind prevails, or it would leave the other parts combed: each field as its own moment is right everywhere
+        # no kind prevails, or it would leave the other parts combed: to treat each field as a moment is always right
         others = [other for other in kinds if other is not Kind.PROGRESSIVE]
         kind = others[0] if len(others) == 1 and kinds[others[0]] >= len(scans) / 2 else Kind.INTERLACED
     orders = Counter(scan.top_first for scan in scans if scan.top_first is not None)
@@ -161,10 +162,10 @@ def find(info: VideoInfo, ticks: NDArray[np.int64]) -> Scan:
 
 
 def treated(info: VideoInfo, mode: str, *, interpolate: bool) -> VideoInfo:
-    """``info`` as the video will be after treatment ``mode`` (one of MODES), which it then carries.
+    """``info`` as the video will be after treatment ``mode`` (one of MODES), with that treatment.
 
-    Fields give two moments a frame only to those who ``interpolate``; else the frame rate is kept. Raises OptionError
-    for film in a video of variable rate.
+    "auto" makes two moments of the fields of a frame only to ``interpolate``, and else keeps the frame rate. Raises
+    OptionError for film in a video of variable rate.
     """
     scan = info.scan
     film = scan.kind in (Kind.FILM, Kind.EURO_FILM, Kind.SHIFTED)
@@ -210,10 +211,8 @@ def treated(info: VideoInfo, mode: str, *, interpolate: bool) -> VideoInfo:
 def treat(
     treatment: Treatment, pictures: Iterator[tuple[Fraction | None, Any]]
 ) -> Iterator[tuple[Fraction | None, Any]]:
-    """Do ``treatment`` to PyAV pictures, each with its time (seconds by the job's clock; None: a frame after the last).
-
-    The times of what comes out are exact.
-    """
+    """Apply ``treatment`` to PyAV pictures, each with its time (seconds by the job's clock; None: a frame after the
+    last). The times of the results are exact."""
     if not treatment.filters:
         return pictures
     filtered = _filtered(treatment, pictures)
@@ -265,14 +264,14 @@ def _graph(treatment: Treatment, width: int, height: int, format: str) -> Any:
 
 
 def _decimated(treatment: Treatment, pictures: Iterator[tuple[Fraction, Any]]) -> Iterator[tuple[Fraction, Any]]:
-    """Of every cycle the repeated frame left out, the others at their places in the film.
+    """Drops the repeated frame of every cycle, and puts the others at their times in the film.
 
-    ffmpeg's ``decimate`` forgets from one cycle to the next: of a film drawn on twos, where two or three of five frames
-    repeat the one before, it may drop the wrong one, and it leaves the repeat in a cycle that the end cuts short.
+    ffmpeg's ``decimate`` remembers nothing from one cycle to the next: in a film drawn on twos, where two or three of
+    five frames repeat the one before, it may drop the wrong one, and it keeps the repeat in a last, incomplete cycle.
     """
     cycle, rate = treatment.cycle, treatment.rate
-    repeat: int | None = None  # its place in the cycle, which seldom changes
-    level = 0.0  # a change below is a repeat
+    repeat: int | None = None  # its place in the cycle, which rarely changes
+    level = 0.0  # a smaller change is a repeat
     before: Luma | None = None
     held: list[tuple[int, float, Any]] = []  # (place in the cycle, change from the frame before, picture)
     here = 0
@@ -309,7 +308,7 @@ def _decimated(treatment: Treatment, pictures: Iterator[tuple[Fraction, Any]]) -
 
 
 def _longest(places: Sequence[int]) -> int:
-    """The first of the longest run of neighbours: the drawing that is shown longest can spare a frame."""
+    """The start of the longest run of neighbours: the drawing that is shown longest can spare a frame."""
 
     def length(place: int) -> int:
         return 1 + length(place + 1) if place in places else 0
@@ -318,7 +317,7 @@ def _longest(places: Sequence[int]) -> int:
 
 
 def _change(before: Luma, after: Luma) -> float:
-    """The change of the part of the picture that changed most: what moves may be small."""
+    """The change of the block that changed most, since moving objects may be small."""
     rows, columns = (max(1, side // 16) for side in after.shape)
     height, width = rows * (after.shape[0] // rows), columns * (after.shape[1] // columns)
     apart = cv2.absdiff(after, before)[:height, :width]
@@ -326,7 +325,7 @@ def _change(before: Luma, after: Luma) -> float:
 
 
 def _luma(picture: Any) -> Luma:
-    """(height, some columns) uint8 luma: all rows of it."""
+    """(height, some columns) uint8: every row of the luma, and a subset of its columns."""
     plane, deep = picture.planes[0], picture.format.components[0].bits
     rows: NDArray[Any] = np.frombuffer(plane, np.uint8)[: picture.height * plane.line_size].reshape(picture.height, -1)
     step = max(1, picture.width // COLUMNS)
@@ -336,7 +335,7 @@ def _luma(picture: Any) -> Luma:
 
 
 def _film_by_flags(ticks: NDArray[np.int64], time_base: Fraction) -> bool:
-    """Frames two and three fields of 59.94 long in turn: what a player sees of film with repeat-field flags."""
+    """Whether frames last two and three fields of 59.94 in turn, as those of film with repeat-field flags."""
     if len(ticks) < 5:
         return False
     lengths = np.diff(ticks) * float(time_base * 60000 / 1001)
@@ -347,9 +346,7 @@ def _film_by_flags(ticks: NDArray[np.int64], time_base: Fraction) -> bool:
 
 
 def _runs(info: VideoInfo) -> Iterator[list[_Look]]:
-    """Looks at runs of frames, at several places spread over the file; where it has few keyframes, over its begin."""
-    from fpsgan.video.probe import open_container, video_decoder  # which imports this module
-
+    """Looks at runs of frames, at places spread over the file, or over its beginning if it has few keyframes."""
     with open_container(info.path) as container:
         video = container.streams[info.stream]
         decoder = video_decoder(video)
@@ -407,9 +404,9 @@ def _look(number: int, before: Luma, after: Luma) -> _Look:
 
 
 def _combed(top: Luma, bottom: Luma) -> float:
-    """By how much, on average, rows of one field stand out from the rows of the other above and below them."""
+    """The mean by which rows of one field stand out from the rows of the other above and below them."""
 
-    def out(middle: Luma, above: Luma, below: Luma) -> float:  # cv2.subtract stops at zero
+    def out(middle: Luma, above: Luma, below: Luma) -> float:  # cv2.subtract saturates at zero
         under, over = cv2.subtract(cv2.min(above, below), middle), cv2.subtract(middle, cv2.max(above, below))
         return float(under.mean() + over.mean())
 
@@ -432,7 +429,7 @@ def _judge(looks: list[_Look], rate: Fraction) -> Scan | None:
             (top, first), (bottom, second) = tops.most_common(1)[0], bottoms.most_common(1)[0]
             if top != bottom and first + second >= 0.75 * len(repeats):
                 return Scan(Kind.FILM, _top_first(looks))
-    # fine patterns that move by a row a field look clean in every other frame: so three frames are taken together
+    # fine patterns that move by a row per field look clean in every other frame: so three frames are taken together
     verdicts = [_verdict(looks[k - 1 : k + 2]) for k in range(1, len(looks) - 1)]
     count = Counter(verdict for verdict in verdicts if verdict not in ("still", "unclear", "repeat"))
     if count.total() < 3:
@@ -447,6 +444,6 @@ def _judge(looks: list[_Look], rate: Fraction) -> Scan | None:
 
 
 def _top_first(looks: list[_Look]) -> bool | None:
-    """A top field goes with the bottom field before it better than the other way round where it is the earlier one."""
+    """If the top field is the earlier one, it goes better with the bottom field before it than vice versa."""
     lead = sum(look.bottom_here - look.top_here for look in looks)
     return None if lead == 0 else lead > 0

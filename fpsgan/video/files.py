@@ -1,8 +1,8 @@
-"""Where results go: what may be written, and how it appears under its name whole or not at all.
+"""Where results go: what may be written, and how it appears under its name atomically.
 
-A job writes into a folder of its own beside the target, `.NAME.fpsgan`, which is locked, and gone when it is done. The
-finished result is renamed from there; finished segments of a job that did not come to its end wait in it. Nothing is
-ever removed that a job of this program did not make.
+A job writes into a folder of its own beside the target, `.NAME.fpsgan`, which is locked, and removed when it is done.
+The result is renamed from there; finished segments of an interrupted job stay in it. Nothing is ever removed that this
+program did not make.
 """
 
 from __future__ import annotations
@@ -20,19 +20,22 @@ from PIL import PngImagePlugin
 
 from fpsgan.errors import OutputError
 
-__all__ = ["check_target", "claimed", "discard", "is_claimed", "publish", "remove", "whole", "write_whole"]
+__all__ = [
+    "check_target", "claimed", "discard", "is_claimed", "make_folder", "publish", "remove", "sync", "whole",
+    "write_whole",
+]  # fmt: skip
 
 LONGEST_NAME = 255  # bytes, on all usual file systems
 PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
-PART = "part"  # how the names begin of what a job is writing
-TARGET = "target.json"  # names the output that segments are of
-SEGMENTS = "segments"  # how the names begin of folders with finished segments
+PART = "part"  # prefix of the names of what a job is writing
+TARGET = "target.json"  # names the output that segments belong to
+SEGMENTS = "segments"  # prefix of the names of folders with finished segments
 
 
 def check_target(source: Path, target: Path, *, overwrite: bool, suffixes: tuple[str, ...]) -> Path:
-    """The path to write to, symbolic links followed: before any work is done.
+    """The path to write to, with symbolic links resolved; to be called before any work is done.
 
-    Raises OutputError where it must not or cannot be written: it is the source, exists and ``overwrite`` is False, has
+    Raises OutputError if it must not or cannot be written: it is the source, exists and ``overwrite`` is False, has
     none of the ``suffixes`` ("" stands for a folder of pictures), or is a folder with anything in it that this program
     did not write.
     """
@@ -83,12 +86,12 @@ def _check_folder(target: Path, source: Path, overwrite: bool, *, wanted: bool) 
 
 
 def _not_ours(folder: Path) -> list[str]:
-    """Names of what is in a folder and no picture signed by this program."""
+    """Names of everything in a folder that is not a picture signed by this program."""
     return sorted(path.name for path in folder.iterdir() if not path.is_file() or not _is_signed(path))
 
 
 def _signature() -> bytes:
-    """A PNG chunk that names the software, as other programs have it, and the end of the file."""
+    """A PNG chunk that names the software, as is common, and the end of the file."""
     chunk = io.BytesIO()
     PngImagePlugin.putchunk(chunk, b"tEXt", b"Software\0fpsGAN")
     return chunk.getvalue() + PNG_END
@@ -113,7 +116,7 @@ def _sign(picture: Path) -> None:
 
 @contextmanager
 def claimed(target: Path) -> Iterator[Path]:
-    """A job's own folder beside ``target``, for what it writes on the way; in the end only finished segments stay.
+    """A job's own folder beside ``target``, for temporary files; at the end only finished segments stay in it.
 
     Raises OutputError if another job has claimed the same target, or if the folder cannot be made.
     """
@@ -147,18 +150,14 @@ def _place(target: Path) -> Path:
 
 
 def publish(part: Path, target: Path) -> int:
-    """Give a finished file, or folder of pictures, its name, once all of it is on the disk; returns its size in bytes.
+    """Sync a finished file, or folder of pictures, and rename it to ``target``, as `check_target` allowed it.
 
-    ``target`` as `check_target` allowed it. Raises OutputError if it cannot have its name.
+    Returns its size in bytes. Raises OutputError if it cannot be renamed.
     """
-    files = sorted(part.iterdir()) if part.is_dir() else [part]
-    size = 0
-    for file in files:
-        if part.is_dir():
-            _sign(file)
-        with file.open("rb+") as handle:
-            os.fsync(handle.fileno())
-            size += os.fstat(handle.fileno()).st_size
+    if part.is_dir():
+        for picture in part.iterdir():
+            _sign(picture)
+    size = sync(part)
     try:
         if target.is_dir():
             _remove_pictures(target)
@@ -172,11 +171,21 @@ def publish(part: Path, target: Path) -> int:
     return size
 
 
+def sync(part: Path) -> int:
+    """fsync a file, or the files in a folder; returns their size in bytes."""
+    size = 0
+    for file in sorted(part.iterdir()) if part.is_dir() else [part]:
+        with file.open("rb+") as handle:
+            os.fsync(handle.fileno())
+            size += os.fstat(handle.fileno()).st_size
+    return size
+
+
 @contextmanager
 def whole(target: Path) -> Iterator[Path]:
-    """A path to write a file to, which becomes ``target`` at the end, or nothing if an error comes out.
+    """A path to write a file to, which is renamed to ``target`` at the end, unless there is an error.
 
-    Makes the folder that it goes into. Raises OutputError like `claimed` and `publish`, and for an OSError on the way.
+    Makes the parent folder. Raises OutputError like `claimed` and `publish`, and for any OSError in the block.
     """
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -189,7 +198,7 @@ def whole(target: Path) -> Iterator[Path]:
 
 
 def _remove_pictures(folder: Path) -> None:
-    """A folder that holds nothing but pictures of ours (`_check_folder`), which may have changed since."""
+    """Remove a folder that held nothing but pictures of ours (`_check_folder`), if that is still so."""
     others = _not_ours(folder)
     if others:
         raise OutputError(f"{folder}: holds {others[0]} now, which fpsgan did not write; the result is not kept")
@@ -210,12 +219,12 @@ def discard(place: Path) -> None:
     for path in place.iterdir():
         if path.name.startswith(SEGMENTS) or path.name == TARGET:
             remove(path)
-    with suppress(OSError):  # a job runs, or something is in it that is not ours
+    with suppress(OSError):  # a job is running, or something in it is not ours
         place.rmdir()
 
 
 def remove(path: Path) -> None:
-    """A file, or a folder of files that this program wrote."""
+    """Remove a file, or a folder of files, that this program wrote."""
     if path.is_dir():
         shutil.rmtree(path)
     else:
@@ -223,7 +232,7 @@ def remove(path: Path) -> None:
 
 
 def is_claimed(place: Path) -> bool:
-    """Whether a job is using its folder just now."""
+    """Whether a job is using its folder now."""
     try:
         with FileLock(place / "lock", timeout=0):
             pass
@@ -233,8 +242,16 @@ def is_claimed(place: Path) -> bool:
     return False
 
 
+def make_folder(folder: Path) -> None:
+    """With its parents, unless it exists. Raises OutputError."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot be made ({error.strerror or error})") from error
+
+
 def write_whole(path: Path, text: str) -> None:
-    """Write a file of a job's own folder so that a crash leaves all of it, or what was there before."""
+    """Write a file in a job's own folder atomically: a crash leaves all of it, or what was there before."""
     part = path.with_name(f"{PART}-{path.name}")
     with part.open("w", encoding="utf-8") as file:
         file.write(text)

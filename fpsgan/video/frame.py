@@ -1,9 +1,9 @@
 """Frames in their own pixel format, and the one conversion between that and RGB.
 
-A frame that nothing has to change keeps its planes and reaches the encoder bit-exact. For the networks it becomes
-float RGB, *not* clipped to 0..1: YCbCr codes outside the RGB cube survive the way there and back, and the chroma
-filters are exact inverses of each other (up then down is the identity), so the round trip has no bias and originals
-and generated frames alternate without flicker.
+A frame that is not changed keeps its planes and reaches the encoder bit-exact. For the networks it becomes float RGB,
+*not* clipped to 0..1: YCbCr codes outside the RGB cube survive the round trip, and the chroma filters are exact
+inverses of each other (up then down is the identity), so the round trip has no bias and originals and generated frames
+alternate without flicker.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Array = NDArray[np.generic]
 Picture = NDArray[np.float32]  # [H, W, 3] RGB, or one float plane
 SMALLEST_SIDE = 16
 
-# The code points of ITU-T H.273 (07/2024), tables 4, 3 and 2, by ffmpeg's names; reserved ones are not here.
+# The code points of ITU-T H.273 (07/2024), tables 4, 3 and 2, by ffmpeg's names, without reserved ones.
 MATRICES = {
     0: "gbr", 1: "bt709", 2: "unknown", 4: "fcc", 5: "bt470bg", 6: "smpte170m", 7: "smpte240m", 8: "ycgco",
     9: "bt2020nc", 10: "bt2020c", 11: "smpte2085", 12: "chroma-derived-nc", 13: "chroma-derived-c", 14: "ictcp",
@@ -47,11 +47,11 @@ PRIMARIES = {
 
 
 def code_point(table: dict[int, str], name: str) -> int:
-    """The number that one of these three tables has for a name. Raises StopIteration for a name that is not in it."""
+    """The number of a name in one of these three tables. Raises StopIteration for an unknown name."""
     return next(number for number, known in table.items() if known == name)
 
 
-# Luma weights (kr, kb) of the matrices that are given by two. Source: H.273, table 4.
+# Luma weights (kr, kb) of the matrices that are defined by them. Source: H.273, table 4.
 LUMA_WEIGHTS = {
     "bt709": (0.2126, 0.0722),
     "bt470bg": (0.299, 0.114),
@@ -105,7 +105,7 @@ class PixelFormat:
     @staticmethod
     @lru_cache(maxsize=256)
     def of(name: str) -> PixelFormat:
-        """The format called ``name``, or for packed, palette and big-endian ones the planar one that holds it whole.
+        """The format called ``name``, or for packed, palette and big-endian ones the planar one that holds all of it.
 
         Raises ValueError for an unknown name and for floating-point samples.
         """
@@ -137,8 +137,8 @@ def _yuv(log2_w: int, log2_h: int, depth: int, alpha: bool) -> PixelFormat:
 
 @dataclasses.dataclass(frozen=True)
 class Color:
-    """How code values mean colour, in ffmpeg's names; "unknown" where the file does not say. A range that is not
-    said is limited."""
+    """The colour space of code values, by ffmpeg's names; "unknown" if the file does not say. An unspecified range is
+    limited."""
 
     matrix: str = "unknown"
     primaries: str = "unknown"
@@ -161,9 +161,9 @@ def check_size(width: int, height: int, name: object) -> None:
 class Frame:
     """One picture.
 
-    ``planes``: arrays [rows, columns], uint8 or uint16, in ``format``, as they came; ``pts`` and ``duration`` in
-    seconds; ``rgb``: set once a stage has changed the picture, [H, W, 3] float32, about 0..1, and from then on it alone
-    is the picture (of ``planes`` the size and the alpha are still true).
+    ``planes``: arrays [rows, columns], uint8 or uint16, in ``format``, as decoded; ``pts`` and ``duration`` in seconds;
+    ``rgb``: set once a stage has changed the picture, [H, W, 3] float32, about 0..1, and from then on it alone is the
+    picture (of ``planes`` only the size and the alpha are still valid).
     """
 
     planes: tuple[Array, ...]
@@ -183,7 +183,7 @@ class Frame:
 
     @functools.cached_property
     def luma(self) -> NDArray[np.uint8]:
-        """[H, W] uint8, the grey picture in which cuts, repeats, blur and motion are looked for."""
+        """[H, W] uint8, the grey picture in which cuts, repeats, blur and motion are detected."""
         if self.rgb is not None:
             return np.asarray(from_rgb(self.rgb, PixelFormat.of("gray"), self.color)[0], np.uint8)
         first, *others = (
@@ -200,7 +200,7 @@ class Frame:
         return self.rgb if self.rgb is not None else to_rgb(self.planes, self.format, self.color)
 
     def as_planes(self, target: PixelFormat, color: Color) -> tuple[Array, ...]:
-        """The planes in ``target``: the very same arrays where the format is the same and nothing was changed."""
+        """The planes in ``target``: the very same arrays if the format is the same and nothing was changed."""
         if self.rgb is None and target == self.format and color == self.color:
             return self.planes
         alpha = self.planes[-1] if self.format.alpha else None
@@ -214,8 +214,8 @@ class Frame:
 
 @dataclasses.dataclass(frozen=True)
 class Orientation:
-    """How a stored picture is shown: turned counter-clockwise by ``rotation`` (0, 90, 180 or 270 degrees), and
-    after that, if ``mirrored``, its left and right swapped."""
+    """How a stored picture is displayed: rotated counter-clockwise by ``rotation`` (0, 90, 180 or 270 degrees), then,
+    if ``mirrored``, flipped left to right."""
 
     rotation: int = 0
     mirrored: bool = False
@@ -223,7 +223,7 @@ class Orientation:
     @staticmethod
     def of(matrix: Sequence[float]) -> Orientation:
         """The orientation in the nine numbers of a display matrix (ISO/IEC 14496-12, 6.2.2), row by row: a stored
-        point (x, y) is shown at (ax + cy, bx + dy). Its scale and offset, and turns by no quarter, are passed over."""
+        point (x, y) is shown at (ax + cy, bx + dy). Scale, offset and rotations other than by quarters are ignored."""
         a, b, _, c, d = matrix[:5]
         mirrored = a * d < b * c
         degrees = -math.degrees(math.atan2(b, -a if mirrored else a))
@@ -232,11 +232,11 @@ class Orientation:
 
     @property
     def transposes(self) -> bool:
-        """Whether width and height change places."""
+        """Whether width and height are swapped."""
         return self.rotation in (90, 270)
 
     def plane(self, plane: Array) -> Array:
-        """An array [rows, columns, …] as it is shown."""
+        """An array [rows, columns, …] as displayed."""
         turned = np.rot90(plane, self.rotation // 90)
         return np.ascontiguousarray(turned[:, ::-1] if self.mirrored else turned)
 
@@ -254,10 +254,10 @@ class Orientation:
         return format, dataclasses.replace(color, chroma_location=location)
 
     def planes(self, planes: tuple[Array, ...], format: PixelFormat, color: Color) -> tuple[Array, ...]:
-        """The planes of a picture as they are shown; ``described`` tells their pixel format and chroma siting.
+        """The planes of a picture as displayed; ``described`` has their pixel format and chroma siting.
 
-        Luma and alpha keep every value. So does chroma, unless there is no format or tag for where its samples come to
-        lie; then it is resampled to the nearest place that there is one for."""
+        Luma and alpha keep every value. So does chroma, unless there is no format or tag for the new siting of its
+        samples; then it is resampled to the nearest one."""
         shown = [self.plane(plane) for plane in planes]
         if format.family != "yuv" or self == Orientation():
             return tuple(shown)
@@ -266,7 +266,7 @@ class Orientation:
         x, y = SITING[color_shown.chroma_location]
         at_x, at_y = self._site(color)
         log2 = (format.log2_h, format.log2_w) if self.transposes else (format.log2_w, format.log2_h)
-        odd = width % (1 << log2[0]) or height % (1 << log2[1])  # a cell that is cut off at one end begins at the other
+        odd = width % (1 << log2[0]) or height % (1 << log2[1])  # an incomplete cell moves to the other end
         if odd or log2 != (turned.log2_w, turned.log2_h) or log2[0] * (x - at_x) or log2[1] * (y - at_y):
             for k, whole in zip((1, 2), _upsampled(planes, format, color), strict=True):
                 moved = np.asarray(self.plane(whole), np.float32)
@@ -274,7 +274,7 @@ class Orientation:
         return tuple(shown)
 
     def _site(self, color: Color) -> tuple[float, float]:
-        """Where in its cell a chroma sample of the turned picture lies, x and y as in SITING, 1 for "right"."""
+        """The position of a chroma sample of the displayed picture in its cell, x and y as in SITING, 1 for "right"."""
         x, y = SITING[color.chroma_location]
         for _ in range(self.rotation // 90):
             x, y = y, 1 - x
@@ -282,8 +282,8 @@ class Orientation:
 
 
 def luma_weights(color: Color, height: int) -> tuple[float, float]:
-    # Untagged video: players take BT.709 from 720 lines up, BT.601 below. Matrices that are not a plain luma sum
-    # (YCgCo, ICtCp) are treated so too: any invertible one returns the same codes, which is what matters here.
+    # Untagged video: players assume BT.709 from 720 lines up, BT.601 below. Matrices that are not defined by luma
+    # weights (YCgCo, ICtCp) are treated alike: any invertible one returns the same codes, which is what matters here.
     fallback = "bt709" if height >= 720 else "smpte170m"
     return LUMA_WEIGHTS.get(color.matrix, LUMA_WEIGHTS[fallback])
 
@@ -340,20 +340,20 @@ def from_rgb(rgb: Picture, format: PixelFormat, color: Color) -> tuple[Array, ..
 
 def _quantise(plane: Array, format: PixelFormat) -> Array:
     # cv2 rounds to nearest and saturates in one pass
-    add: Callable[..., Array] = cv2.add  # its types know no numbers
+    add: Callable[..., Array] = cv2.add  # its type stubs miss that numbers are allowed
     codes = add(np.ascontiguousarray(plane), 0, dtype=cv2.CV_8U if format.depth == 8 else cv2.CV_16U)
     return codes if format.depth in (8, 16) else np.minimum(codes, (1 << format.depth) - 1, dtype=codes.dtype)
 
 
 def _upsampled(planes: tuple[Array, ...], format: PixelFormat, color: Color) -> list[Picture]:
-    """The two chroma planes, float32, in the size of the luma plane."""
+    """The two chroma planes, float32, at the size of the luma plane."""
     (height, width), (x, y) = planes[0].shape, SITING[color.chroma_location]
     return [_upsample(_upsample(p.astype(np.float32), format.log2_h, y, 0, height), format.log2_w, x, 1, width)
             for p in planes[1:3]]  # fmt: skip
 
 
 def _downsampled(plane: Picture, format: PixelFormat, color: Color) -> Picture:
-    """The inverse: a chroma plane in the size of luma brought to that of ``format``."""
+    """The inverse: a chroma plane of the size of luma, brought to that of ``format``."""
     x, y = SITING[color.chroma_location]
     return _downsample(_downsample(plane, format.log2_h, y, 0), format.log2_w, x, 1)
 
@@ -370,7 +370,7 @@ def _upsample(plane: Picture, log2: int, site: float, axis: int, size: int) -> P
     return plane[:size] if axis == 0 else plane[:, :size]
 
 
-# Taps over samples 2i−2 … 2i+3 that undo _upsample exactly and, among the short filters that do, pass least noise.
+# Taps over samples 2i−2 … 2i+3 that invert _upsample exactly; among the short filters that do, those with least noise.
 DOWN_TAPS = {
     0.0: (-1 / 7, 2 / 7, 5 / 7, 2 / 7, -1 / 7, 0.0),
     0.5: (0.0, -1 / 4, 3 / 4, 3 / 4, -1 / 4, 0.0),

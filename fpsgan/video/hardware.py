@@ -1,6 +1,6 @@
-"""What decodes and encodes video on a graphics chip: which kinds of device this machine has, and which of them open.
+"""Hardware decoding and encoding of video: which kinds of device this machine has, and which of them open.
 
-A chip is believed only where it gives the very frames that software gives (`fpsgan.video.decode.hardware_for`).
+Hardware is trusted only if it gives exactly the frames that software gives (`fpsgan.video.decode.hardware_for`).
 """
 
 from __future__ import annotations
@@ -15,24 +15,19 @@ from av.codec.hwaccel import HWAccel, hwdevices_available
 from fpsgan.video.codecs import CODECS, HARDWARE, UPLOADED, UPLOADING
 from fpsgan.video.ffmpeg import encoders, run
 
-__all__ = ["KINDS", "decoding_devices", "encoding_chips", "native_decoder"]
+__all__ = ["KINDS", "decoding_devices", "encoding_chips"]
 
-# Kinds of device, in the order in which they are tried: NVIDIA; Apple; any maker's on Windows; AMD and Intel on Linux.
-# Intel's QSV is the chip that the last two reach as well.
+# Kinds of device, in the order in which they are tried: NVIDIA; Apple; any vendor's on Windows; AMD and Intel on Linux.
+# QSV is left out: the last two use the same hardware of Intel's.
 KINDS = ("cuda", "videotoolbox", "d3d11va", "vaapi")
-# libav decodes these by libraries, which know no chips; its own decoders do
+# Decoders of libav that wrap libraries without hardware support, and libav's own ones, which have it
 NATIVE = {"libdav1d": "av1", "libvpx": "vp8", "libvpx-vp9": "vp9"}
-
-
-def native_decoder(codec: str) -> str:
-    """libav's own decoder in the place of the one called ``codec``."""
-    return NATIVE.get(codec, codec)
 
 
 @cache
 def decoding_devices(codec: str) -> dict[str, str]:
-    """For every kind of device that this build of PyAV could decode with: "" if one opens, else why not."""
-    decoder = av.Codec(native_decoder(codec), "r")
+    """For every kind of device that this build of PyAV supports: "" if one opens, else the reason why not."""
+    decoder = av.Codec(NATIVE.get(codec, codec), "r")
     offered = {config.device_type.name for config in decoder.hardware_configs if config.is_supported}
     found = {}
     for kind in KINDS:
@@ -48,7 +43,7 @@ def decoding_devices(codec: str) -> dict[str, str]:
 
 
 def encoding_chips() -> dict[str, str]:
-    """For every codec that a chip could write with this ffmpeg: "" if a trial succeeds, else what ffmpeg said."""
+    """For every hardware encoder in this ffmpeg: "" if a trial succeeds, else what ffmpeg printed."""
     found = {}
     for codec, (encoder, _, _, extra) in CODECS.items():
         chip = codec.partition("_")[2]

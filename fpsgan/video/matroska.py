@@ -1,4 +1,4 @@
-"""What PyAV cannot have written into a Matroska header: any raw pixel format, and pixels that are not square."""
+"""What PyAV cannot write into a Matroska header: arbitrary raw pixel formats, and non-square pixels."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ __all__ = ["described"]
 SEEK_HEAD = b"\x11\x4d\x9b\x74"
 SEGMENT, TRACKS, ENTRY, VIDEO = b"\x18\x53\x80\x67", b"\x16\x54\xae\x6b", b"\xae", b"\xe0"
 COLOUR_SPACE, DISPLAY_WIDTH, DISPLAY_HEIGHT, DISPLAY_UNIT = b"\x2e\xb5\x24", b"\x54\xb0", b"\x54\xba", b"\x54\xb2"
-ASPECT = b"\x03"  # a DisplayUnit: width and height tell no more than their ratio
+ASPECT = b"\x03"  # the DisplayUnit in which only the ratio of width and height counts
 
 
 def described(header: bytes, fourcc: bytes, aspect: Fraction) -> bytes:
-    """A header, from its first byte on, whose first track is of raw pictures: those now have this code of four bytes,
-    and are shown with this ratio of width to height. RFC 9559, sections 5.1.4.1.28 and on."""
+    """A header, from its first byte on, with the FourCC and the aspect ratio (width to height) set in its first track,
+    which is of raw pictures. RFC 9559, sections 5.1.4.1.28 and on."""
     width, height = (number.to_bytes(4, "big") for number in aspect.as_integer_ratio())
     told = {COLOUR_SPACE: fourcc, DISPLAY_WIDTH: width, DISPLAY_HEIGHT: height, DISPLAY_UNIT: ASPECT}
 
     def video(old: bytes) -> bytes:
         return _without(old, set(told)) + b"".join(name + _size(body) + body for name, body in told.items())
 
-    def segment(old: bytes) -> bytes:  # where things are in the file is no longer true
+    def segment(old: bytes) -> bytes:  # positions in the file are no longer valid
         return _changed(_without(old, {SEEK_HEAD}), (TRACKS, ENTRY, VIDEO), video)
 
     return _changed(header, (SEGMENT,), segment)
@@ -33,15 +33,15 @@ def _without(data: bytes, names: set[bytes]) -> bytes:
 
 
 def _changed(data: bytes, path: tuple[bytes, ...], change: Callable[[bytes], bytes]) -> bytes:
-    """With what is in the first element at ``path`` changed, and the sizes of those around it."""
+    """With the body of the first element at ``path`` changed, and the sizes of the enclosing ones."""
     name, begin, body, end = next(element for element in _elements(data) if element[0] == path[0])
     inner = _changed(data[body:end], path[1:], change) if path[1:] else change(data[body:end])
-    size = data[begin + len(name) : body] if name == SEGMENT else _size(inner)  # unknown, and stays so
+    size = data[begin + len(name) : body] if name == SEGMENT else _size(inner)  # a segment's stays unknown
     return data[:begin] + name + size + inner + data[end:]
 
 
 def _elements(data: bytes) -> list[tuple[bytes, int, int, int]]:
-    """(name, first byte, first byte of what is in it, end) of EBML elements that follow one another; RFC 8794."""
+    """(name, first byte, first byte of the body, end) of consecutive EBML elements; RFC 8794."""
     found: list[tuple[bytes, int, int, int]] = []
     at = 0
     while at < len(data):
@@ -56,7 +56,7 @@ def _elements(data: bytes) -> list[tuple[bytes, int, int, int]]:
 
 
 def _width(first: int) -> int:
-    """Bytes of a variable-size integer, by its first one."""
+    """The length in bytes of a variable-size integer, from its first byte."""
     return 9 - first.bit_length()
 
 

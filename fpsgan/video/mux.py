@@ -1,4 +1,4 @@
-"""Put a job's segments, and what else the source has, together into one file, and read it back."""
+"""Join a job's segments, add the other streams of the source, and verify the file."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ import ffmpeg
 
 from fpsgan.errors import InputError, OutputError
 from fpsgan.video.codecs import CODECS
+from fpsgan.video.container import open_container
 from fpsgan.video.encode import Plan, failure
-from fpsgan.video.ffmpeg import FfmpegPipe, ffmpeg_path
+from fpsgan.video.ffmpeg import FfmpegPipe, command_of
 from fpsgan.video.files import PART
-from fpsgan.video.probe import open_container
 from fpsgan.video.streams import DISCARD, LETTERS
 
 __all__ = ["Muxed", "mux"]
 
-REORDERED = 64  # packets among which the first picture shown is to be found
-SEARCHED = 5  # seconds around its place in which a packet of sound is looked for
-CARRIER = "carrier"  # stands for its path
+REORDERED = 64  # packets at the beginning that include the first picture shown
+SEARCHED = 5  # seconds after its expected time up to which a packet of sound is searched for
+CARRIER = "carrier"  # placeholder for its path
 
 
 class Muxed(NamedTuple):
-    """The finished output, which has yet to be given its name (`files.publish`). ``first`` and ``last``: when its first
-    and its last picture begin to be shown, in seconds."""
+    """The finished output, still to be renamed (`files.publish`). ``first`` and ``last``: the times of its first and
+    last picture, in seconds."""
 
     plan: Plan
     part: Path
@@ -41,10 +41,8 @@ class Muxed(NamedTuple):
     last: Fraction
 
     def sound_offsets(self) -> tuple[Fraction, Fraction] | None:
-        """Seconds from the first packet of copied sound to the first picture, in the source and in the output.
-
-        None where no sound is copied.
-        """
+        """Seconds from the first packet of copied sound to the first picture, in the source and in the output; None if
+        no sound is copied."""
         copied = [stream for stream, action in self.plan.streams if stream.kind == "audio" and action == "copy"]
         if not copied:
             return None
@@ -57,8 +55,8 @@ class Muxed(NamedTuple):
             if packet is None:
                 return None
             heard, sound = packet.pts * Fraction(packet.time_base), bytes(packet)
-        found: list[Fraction] = []  # silence has many packets alike: the one that fits best
-        # damage behind the beginning of the source was told of already
+        found: list[Fraction] = []  # silence has many identical packets: the best match counts
+        # damage after the beginning of the source has been reported already
         with contextlib.suppress(av.error.FFmpegError), open_container(carrier.path) as container:
             for packet in container.demux(container.streams[carrier.index(copied[0])]):
                 if packet.pts is None:
@@ -74,20 +72,16 @@ class Muxed(NamedTuple):
 def mux(
     plan: Plan, segments: Sequence[Path], place: Path, *, limit: Fraction | None = None, trial: bool = False
 ) -> Muxed:
-    """Join the pictures of ``segments``, in their order, and add the other streams, into a file in ``place``.
+    """Join the pictures of ``segments``, in order, and add the other streams, into a file in ``place``.
 
-    ``limit``: how many seconds of the source's other streams to take (None: all). What is written is read back, but for
-    a ``trial``: every picture and every stream must be there. The segments stay as they are. Raises OutputError.
+    ``limit``: how many seconds of the source's other streams to take (None: all). Except for a ``trial``, the file is
+    read back: every picture and every stream must be there. The segments stay as they are. Raises OutputError.
     """
     if plan.muxer == "image2":
         return _images(plan, segments, place)
     part = place / f"{PART}-{os.getpid()}{plan.target.suffix}"
     ticks = [_ticks(plan, segment) for segment in segments]
-    pipe = FfmpegPipe(_arguments(plan, part, limit, trial), lambda said: failure(plan, said))
-    try:
-        pipe.start()
-    except OSError as error:
-        raise OutputError(f"{plan.target}: cannot be written ({error.strerror or error})") from error
+    pipe = FfmpegPipe(_command(plan, part, limit, trial), lambda said: failure(plan, said))
     try:
         _send(plan, segments, ticks, pipe)
     except BaseException:
@@ -104,9 +98,9 @@ def mux(
 def _images(plan: Plan, segments: Sequence[Path], place: Path) -> Muxed:
     part = place / f"{PART}-{os.getpid()}{plan.target.suffix}"
     pictures = [picture for segment in segments for picture in sorted(segment.iterdir())]
-    if not plan.folder:
+    if plan.target.suffix:
         shutil.copyfile(pictures[0], part)
-    else:
+    else:  # a folder of numbered images
         part.mkdir(exist_ok=True)
         for number, picture in enumerate(pictures, 1):
             name = part / f"{number:06}{picture.suffix}"
@@ -119,7 +113,7 @@ def _images(plan: Plan, segments: Sequence[Path], place: Path) -> Muxed:
 
 
 def _ticks(plan: Plan, segment: Path) -> list[int]:
-    """When the pictures of a segment are shown, in the order of decoding, in ticks of the plan."""
+    """The times of the pictures of a segment, in decoding order, in ticks of the plan."""
     with open_container(segment) as container:
         video = container.streams.video[0]
         factor = Fraction(video.time_base) / plan.time_base
@@ -127,10 +121,10 @@ def _ticks(plan: Plan, segment: Path) -> list[int]:
 
 
 def _send(plan: Plan, segments: Sequence[Path], ticks: Sequence[list[int]], pipe: FfmpegPipe) -> None:
-    """Every packet of the segments, in the order of decoding."""
+    """Send every packet of the segments, in decoding order."""
     track: Any = None
     ranks = [{tick: rank for rank, tick in enumerate(sorted(part))} for part in ticks]
-    # by how many pictures decoding is ahead of showing; it begins so much before the first picture is shown
+    # by how many pictures decoding is ahead of display, and therefore begins before the first picture is shown
     delay = max(k - rank[tick] for part, rank in zip(ticks, ranks, strict=True) for k, tick in enumerate(part))
     shown = [tick for rank in ranks for tick in rank]
     decoded = iter([*range(shown[0] - delay, shown[0]), *shown])
@@ -140,7 +134,7 @@ def _send(plan: Plan, segments: Sequence[Path], ticks: Sequence[list[int]], pipe
             if track is None:
                 track, header = pipe.add_copy(video, plan.time_base), video.codec_context.extradata
             elif video.codec_context.extradata != header:
-                raise OutputError(f"{plan.target}: its parts were encoded by different encoders; begin it anew")
+                raise OutputError(f"{plan.target}: its parts were encoded by different encoders; start it over")
             packets = (packet for packet in container.demux(video) if packet.size)
             for packet, tick in zip(packets, part, strict=True):
                 packet.time_base, packet.pts, packet.dts = plan.time_base, tick, next(decoded)
@@ -171,13 +165,13 @@ def _verify(muxed: Muxed) -> None:
         raise OutputError(f"{plan.target}: {expected} streams were planned but {streams} are in the file")
 
 
-def _arguments(plan: Plan, part: Path, limit: Fraction | None, trial: bool) -> list[str]:
+def _command(plan: Plan, part: Path, limit: Fraction | None, trial: bool) -> list[str]:
     info, encoder = plan.info, CODECS[plan.codec][0]
     video: Any = ffmpeg.input("pipe:0", format="nut")
     tags = plan.color_tags  # NUT does not know them
     settings: dict[str, Any] = {"c:v": "copy", "color_range": tags["range"], **tags}
     del settings["range"]
-    rate = plan.rate or info.frame_rate  # nor how long a picture is shown, which counts for the last one
+    rate = plan.rate or info.frame_rate  # nor the durations of pictures, which matter for the last one
     settings["bsf:v"] = f"setts=pts=PTS:dts=DTS:duration={rate.denominator}/({rate.numerator}*TB)"
     if plan.late:
         _, quality_flag, _, extra = CODECS[plan.codec]
@@ -201,7 +195,7 @@ def _arguments(plan: Plan, part: Path, limit: Fraction | None, trial: bool) -> l
     if plan.streams or (not info.images and plan.muxer not in ("gif", "webp")):
         carrier = plan.carrier
         seek = {"ss": seconds(carrier.start)} if carrier.start else {}
-        # A trial limits what goes in: ffmpeg may wait for ever for sound that jumps behind the end of an output.
+        # A trial limits the input: ffmpeg may wait forever for sound that jumps past the end of an output.
         length = {} if not trial or limit is None else {"t": seconds(limit)}
         source = ffmpeg.input(CARRIER, itsoffset=seconds(carrier.shift), fflags=DISCARD, **seek, **length)
         counts = dict.fromkeys(LETTERS, 0)
@@ -211,7 +205,7 @@ def _arguments(plan: Plan, part: Path, limit: Fraction | None, trial: bool) -> l
             taken = source[str(index)]
             if stream.kind == "audio" and action != "copy":
                 taken = _stretched(taken, plan.slowmo)
-                if plan.muxer == "avi":  # which has no times: silence before sound that begins late, and in holes
+                if plan.muxer == "avi":  # has no timestamps: silence before late sound, and in gaps
                     taken = taken.filter("aresample", **{"async": 1, "first_pts": 0})
             streams.append(taken)
             settings[f"c:{letter}:{number}"] = action
@@ -221,41 +215,38 @@ def _arguments(plan: Plan, part: Path, limit: Fraction | None, trial: bool) -> l
             if stream.kind == "audio" and action != "copy":
                 settings[f"b:a:{number}"] = "192k"
         if not plan.streams:
-            streams.append(source["999?"])  # no stream: it is here for its metadata and chapters
-        # chapters would point to the wrong places in slow motion or behind a cut-off beginning
+            streams.append(source["999?"])  # no stream: the input is only for its metadata and chapters
+        # chapters would point to the wrong places in slow motion or after a cut-off beginning
         chapters = plan.slowmo == 1 and not carrier.start and plan.muxer != "avi"
         settings["map_chapters"] = 1 if chapters else -1
         settings["map_metadata"] = 1
         if carrier.indices is None:
             settings["map_metadata:s:v:0"] = f"1:s:{info.stream}"
         settings["strict"] = "experimental"
-        if carrier.start:  # -ss seeks to a keyframe of the video: leave out the sound from there to the start
+        if carrier.start:  # -ss seeks to a keyframe of the video: drop the sound from there to the start
             settings["copypriorss"] = 0
     opus = all((s.codec, a) == ("opus", "copy") for s, a in plan.streams if s.kind == "audio")
     if limit is not None and not trial:
         settings["t"] = seconds(limit * plan.slowmo)
     if plan.muxer == "avi" or (plan.muxer in ("matroska", "webm") and opus):
-        # Sound may begin before zero, with samples that are only there to be decoded. To shift everything by them,
-        # as ffmpeg does by default, puts the picture late in AVI, which has no times, and with Opus, whose
-        # CodecDelay these muxers allow for.
+        # Sound may begin before zero, with samples that are only there to be decoded (priming). To shift everything by
+        # them, as ffmpeg does by default, delays the picture in AVI, which has no timestamps, and with Opus, whose
+        # CodecDelay these muxers handle themselves.
         settings["avoid_negative_ts"] = "disabled"
     if plan.muxer in ("mp4", "mov"):
         settings |= {"movflags": "+faststart", "video_track_timescale": plan.time_base.denominator}
-        settings["movie_timescale"] = 90000  # a late start is kept in this unit; ffmpeg's own is a millisecond
+        settings["movie_timescale"] = 90000  # the unit of a late start; ffmpeg's default is a millisecond
         if plan.codec.startswith("hevc"):
             settings["tag:v"] = "hvc1"
     graph = ffmpeg.output(*streams, PART, format=plan.muxer, **settings)
-    graph = graph.global_args("-hide_banner", "-nostats", "-loglevel", "error", "-copyts")
-    arguments: list[str] = ffmpeg.compile(graph, cmd=ffmpeg_path(), overwrite_output=True)
-    position = arguments.index(PART)
-    arguments[position:position] = retold  # ffmpeg-python takes every option once
-    # put in here since ffmpeg-python takes no names that are not UTF-8; /dev/stdin is another file to ffmpeg
-    paths = {CARRIER: str(plan.carrier.path.resolve()), PART: str(part)}
-    return [paths.get(word, word) for word in arguments]
+    # resolved, since /dev/stdin is another file to ffmpeg
+    command = command_of(graph, {CARRIER: str(plan.carrier.path.resolve()), PART: str(part)})
+    position = command.index(str(part))
+    return [*command[:position], *retold, *command[position:]]  # ffmpeg-python takes every option only once
 
 
 def _stretched(audio: Any, slowmo: Fraction) -> Any:
-    # atempo keeps the pitch; half speed is the slowest one pass does
+    # atempo keeps the pitch; one pass slows down to half speed at most
     factor = Fraction(1) / slowmo
     while factor < Fraction(1, 2):
         audio, factor = audio.filter("atempo", 0.5), factor * 2
@@ -263,5 +254,5 @@ def _stretched(audio: Any, slowmo: Fraction) -> Any:
 
 
 def seconds(time: Fraction) -> str:
-    """As ffmpeg reads it, to the microsecond."""
+    """For ffmpeg, to the microsecond."""
     return f"{float(time):.6f}"

@@ -1,7 +1,7 @@
-"""Still pictures, read and written whole: depth, transparency, orientation, ICC profile and EXIF.
+"""Still pictures, read and written with their bit depth, transparency, orientation, ICC profile and EXIF.
 
-Pillow, with pi-heif for HEIC, reads and writes everything but colour of 16 bits and EXIF in a compressed TIFF: there
-OpenCV has the pixels, and what stands around them is written here.
+Pillow, with pi-heif for HEIC, reads and writes everything except 16-bit colour and EXIF in a compressed TIFF: those
+pixels go through OpenCV, and the rest of the file is written here.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from fpsgan.video.frame import Orientation
 __all__ = ["KINDS", "Photo", "kind_of", "name_for", "read", "read_frame", "size_of", "write"]
 
 pi_heif.register_heif_opener(thumbnails=False, depth_images=False, aux_images=False)
-warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")  # of single tags that it cannot read
-Image.MAX_IMAGE_PIXELS = None  # a limit for what strangers upload; cameras of 200 megapixels are about
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")  # about single tags that it cannot read
+Image.MAX_IMAGE_PIXELS = None  # a limit meant for uploads of strangers; there are cameras with 200 megapixels
 
-# Suffix → (Pillow's name of the format, how it is written): close to lossless where there is a choice, for the blur is
-# gone and should stay so. None: only read.
+# Suffix → (Pillow's name of the format, options for writing): close to lossless where there is a choice, not to blur
+# again what was sharpened. None: read-only.
 KINDS: dict[str, tuple[str, dict[str, Any] | None]] = {
     ".jpg": ("JPEG", {"quality": 95, "subsampling": 0}),
     ".jpeg": ("JPEG", {"quality": 95, "subsampling": 0}),
@@ -48,13 +48,13 @@ KINDS: dict[str, tuple[str, dict[str, Any] | None]] = {
 }
 FORMATS = sorted({format for format, _ in KINDS.values()})
 
-# What EXIF's number for the orientation, from 1, asks for
+# By EXIF's orientation number, from 1
 EXIF_ORIENTATIONS = (
     Orientation(), Orientation(0, True), Orientation(180), Orientation(180, True),
     Orientation(270, True), Orientation(270), Orientation(90, True), Orientation(90),
 )  # fmt: skip
 
-# Tags of TIFF that say how the pixels lie in the file, or that are kept by other means: never carried into another file
+# TIFF tags that describe the layout of the pixels in the file, or are kept by other means: never copied
 LAYOUT_TAGS = {
     *range(254, 267), 273, 274, 277, 278, 279, 280, 281, 284, 292, 293, *range(317, 326), 330, 338, 339, 347,
     *range(512, 522), *range(529, 533), 700, 33723, 34377, 34675,
@@ -62,7 +62,7 @@ LAYOUT_TAGS = {
 
 SUB_IFDS = {int(ExifTags.IFD.Exif), int(ExifTags.IFD.GPSInfo)}
 
-# All that Pillow and its plug-ins raise for a damaged file
+# Everything that Pillow and its plug-ins raise for a damaged file
 BROKEN = (
     OSError, SyntaxError, ValueError, RuntimeError, EOFError, LookupError, TypeError, ArithmeticError, MemoryError,
     struct.error, zlib.error,
@@ -77,7 +77,7 @@ Pixels = NDArray[np.uint8] | NDArray[np.uint16]
 @dataclasses.dataclass(frozen=True, eq=False)
 class Photo:
     """``pixels``: [H, W, C] uint8 or uint16, upright; C is 1 (grey), 2 (grey, alpha), 3 (RGB) or 4 (RGBA). ``icc``,
-    ``exif``: as bytes, without an orientation, b"" for none. ``format``: what the file is, in Pillow's word."""
+    ``exif``: as bytes, without the orientation, b"" for none. ``format``: Pillow's name of the file's format."""
 
     pixels: Pixels
     format: str
@@ -99,9 +99,9 @@ class Photo:
 
 
 def kind_of(path: Path) -> Literal["photo", "folder", "video"]:
-    """What a source is. A photo is one by its suffix and by what is in it: animations are videos.
+    """What a source is. A photo is one by its suffix and its content: animations are videos.
 
-    A file with a photo's suffix that nothing can read counts as a photo: ``read`` says what is wrong with it."""
+    An unreadable file with a photo's suffix counts as a photo: ``read`` reports what is wrong with it."""
     if path.is_dir():
         return "folder"
     if path.suffix.lower() not in KINDS or not path.is_file():
@@ -115,7 +115,7 @@ def kind_of(path: Path) -> Literal["photo", "folder", "video"]:
 
 
 def name_for(source: Path) -> str:
-    """The name of what becomes of a photo, in another folder: its own, with ".jpg" where its kind is only read."""
+    """The name of a photo's result in another folder: its own, plus ".jpg" if its format is read-only."""
     return source.name if KINDS[source.suffix.lower()][1] is not None else f"{source.name}.jpg"
 
 
@@ -129,23 +129,23 @@ def size_of(path: Path) -> tuple[int, int]:
 
 
 def read(path: Path) -> Photo:
-    """The photo, upright, by what is in the file and not by its suffix.
+    """The photo, upright, by the content of the file and not by its suffix.
 
-    CMYK becomes RGB: by its profile, to sRGB, if it has one. Raises InputError, in one line, for what is no photo or is
-    damaged, for several pages and for colours that have no RGB without more knowledge."""
+    CMYK becomes RGB, by its profile, if it has one, to sRGB. Raises InputError for a file that is not a photo or is
+    damaged, for several pages, and for colour spaces without a defined conversion to RGB."""
     try:
         with _opened(path) as file:
             deep = any(";16" in part for tile in file.tile for part in _words(tile.args))
             format, icc, exif = str(file.format), file.info.get("icc_profile") or b"", file.getexif()
             number = exif.get(ExifTags.Base.Orientation, 1)
             for tag in SUB_IFDS & set(exif):
-                exif.get_ifd(tag)  # read now, while the file is open
+                exif.get_ifd(tag)  # reads it, while the file is open
             pages = getattr(file, "n_frames", 1) if format == "TIFF" else 1
-            file.load()  # also of what OpenCV will read: it has no word for what is missing at a file's end
+            file.load()  # even if OpenCV reads it later, which does not report a truncated file
             photo = ImageOps.exif_transpose(file)
         if deep:
             pixels = _deep_pixels(path)
-            if format == "PNG" and number in range(1, 9):  # a TIFF is upright already: OpenCV looks to that
+            if format == "PNG" and number in range(1, 9):  # OpenCV turns a TIFF upright by itself
                 pixels = EXIF_ORIENTATIONS[number - 1].plane(pixels)
         else:
             photo, icc = _plain(photo, icc)
@@ -162,7 +162,7 @@ def read(path: Path) -> Photo:
 
 
 def read_frame(path: Path) -> Any:
-    """The photo as a PyAV frame, as a decoder would give it. Raises InputError as ``read`` does."""
+    """The photo as a PyAV frame, as if decoded. Raises InputError as ``read`` does."""
     photo = read(path)
     pixels = photo.pixels
     if pixels.shape[2] == 2:
@@ -177,9 +177,9 @@ def read_frame(path: Path) -> Any:
 
 
 def write(photo: Photo, path: Path, suffix: str) -> None:
-    """Write to ``path`` the kind that ``suffix`` stands for, whatever ``path`` is called. 16 bits stay in PNG and TIFF.
+    """Write to ``path`` in the format of ``suffix``, whatever ``path`` is called. PNG and TIFF keep 16 bits.
 
-    Raises ValueError or OSError for what the kind cannot hold and for what the file system says."""
+    Raises ValueError for what the format cannot hold, OSError if it cannot be written."""
     format, options = KINDS[suffix.lower()]
     if options is None:
         raise ValueError(f"{format} can be read but not written")
@@ -188,7 +188,7 @@ def write(photo: Photo, path: Path, suffix: str) -> None:
     if format == "JPEG" and channels in (2, 4):
         raise ValueError("JPEG has no transparency; choose .png, .webp or .tiff")
     if format == "TIFF" or (format == "PNG" and pixels.dtype == np.uint16):
-        if channels == 2 and pixels.dtype == np.uint16:  # neither library knows deep grey with alpha
+        if channels == 2 and pixels.dtype == np.uint16:  # neither library supports 16-bit grey with alpha
             photo = dataclasses.replace(photo, pixels=np.concatenate([photo.rgb, pixels[..., 1:]], 2))
         path.write_bytes(_tiff(photo) if format == "TIFF" else _deep_png(photo))
         return
@@ -204,7 +204,7 @@ def write(photo: Photo, path: Path, suffix: str) -> None:
 def _opened(path: Path) -> ImageFile.ImageFile:
     with path.open("rb") as file:
         head = file.read(1 << 16)
-    # pi-heif 1.4 crashes the whole process where an item's type, four letters, is none in UTF-8
+    # pi-heif 1.4 crashes the whole process if an item's type, four letters, is not valid UTF-8
     if head[4:8] == b"ftyp" and not all(kind.isascii() for kind in ITEM_TYPES.findall(head)):
         raise ValueError("its list of items is damaged")
     return Image.open(path, formats=FORMATS)
@@ -215,7 +215,7 @@ def _unreadable(path: Path, error: Exception) -> InputError:
 
 
 def _words(arguments: Any) -> list[str]:
-    """The strings among what Pillow hands to a decoder: the layout of the samples is one of them ("RGB;16B")."""
+    """The strings among a decoder's arguments in Pillow: the layout of the samples is one of them ("RGB;16B")."""
     return [part for part in (arguments if isinstance(arguments, tuple) else (arguments,)) if isinstance(part, str)]
 
 
@@ -226,14 +226,14 @@ def _exif(exif: Image.Exif) -> bytes:
 
 
 def _plain(photo: Image.Image, icc: bytes) -> tuple[Image.Image, bytes]:
-    """RGB, RGBA, L or LA where Pillow can make it so, and the profile that goes with it."""
+    """As RGB, RGBA, L or LA, if Pillow can convert it, and the profile that goes with it."""
     if photo.mode == "CMYK":
         if not icc:
             return photo.convert("RGB"), b""
         srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
         print_profile = ImageCms.ImageCmsProfile(io.BytesIO(icc))
         made = ImageCms.profileToProfile(photo, print_profile, srgb, outputMode="RGB")
-        assert made is not None  # it is not done in place
+        assert made is not None  # it is only None in place
         return made, srgb.tobytes()
     if photo.mode in ("P", "PA"):
         return photo.convert("RGBA" if "transparency" in photo.info or photo.mode == "PA" else "RGB"), icc
@@ -259,7 +259,7 @@ def _deep_png(photo: Photo) -> bytes:
         PngImagePlugin.putchunk(about, b"iCCP", b"ICC\0\0", zlib.compress(photo.icc))
     if photo.exif:
         PngImagePlugin.putchunk(about, b"eXIf", photo.exif.removeprefix(b"Exif\0\0"))
-    return whole[:33] + about.getvalue() + whole[33:]  # behind the header, which takes 33 bytes
+    return whole[:33] + about.getvalue() + whole[33:]  # after the header of 33 bytes
 
 
 def _tiff(photo: Photo) -> bytes:
@@ -277,7 +277,7 @@ def _tiff(photo: Photo) -> bytes:
               277: channels, 278: height, 279: len(data), 284: 1}  # fmt: skip
     tags.update(layout)
     if channels in (2, 4):
-        tags[338] = 2  # what is more than the colour is alpha, not multiplied in
+        tags[338] = 2  # the extra sample is alpha, not premultiplied
     if photo.icc:
         tags.tagtype[34675] = 7
         tags[34675] = photo.icc

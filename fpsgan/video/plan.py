@@ -1,4 +1,4 @@
-"""How the output will be written: settled, and tried out, before the long work begins."""
+"""How the output will be written: decided, and tried out, before the long work begins."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def plan_output(
     start: Fraction = Fraction(0),
     end: Fraction | None = None,
 ) -> Plan:
-    """Settle codec, pixel format and streams for ``target``, and prove it: copy all of the other streams once, encode
+    """Choose codec, pixel format and streams for ``target``, and try them: copy all of the other streams once, encode
     two grey frames. Raises OptionError, OutputError or SetupError with what to change.
 
     ``place``: the job's own folder (`files.claimed`); ``start`` and ``end``: the part of the source that is used, in
@@ -63,7 +63,7 @@ def plan_output(
         color = dataclasses.replace(color, matrix="gbr", full_range=True)
     elif info.format.family == "rgb":
         color = Color("bt709", "bt709", "iec61966-2-1")
-    if codec == "jpg":  # JFIF knows one way only
+    if codec == "jpg":  # the only one that JFIF has
         color = dataclasses.replace(color, matrix="smpte170m", full_range=True, chroma_location="center")
     if info.format.alpha and not format.alpha:
         notes.append(f"transparency is lost: {codec} cannot hold it here (--codec prores, vp9 or ffv1 can)")
@@ -93,7 +93,7 @@ def plan_output(
 
 
 def _try(plan: Plan, place: Path) -> None:
-    """Encode two grey frames with the plan's own settings, and put them together with the beginning of its streams."""
+    """Encode two grey frames with the plan's own settings, and mux them with the beginning of its streams."""
     rate = plan.rate or plan.info.frame_rate
     grey = tuple(
         np.full(plan.format.plane_shape(k, plan.width, plan.height), 1 << (plan.format.depth - 1), plan.format.dtype)

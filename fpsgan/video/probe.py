@@ -1,16 +1,13 @@
-"""What a file really is: the header's word kept apart from what its packets say.
+"""What a file really is: what the header claims, kept apart from what its packets say.
 
-``probe`` reads every packet once, without decoding, so frame count, rate, variable timing, and what is missing are
-measured, not believed.
+``probe`` reads every packet once, without decoding, so frame count, rate, variable timing and gaps are measured, not
+taken on trust.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import io
-import logging
 import re
-import stat
 import struct
 from array import array
 from collections.abc import Mapping, Sequence
@@ -21,36 +18,26 @@ from typing import Any, NamedTuple
 import av
 import av.error
 import av.logging
-import cv2
 import numpy as np
-from av.codec.hwaccel import HWAccel
 
 from fpsgan.errors import InputError
 from fpsgan.video import fields
 from fpsgan.video.clock import Piece, Presentation, Track, join
+from fpsgan.video.container import open_container, scan, video_decoder
 from fpsgan.video.ffmpeg import run
 from fpsgan.video.frame import MATRICES, PRIMARIES, SITING, TRANSFERS, Color, Orientation, PixelFormat
-from fpsgan.video.hardware import native_decoder
 from fpsgan.video.photo import KINDS, kind_of, read_frame
 
-__all__ = ["Damage", "Stream", "VideoInfo", "constant_rate", "orientation_of", "probe", "scan"]
+__all__ = ["Damage", "Stream", "VideoInfo", "constant_rate", "orientation_of", "probe"]
 
 STANDARD_RATES = [
     *(Fraction(n) for n in (24, 25, 30, 48, 50, 60, 100, 120, 240, 12, 15)),
     *(Fraction(n * 1000, 1001) for n in (24, 30, 48, 60, 120)),
 ]
-# What libav complains of is kept for av.logging.Capture, and for nobody else. To tell it takes Python's lock: a decoder
-# with threads of its own, closed while they complain, would wait for ever (hence `video_decoder`).
-av.logging.set_level(av.logging.ERROR)
-av.logging.set_skip_repeated(False)
-logging.getLogger("libav").addHandler(logging.NullHandler())
-logging.getLogger("libav").propagate = False
-
 FASTEST = Fraction(480)  # frames per second
-HEADED = {"mov", "matroska", "flv", "asf"}  # containers whose header usually tells how long they are
-PAUSE, PAUSES = 8, 2  # frames that are missing in a pause, and pauses that an even rate may have
-_SURROGATE = re.compile("[\udc80-\udcff]")  # a byte that was no UTF-8 (PEP 383)
-NUT_TICK = Fraction(1, 48000)  # the muxer changes a coarser time base behind PyAV's back
+HEADED = {"mov", "matroska", "flv", "asf"}  # containers whose header usually gives the duration
+PAUSE, PAUSES = 8, 2  # frames that are missing in a pause at least, and pauses that a constant rate may have
+_SURROGATE = re.compile("[\udc80-\udcff]")  # a byte that was not UTF-8 (PEP 383)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,8 +45,8 @@ class Stream:
     """A stream that is not the chosen video: audio, subtitle, attachment, data, or another video.
 
     ``start``: when its first packet is presented, in seconds of the file; None if it has none. ``length``: of all its
-    packets, those included that an edit list hides, in seconds. ``damaged``: times of packets that the container calls
-    corrupt, in seconds from ``VideoInfo.origin``. ``retold``: see ``VideoInfo``.
+    packets, including those that an edit list hides, in seconds. ``damaged``: times of packets flagged as corrupt, in
+    seconds from ``VideoInfo.origin``. ``retold``: see ``VideoInfo``.
     """
 
     index: int
@@ -73,8 +60,8 @@ class Stream:
 
 
 class Damage(NamedTuple):
-    """Something that should be shown and is not there, or is broken: ``what``, and from when on, in seconds from
-    ``VideoInfo.origin`` (None: nobody knows)."""
+    """Something that is missing or damaged: ``what``, and from when on, in seconds from ``VideoInfo.origin`` (None:
+    unknown)."""
 
     what: str
     when: Fraction | None
@@ -83,23 +70,23 @@ class Damage(NamedTuple):
         return self.what if self.when is None else f"{self.what} at {float(self.when):.3f} s"
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class VideoInfo:
     """A source, probed. Times in seconds.
 
     Measured, from packets and the first frame: ``frame_rate`` (the constant rate, or the usual rate of a variable
     one), ``vfr``, ``frame_count`` (pictures that are shown), ``start`` (first pts), ``duration`` (first pts to the end
-    of the last frame), ``damage`` (what is broken or missing), ``notes`` (what else the user should know), and
-    everything about the picture. ``width`` and ``height`` are as shown, with ``rotation`` (degrees counter-clockwise,
-    0, 90, 180 or 270) and after it ``mirrored`` baked in; ``siting`` the chroma location before that. ``mastering``:
-    HDR10's static metadata, in x265's words, "" for none. ``coded`` is the size (width, height) in the file,
-    ``pixel_format`` ffmpeg's name of its format. ``origin`` is the earliest time in the file, which players take as
-    zero; ``presentation`` tells when each picture is shown, in ``time_base`` of the file's own clock.
-    The header's word, which the packets may contradict: ``header_frames`` (0 = not said).
-    ``retold`` has those of the file's tags, in Unicode, that are not written in UTF-8; ``images`` lists the files where
-    the source is a folder of photos, or one photo.
-    ``scan`` is measured on decoded frames, ``interlaced`` the stream's flag; ``treatment`` what fields.treated() chose:
-    ``frame_rate``, ``vfr``, ``frame_count`` and ``duration`` are then those after it.
+    of the last frame), ``damage`` (what is damaged or missing), ``notes`` (what else the user should know), and
+    everything about the picture. ``width`` and ``height`` are as displayed, after ``rotation`` (degrees
+    counter-clockwise, 0, 90, 180 or 270) and then ``mirrored``; ``siting`` is the chroma location before that.
+    ``mastering``: HDR10's static metadata as x265 parameters, "" for none. ``coded`` is the size (width, height) in the
+    file, ``pixel_format`` ffmpeg's name of its format. ``origin`` is the earliest time in the file, which players take
+    as zero; ``presentation`` has the time of each picture, in ``time_base`` of the file's own clock.
+    Claimed by the header, perhaps wrongly: ``header_frames`` (0: unknown).
+    ``retold`` has, in Unicode, those of the file's tags that are not UTF-8; ``images`` lists the files if the source is
+    a folder of photos, or one photo.
+    ``scan`` is measured on decoded frames, ``interlaced`` the stream's flag; ``treatment`` is what fields.treated()
+    chose, and ``frame_rate``, ``vfr``, ``frame_count`` and ``duration`` are then those after it.
     """
 
     path: Path
@@ -107,22 +94,22 @@ class VideoInfo:
     codec: str
     width: int
     height: int
-    sar: Fraction
-    rotation: int
-    mirrored: bool
+    sar: Fraction = Fraction(1)
+    rotation: int = 0
+    mirrored: bool = False
     format: PixelFormat
     color: Color
-    interlaced: bool
-    siting: str
-    dolby_vision: bool
-    mastering: str
+    interlaced: bool = False
+    siting: str = "left"
+    dolby_vision: bool = False
+    mastering: str = ""
     time_base: Fraction
     frame_rate: Fraction
-    vfr: bool
+    vfr: bool = False
     frame_count: int
-    start: Fraction
+    start: Fraction = Fraction(0)
     duration: Fraction
-    origin: Fraction
+    origin: Fraction = Fraction(0)
     coded: tuple[int, int]
     pixel_format: str
     presentation: Presentation = dataclasses.field(repr=False)
@@ -147,9 +134,9 @@ class VideoInfo:
 def probe(path: str | Path, *, stream: int | None = None, image_rate: Fraction = Fraction(24)) -> VideoInfo:
     """Describe the video in ``path``: a file, or a folder of images shown at ``image_rate``.
 
-    ``stream`` is the index of the video stream in the file; by default the file's own default among those that move
-    (cover art is passed over). Reads all packets once and decodes one frame. Raises InputError for anything that holds
-    no picture, and for what is no file: a pipe cannot be read twice.
+    ``stream`` is the index of the video stream in the file; by default the file's default stream, ignoring cover art.
+    Reads all packets once and decodes one frame. Raises InputError for anything without pictures, and for pipes, which
+    cannot be read twice.
     """
     path = Path(path)
     if (kind := kind_of(path)) != "video":
@@ -175,7 +162,7 @@ def probe(path: str | Path, *, stream: int | None = None, image_rate: Fraction =
         ticks = np.arange(max(1, tracks[index].unstamped), dtype=np.int64) * round(1 / (rates[0] * time_base))
     span = int(ticks[-1] - ticks[0]) * time_base
     mean = [((len(ticks) - 1) / span).limit_denominator(1001)] if span else []
-    mean = [some for some in mean if some]  # one absurd stamp makes it nothing
+    mean = [some for some in mean if some]  # one absurd timestamp makes it zero
     rate = constant_rate(ticks, time_base, [*rates, *mean, *STANDARD_RATES])
     if frame.interlaced_frame and rate and rates and rate == 2 * rates[0]:  # each field has a packet of its own
         ticks, rate = ticks[::2], rates[0]
@@ -188,7 +175,7 @@ def probe(path: str | Path, *, stream: int | None = None, image_rate: Fraction =
         damage.append(Damage(f"cannot be read further ({stopped})", end - origin))
     if announced is not None and announced - tracks[index].end > max(Fraction(5, 2) / rate, (end - start) / 100):
         damage.append(Damage(f"cut short: the file announces {float(announced - origin):.3f} s and ends", end - origin))
-    # AVI leaves places empty on purpose: there the picture stays
+    # AVI leaves out frames on purpose, to repeat a picture
     holes = [] if vfr or tracks[index].counts_time else _holes(ticks, time_base, rate)
     if holes and said:  # pictures are missing, and the container is known to be broken
         damage += [Damage(f"{count} frames missing", when - origin) for when, count in holes]
@@ -248,7 +235,7 @@ def probe(path: str | Path, *, stream: int | None = None, image_rate: Fraction =
 
 
 def _probe_images(path: Path, images: tuple[Path, ...], rate: Fraction) -> VideoInfo:
-    """A photo, or a folder of them. Raises InputError if not one can be read: decode() tells of the others."""
+    """A photo, or a folder of them. Raises InputError if none can be read; decode() reports single ones."""
     for image in images:
         try:
             frame = read_frame(image)
@@ -265,22 +252,12 @@ def _probe_images(path: Path, images: tuple[Path, ...], rate: Fraction) -> Video
         codec=images[0].suffix[1:].lower(),
         width=frame.width,
         height=frame.height,
-        sar=Fraction(1),
-        rotation=0,
-        mirrored=False,
         format=PixelFormat.of(frame.format.name),
         color=color_of(frame, "left"),
-        interlaced=False,
-        siting="left",
-        dolby_vision=False,
-        mastering="",
         time_base=1 / rate,
         frame_rate=rate,
-        vfr=False,
         frame_count=len(images),
-        start=Fraction(0),
         duration=len(images) / rate,
-        origin=Fraction(0),
         coded=(frame.width, frame.height),
         pixel_format=frame.format.name,
         presentation=Presentation(numbers, numbers, 1, (still,), dated=True, decode_times=False),
@@ -288,76 +265,14 @@ def _probe_images(path: Path, images: tuple[Path, ...], rate: Fraction) -> Video
     )
 
 
-def open_container(path: Path) -> Any:
-    """Open a media file with PyAV. Raises InputError, in one line, where that cannot be done."""
-    try:
-        kind = path.stat().st_mode
-        if not stat.S_ISREG(kind):
-            raise InputError(
-                f"{path}: is {'a folder' if stat.S_ISDIR(kind) else 'a pipe or a device'}, which cannot be read twice; "
-                "save it to a file first, or use `fpsgan stream`"
-            )
-        if path.suffix.lower() == ".webp" and b"ANIM" in path.read_bytes()[:64]:
-            return av.open(_animated_webp(path))
-        # absolute: "12:30.mp4" must not be taken for a protocol; tags that are no UTF-8 keep their bytes
-        return av.open(str(path.absolute()), metadata_errors="surrogateescape")
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file") from error
-    except (av.error.FFmpegError, OSError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise InputError(f"{path}: not a video that can be read ({reason})") from error
-
-
 def _retold(metadata: Mapping[str, str]) -> dict[str, str]:
-    """The tags that are no UTF-8, in Unicode: taken for Windows-1252, as it was usual."""
+    """The tags that are not UTF-8, in Unicode: assumed to be Windows-1252, which was common."""
     return {key: _readable(value) for key, value in metadata.items() if value != _readable(value)}
 
 
 def _readable(text: str) -> str:
     """A tag as `open_container` reads it, in Unicode."""
     return text.encode("utf-8", "surrogateescape").decode("cp1252", "replace") if _SURROGATE.search(text) else text
-
-
-def _animated_webp(path: Path) -> io.BytesIO:
-    """An animated WebP, which libavformat does not read, as raw video in NUT: OpenCV decodes it, whole."""
-    found, animation = cv2.imreadanimation(str(path))
-    if not found or not len(animation.frames):
-        raise InputError(f"{path}: an animated WebP that cannot be decoded")
-    nut = io.BytesIO()
-    with av.open(nut, "w", format="nut") as container:
-        stream: Any = container.add_stream("rawvideo")
-        stream.height, stream.width = animation.frames[0].shape[:2]
-        stream.pix_fmt = {3: "bgr24", 4: "bgra"}[animation.frames[0].shape[2]]
-        stream.time_base = stream.codec_context.time_base = NUT_TICK
-        now = 0
-        for image, milliseconds in zip(animation.frames, animation.durations, strict=True):
-            packet = av.Packet(image.tobytes())
-            packet.stream, packet.time_base = stream, NUT_TICK
-            packet.pts = packet.dts = round(Fraction(now, 1000) / NUT_TICK)
-            packet.is_keyframe = True
-            container.mux(packet)
-            now += int(milliseconds)
-    nut.seek(0)
-    return nut
-
-
-def video_decoder(video: Any, hardware: HWAccel | None = None) -> Any:
-    """The decoder for a stream: its own, or libvpx where a VP8/VP9 stream carries an alpha plane that only it reads.
-
-    With ``hardware`` the chip decodes, and av.error.FFmpegError is raised where that does not open. It works in the
-    thread that calls it, where `av.logging.Capture` hears what it complains of.
-    """
-    decoder: Any = video.codec_context
-    alpha_decoder = {"vp8": "libvpx", "vp9": "libvpx-vp9"}.get(decoder.name)
-    if video.metadata.get("alpha_mode") == "1" and alpha_decoder in av.codecs_available:
-        decoder = av.CodecContext.create(alpha_decoder, "r")
-    elif hardware is not None:
-        decoder = av.CodecContext.create(native_decoder(decoder.name), "r", hardware)
-        own = video.codec_context
-        decoder.extradata, decoder.reorder_depth = own.extradata, own.reorder_depth
-        decoder.width, decoder.height = own.width, own.height
-    decoder.thread_count = 1
-    return decoder
 
 
 def image_files(folder: Path) -> tuple[Path, ...]:
@@ -373,8 +288,8 @@ def image_files(folder: Path) -> tuple[Path, ...]:
 
 
 def constant_rate(ticks: Any, time_base: Fraction, candidates: Sequence[Fraction]) -> Fraction | None:
-    """The candidate rate on whose grid all timestamps lie to within one tick, with nine in ten places taken, but for a
-    pause or two; else None.
+    """The candidate rate on whose grid all timestamps lie to within one tick, with nine in ten places taken, not
+    counting a pause or two; else None.
 
     ``ticks``: increasing int64 timestamps in ``time_base``. A container that counts in milliseconds cannot write
     1/24 s; its file is constant all the same, and decode() gives such frames their exact times back.
@@ -395,16 +310,16 @@ def constant_rate(ticks: Any, time_base: Fraction, candidates: Sequence[Fraction
 
 
 def _exact(rate: Fraction) -> Fraction:
-    """The standard rate that a header value is a rounding of (Matroska readers give 19001/317 for 60000/1001)."""
+    """The standard rate of which a header value is a rounding (Matroska readers give 19001/317 for 60000/1001)."""
     return next((standard for standard in STANDARD_RATES if abs(standard / rate - 1) < Fraction(1, 10**6)), rate)
 
 
 def _usual_rate(ticks: Any, time_base: Fraction, candidates: Sequence[Any]) -> Fraction:
-    """The rate that a variable-rate video mostly runs at: from the median step, moved to a standard rate within 2 %."""
+    """The usual rate of a variable-rate video: from the median step, or the standard rate within 2 % of that."""
     if len(ticks) < 2:
         return Fraction(candidates[0]) if candidates else Fraction(24)
     rate = 1 / (Fraction(float(np.median(np.diff(ticks)))) * time_base)
-    if rate > FASTEST and candidates:  # a few pictures with damaged times tell no rate
+    if rate > FASTEST and candidates:  # a few pictures with damaged times say nothing about the rate
         return min(Fraction(candidates[0]), FASTEST)
     nearest = min(STANDARD_RATES, key=lambda standard: abs(standard / rate - 1))
     return nearest if abs(nearest / rate - 1) < Fraction(1, 50) else rate.limit_denominator(1001)
@@ -434,32 +349,17 @@ def _choose(container: Any, path: Path, index: int | None) -> Any:
     return moving[0]
 
 
-def scan(container: Any) -> tuple[dict[int, Track], str]:
-    """Read all packets of a PyAV container: (what each stream's tell, what stopped the reading, "" if nothing did)."""
-    tracks = {s.index: Track(Fraction(s.time_base or 1), container.format.name) for s in container.streams}
-    try:
-        for packet in container.demux():
-            if packet.stream_index in tracks:  # MPEG's streams may bring more on the way
-                tracks[packet.stream_index].add(packet)
-    except av.error.FFmpegError as error:
-        return tracks, str(error.strerror)
-    finally:
-        for track in tracks.values():
-            track.finish()
-    return tracks, ""
-
-
 def _origin(container: Any) -> Fraction:
-    """The earliest time of all streams: what libavformat rounds to microseconds, as the stream itself has it."""
+    """The earliest time of all streams: libavformat rounds it to microseconds, here it is exact."""
     rounded = Fraction(container.start_time or 0, av.time_base)
     exact = [s.start_time * Fraction(s.time_base) for s in container.streams if s.start_time is not None]
     return min((time for time in exact if abs(time - rounded) * av.time_base <= 1), default=rounded)
 
 
 def _announced(container: Any, video: Any, tracks: dict[int, Track]) -> Fraction | None:
-    """When the video should end by the header's word, in the file's clock; None where it does not say.
+    """When the video ends according to the header, by the file's clock; None if it does not say.
 
-    MPEG streams have no header that could: libavformat takes the last stamps for one.
+    MPEG streams have no such header: there libavformat reports the last timestamps.
     """
     if tracks[video.index].no_header:
         return None
@@ -473,14 +373,14 @@ def _announced(container: Any, video: Any, tracks: dict[int, Track]) -> Fraction
         return Fraction(clock[1]) * 3600 + Fraction(clock[2]) * 60 + Fraction(clock[3])
     if container.duration is None:
         return None
-    # of the longest stream: the video ends as much before it as it did by the last packets
-    whole = Fraction(container.duration, av.time_base)  # at the least: some count from the first time, others from zero
+    # of the longest stream: the video ends as long before that as by the last packets
+    whole = Fraction(container.duration, av.time_base)  # at least: some count from the first time, others from zero
     longest = max(track.end for track in tracks.values())
     return tracks[video.index].end + max(whole - longest, Fraction(0))
 
 
 def _holes(ticks: Any, time_base: Fraction, rate: Fraction) -> list[tuple[Fraction, int]]:
-    """Places of a constant rate where pictures are missing: (when the first should be, how many)."""
+    """Gaps in a constant rate: (time of the first missing picture, how many)."""
     places = np.rint((ticks - ticks[0]) * float(time_base * rate)).astype(np.int64)
     jumps = np.flatnonzero(np.diff(places) > 1)
     return [(ticks[0] * time_base + (int(places[k]) + 1) / rate, int(places[k + 1] - places[k]) - 1) for k in jumps]
@@ -515,14 +415,14 @@ def _first_frame(path: Path, index: int) -> Any:
 
 
 def _siting(path: Path, index: int) -> str | None:
-    """The chroma location that the stream is tagged with: ffmpeg tells it, PyAV does not."""
+    """The chroma location in the stream's tags: ffmpeg prints it, PyAV does not have it."""
     said = run("-v", "verbose", "-i", str(path.absolute())).stderr
     found = re.search(rf"Stream #0:{index}\b.*Video:.*[ (]({'|'.join(SITING)})\)", said)
     return found[1] if found else None
 
 
 def _side_data(frame: Any) -> list[Any]:
-    """What comes along with a decoded frame; nothing where PyAV does not know one of its kinds (EXIF, as of 18)."""
+    """The side data of a decoded frame; none if PyAV does not know one of its kinds (EXIF, as of 18)."""
     try:
         return list(frame.side_data)
     except ValueError:
@@ -530,8 +430,8 @@ def _side_data(frame: Any) -> list[Any]:
 
 
 def orientation_of(frame: Any) -> Orientation:
-    """Of a decoded frame. PyAV's own ``frame.rotation`` calls a mirrored picture turned by 180 degrees; it has to do
-    where PyAV cannot list what comes along with a frame."""
+    """Of a decoded frame. PyAV's ``frame.rotation``, which takes a mirrored picture for one rotated by 180 degrees, is
+    the fallback if PyAV cannot list the side data."""
     found = (struct.unpack("9i", bytes(data)) for data in _side_data(frame) if data.type.name == "DISPLAYMATRIX")
     turned = int(frame.rotation) % 360 if frame.rotation % 90 == 0 else 0
     return next((Orientation.of(matrix) for matrix in found), Orientation(turned))

@@ -1,4 +1,4 @@
-"""Sound, subtitles and attachments: where they come from, and what becomes of each in the output's container."""
+"""Sound, subtitles and attachments: where they are read from, and what becomes of each in the output's container."""
 
 from __future__ import annotations
 
@@ -17,25 +17,26 @@ import av.error
 
 from fpsgan.errors import InputError
 from fpsgan.video.clock import Clock
+from fpsgan.video.container import open_container, scan
 from fpsgan.video.ffmpeg import run
 from fpsgan.video.files import PART
-from fpsgan.video.probe import Stream, VideoInfo, open_container, scan
+from fpsgan.video.probe import Stream, VideoInfo
 
 __all__ = ["DISCARD", "LETTERS", "Carrier", "carry", "settle_streams"]
 
-LATE = Fraction(1, 50)  # seconds by which sound may begin after the picture where that cannot be written
-UNEVEN = Fraction(1, 20)  # of a second, and of its length, by which a copy of sound may last longer or less
+LATE = Fraction(1, 50)  # seconds by which sound may begin after the picture if the container cannot express that
+UNEVEN = Fraction(1, 20)  # tolerance of the length of a copy of sound: so many seconds plus that share of its length
 LETTERS = {"audio": "a", "subtitle": "s", "attachment": "t"}  # ffmpeg's, in the order of the output
-DISCARD = "+discardcorrupt"  # a packet that the container calls corrupt stops some muxers
+DISCARD = "+discardcorrupt"  # packets flagged as corrupt stop some muxers
 TEXT_SUBTITLES = {"srt", "subrip", "ass", "ssa", "mov_text", "webvtt", "text"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Carrier:
-    """The file that the other streams come from: the source, or a copy of them.
+    """The file from which the other streams are read: the source, or a copy of them.
 
-    ``shift``: seconds to add to its times, so that zero is that of the output at normal speed; ``start``: what of it
-    comes before, and is left out. ``indices``: where in it a stream of the source is, if not at the same place.
+    ``shift``: seconds to add to its times, so that zero is that of the output at normal speed; ``start``: seconds to
+    skip at its beginning. ``indices``: the indices of the source's streams in it, if they differ.
     """
 
     path: Path
@@ -44,13 +45,13 @@ class Carrier:
     indices: dict[int, int] | None = None
 
     def index(self, stream: Stream) -> int:
-        """Where in the file a stream of the source is."""
+        """The index in the file of a stream of the source."""
         return stream.index if self.indices is None else self.indices[stream.index]
 
 
 def carry(info: VideoInfo, place: Path, start: Fraction, end: Fraction | None) -> Carrier:
-    """Where the other streams come from. Of a joined recording, whose clock ffmpeg would read otherwise than `decode`,
-    they are copied into a file with one clock; a stream that NUT cannot hold is not in it."""
+    """The file from which to read the other streams. Those of a concatenated recording, whose clock ffmpeg would handle
+    differently from `decode`, are copied into a file with one clock, except those that NUT cannot hold."""
     wanted = [stream for stream in info.others if stream.kind in ("audio", "subtitle")]
     if len(info.presentation.pieces) == 1 or not wanted:
         return Carrier(info.path, -(info.origin + start), start)
@@ -75,7 +76,7 @@ def carry(info: VideoInfo, place: Path, start: Fraction, end: Fraction | None) -
 
 
 def _begins(info: VideoInfo, wanted: list[Stream]) -> dict[Stream, tuple[int, int]]:
-    """Where each stream begins: (the number of its first piece, its first byte). Sound may begin later than picture."""
+    """Where each stream begins: (the number of its first piece, its first byte); sound may begin after the picture."""
     begins: dict[Stream, tuple[int, int]] = {}
     by_index = {stream.index: stream for stream in wanted}
     clock = Clock(info.presentation)
@@ -90,9 +91,9 @@ def _begins(info: VideoInfo, wanted: list[Stream]) -> dict[Stream, tuple[int, in
 
 
 def _opened(path: Path, stream: Stream, begin: int, stack: contextlib.ExitStack) -> Any:
-    """The stream as libavformat sees it, with all that a copy must know; None where it finds that out nowhere.
+    """The stream as opened by libavformat, with all parameters that a copy needs; None if they cannot be found.
 
-    Of sound that begins in a later piece it knows nothing at the beginning: there it has to read from byte ``begin``.
+    For sound that begins in a later piece they cannot be found at the beginning, but only from byte ``begin`` on.
     """
     container = stack.enter_context(open_container(path))
     found = container.streams[stream.index] if stream.index < len(container.streams) else None
@@ -118,7 +119,7 @@ def _packets_of(stream: Any, track: Any, clock: Clock, zero: Fraction) -> Iterat
         if packet.pts is None or packet.is_corrupt:
             continue
         time, lasts = packet.pts * time_base + shift - zero, (packet.duration or 0) * time_base
-        # sound that outlasts its picture goes on into the next piece: of that, the beginning is left out
+        # sound that outlasts its picture overlaps the next piece, whose beginning is dropped
         if time >= end - lasts / 2:
             end = time + lasts
             packet.pts = packet.dts = round(time / time_base)
@@ -129,8 +130,8 @@ def _packets_of(stream: Any, track: Any, clock: Clock, zero: Fraction) -> Iterat
 def settle_streams(
     info: VideoInfo, carrier: Carrier, muxer: str, audio_codec: str, text_codec: str, slowmo: Fraction, place: Path
 ) -> tuple[tuple[tuple[Stream, str], ...], list[str]]:
-    """What becomes of each stream that is not the picture, and the notes that say so: copied where ``muxer`` takes it,
-    else encoded anew, else left out. Copies are tried whole: what breaks in the middle must not do so after the work.
+    """What becomes of each stream besides the picture, and notes on it: copied if ``muxer`` takes it, else re-encoded,
+    else left out. Copies are tried in full: one that fails midway must not do so after all the work.
     """
     wanted = {stream: _ways(stream, muxer, audio_codec, text_codec, slowmo, info.start) for stream in info.others}
     if carrier.indices is not None:
@@ -161,7 +162,7 @@ def settle_streams(
 
 
 def _complaint(carrier: Carrier, sound: list[Stream]) -> str:
-    """What a decoder of these streams complains of first; "" for nothing, and where ffmpeg knows no decoder."""
+    """The first warning of a decoder of these streams; "" if there is none, or no decoder."""
     known = [stream for stream in sound if stream.codec != "none"]
     maps = [word for stream in known for word in ("-map", f"0:{carrier.index(stream)}")]
     if not known:
@@ -176,11 +177,11 @@ def _complaint(carrier: Carrier, sound: list[Stream]) -> str:
 def _ways(
     stream: Stream, muxer: str, audio_codec: str, text_codec: str, slowmo: Fraction, start: Fraction
 ) -> list[str]:
-    """What may be done with a stream of a file that begins at ``start``, best first. Subtitles are not stretched."""
+    """What can be done with a stream of a file that begins at ``start``, best first. Subtitles are not stretched."""
     if stream.kind == "audio" and stream.start is None:
         return []  # it is empty
     if stream.kind == "audio" and audio_codec:
-        late = muxer == "avi" and stream.start is not None and stream.start > start + LATE  # which AVI cannot say
+        late = muxer == "avi" and stream.start is not None and stream.start > start + LATE  # AVI cannot express that
         return [audio_codec] if slowmo != 1 or late else ["copy", audio_codec]
     if stream.kind == "subtitle" and slowmo == 1 and text_codec:
         return ["copy", *([text_codec] if stream.codec in TEXT_SUBTITLES else [])]
@@ -190,13 +191,13 @@ def _ways(
 
 
 def _passes(carrier: Carrier, streams: dict[Stream, str], muxer: str, place: Path) -> bool:
-    """Whether ``muxer`` takes these streams: copies all of them, the beginning of what is encoded."""
+    """Whether ``muxer`` takes these streams: tries copies in full, and the beginning of what is encoded."""
     if not streams:
         return True
     path = place / f"{PART}.trial"
     maps = [word for stream in streams for word in ("-map", f"0:{carrier.index(stream)}")]
     codecs = [word for k, way in enumerate(streams.values()) for word in (f"-c:{k}", way)]
-    # not so many seconds: how far ffmpeg seeks, and from where on it counts, is up to the picture
+    # not limited by seconds: where ffmpeg seeks to, and counts from, depends on the picture
     some = ["-frames:a", "50"] if "copy" not in streams.values() else []
     done = run(
         "-v", "error", "-y", "-fflags", DISCARD, "-i", str(carrier.path.absolute()), *maps, *codecs, *some,
@@ -204,8 +205,8 @@ def _passes(carrier: Carrier, streams: dict[Stream, str], muxer: str, place: Pat
     )  # fmt: skip
     if done.returncode != 0:
         return False
-    # Some muxers write what nothing can read, Vorbis in MPEG-TS for one, or what lasts otherwise, Vorbis in AVI.
-    # Without a single subtitle there may be no file at all.
+    # Some muxers write what nothing can read (Vorbis in MPEG-TS), or what has another length (Vorbis in AVI). With an
+    # empty subtitle stream there may be no file at all.
     written = _sound_in(path)
     heard = [stream for stream in streams if stream.kind == "audio"]
     if len(written) != len(heard):
@@ -213,7 +214,7 @@ def _passes(carrier: Carrier, streams: dict[Stream, str], muxer: str, place: Pat
     if some:
         return True
     if any(codec != stream.codec for (codec, _), stream in zip(written, heard, strict=True)):
-        return False  # it has no name there
+        return False  # the container has no name for it
     if carrier.indices is not None:
         return True
     pairs = zip(written, heard, strict=True)
@@ -221,7 +222,7 @@ def _passes(carrier: Carrier, streams: dict[Stream, str], muxer: str, place: Pat
 
 
 def _sound_in(path: Path) -> list[tuple[str, Fraction]]:
-    """(codec, how long it lasts in seconds) of each stream of sound in a file; none where it cannot be read."""
+    """(codec, length in seconds) of each stream of sound in a file; none if it cannot be read."""
     try:
         with open_container(path) as container:
             tracks, _ = scan(container)

@@ -1,7 +1,7 @@
-"""The queue: jobs in order, one at a time on a device, kept in one file that a restarted server goes on from.
+"""The queue: jobs in order, one at a time on a device, kept in a file from which a restarted server continues.
 
-A job is the command line's `enhance` in a process of its own. To pause, or to stop the server, ends that process; to
-go on starts the same command again, which resumes by itself.
+A job is the command line's `enhance` in a process of its own. Pausing it, or stopping the server, ends that process;
+continuing runs the same command again, which resumes by itself.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import subprocess
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,19 +27,19 @@ from fpsgan.web import work
 __all__ = ["Job", "Queue"]
 
 QUEUE = "queue.json"
-KINDS = ("look", "preview", "copies", "report", "estimate")  # what is done beside the queue, the most urgent first
-FRESH = 10.0  # seconds for which the picture of a running job is shown
-PATIENCE = 20.0  # seconds that a process has to end by itself
-TELLS = 30  # lines of standard error that are kept: the last one says why it failed
+KINDS = ("look", "preview", "copies", "report", "estimate")  # tasks that are done beside the queue, most urgent first
+FRESH = 10.0  # seconds after which the picture of a running job is renewed
+PATIENCE = 20.0  # seconds that a process has to exit before it is killed
+TELLS = 30  # last lines of standard error that are kept: the last one says why it failed
 
 
 @dataclasses.dataclass
 class Job:
     """A clip and what becomes of it.
 
-    ``state``: draft (its options are being chosen), waiting, running, paused, done, failed. ``name`` is the user's, and
-    only ever shown. ``source`` is a path on this machine. ``options`` are the command line's, by name. ``tasks``: of
-    KINDS, each {"state": "waiting" | "running" | "done" | "failed", …}.
+    ``state``: draft (its options are being chosen), waiting, running, paused, done, failed. ``name`` is the user's, for
+    display only. ``source`` is a path on this machine. ``options`` are the command line's, by name. ``tasks``: by kind,
+    each {"state": "waiting" | "running" | "done" | "failed", …}.
     """
 
     id: str
@@ -64,19 +63,19 @@ class Job:
 class Queue:
     """All jobs, in the order in which they are done; every method may be called from any thread.
 
-    Methods that name a job raise KeyError where there is none of that id, and OptionError for what it cannot do now.
+    Methods that take an id raise KeyError if there is no such job, and OptionError for what it cannot do now.
     """
 
     def __init__(self, place: Path, fields: tuple[work.Field, ...]) -> None:
-        """Go on with the queue in ``place``, a folder. Raises OutputError where another server has it."""
+        """Continue the queue in ``place``, a folder. Raises OutputError if another server uses it."""
         self.place, self.fields = place.absolute(), fields
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
         self._jobs: dict[str, Job] = {}
         self._processes: dict[str, subprocess.Popen[str]] = {}  # of jobs, by id
-        self._unwanted: set[str] = set()  # ids of those whose result is not wanted any more
-        self._task: tuple[str, str, subprocess.Popen[str] | None] | None = None  # (id, kind, process) at work now
-        self._asked: list[tuple[str, str, Callable[[], list[list[str]]]]] = []
+        self._unwanted: set[str] = set()  # ids of those whose result is to be discarded
+        self._task: tuple[str, str, subprocess.Popen[str] | None] | None = None  # (id, kind, process) running now
+        self._asked: list[tuple[str, str]] = []  # (id, kind) of the tasks to do, in order
         self._closing = False
         try:
             (self.place / "jobs").mkdir(parents=True, exist_ok=True)
@@ -92,10 +91,10 @@ class Queue:
         with self._lock:
             self._advance()
 
-    # what can be asked for
+    # requests
 
     def new_folder(self) -> tuple[str, Path]:
-        """(id, an empty folder) for a job to be."""
+        """(id, an empty folder) for a new job."""
         id = secrets.token_hex(16)
         folder = self.place / "jobs" / id
         folder.mkdir()
@@ -111,7 +110,7 @@ class Queue:
             return job
 
     def discard(self, id: str) -> None:
-        """Remove the folder of a job that did not come to be."""
+        """Remove the folder of a job that was not added, or is no more."""
         shutil.rmtree(self.place / "jobs" / id, ignore_errors=True)
 
     def snapshot(self) -> list[dict[str, Any]]:
@@ -130,10 +129,9 @@ class Queue:
         return self.folder(job.id) / f"result{job.suffix}"
 
     def choose(self, id: str, options: dict[str, str], intent: str, suffix: str) -> None:
-        """Settle what is to be done, before it is begun."""
+        """Set what is to be done, before it is started."""
         with self._lock:
-            job = self._jobs[id]
-            self._must(job, "draft")
+            job = self._job_in(id, "draft")
             options = {name: value for name, value in options.items() if value != ""}
             work.check(options, self.fields)
             if suffix not in work.TARGETS or intent not in ("", *work.INTENTS):
@@ -146,8 +144,7 @@ class Queue:
     def start(self, id: str) -> None:
         """Put a draft, or what was paused or failed, into the queue."""
         with self._lock:
-            job = self._jobs[id]
-            self._must(job, "draft", "paused", "failed")
+            job = self._job_in(id, "draft", "paused", "failed")
             if job.found is None:
                 raise OptionError(f"{job.name}: not known yet what it is")
             self._drop(job, "estimate")
@@ -156,17 +153,15 @@ class Queue:
 
     def pause(self, id: str) -> None:
         with self._lock:
-            job = self._jobs[id]
-            self._must(job, "waiting", "running")
+            job = self._job_in(id, "waiting", "running")
             job.state = "paused"
             self._end(self._processes.get(id))
             self._advance()
 
     def cancel(self, id: str) -> None:
-        """Back to a draft; what was done is thrown away."""
+        """Back to a draft; what was done is discarded."""
         with self._lock:
-            job = self._jobs[id]
-            self._must(job, "waiting", "running", "paused", "failed", "done")
+            job = self._job_in(id, "waiting", "running", "paused", "failed", "done")
             job.state, job.error, job.progress, job.result = "draft", "", {}, None
             self._drop(job, "copies")
             if id in self._processes:
@@ -186,7 +181,7 @@ class Queue:
             self._end(self._processes.get(id))
             self._advance()
             busy = id in self._processes or (self._task is not None and self._task[0] == id)
-        if not busy:  # else the thread that waits for the process does it
+        if not busy:  # otherwise the thread that waits for the process does it
             self.discard(id)
 
     def move(self, id: str, by: int) -> None:
@@ -202,17 +197,13 @@ class Queue:
 
     def preview(self, id: str, start: float) -> None:
         with self._lock:
-            job = self._jobs[id]
-            found = self._found(job)
-            start = min(max(start, 0.0), max(0.0, found["duration"] - 0.2))
-            self._must(job, "draft")
+            job = self._job_in(id, "draft")
+            start = min(max(start, 0.0), max(0.0, self._found(job)["duration"] - 0.2))
             self._ask(job, "preview", at=start, slow=job.options.get("slowmo", "1"))
 
     def copies(self, id: str) -> None:
         with self._lock:
-            job = self._jobs[id]
-            self._must(job, "done")
-            self._ask(job, "copies")
+            self._ask(self._job_in(id, "done"), "copies")
 
     def report(self, id: str) -> None:
         with self._lock:
@@ -221,7 +212,7 @@ class Queue:
             self._ask(job, "report")
 
     def last_frame(self, id: str) -> Path:
-        """A picture of the last frame that a job has finished: where it is, if there is one yet."""
+        """The path of a picture of the last frame that a job has finished, which exists if there is one yet."""
         job = self.job(id)
         picture = self.folder(id) / "frame.jpg"
         if job.state != "running" or (picture.exists() and time.time() - picture.stat().st_mtime < FRESH):
@@ -233,7 +224,7 @@ class Queue:
         return picture
 
     def close(self) -> None:
-        """End all work; jobs that were running go on with the next server."""
+        """End all work; running jobs continue when the server is started again."""
         with self._lock:
             self._closing = True
             self._keep()
@@ -252,7 +243,7 @@ class Queue:
     # the queue
 
     def _advance(self) -> None:
-        """Start what can be started, and write the queue down."""
+        """Start what can be started, and save the queue."""
         if not self._closing:
             for job in self._jobs.values():
                 if job.state == "waiting" and job.id not in self._processes and self._is_free(job):
@@ -267,7 +258,7 @@ class Queue:
         device = job.options.get("device", "auto")
         busy = [self._jobs[id].options.get("device", "auto") for id in self._processes if id in self._jobs]
         if len(busy) < len(self._processes):
-            return False  # one that was removed still ends
+            return False  # one that was removed is still exiting
         return not busy or (":" in device and all(":" in each and each != device for each in busy))
 
     def _follow(self, job: Job, process: subprocess.Popen[str]) -> None:
@@ -287,7 +278,7 @@ class Queue:
             self.discard(job.id)
 
     def _clear(self, job: Job) -> None:
-        """Remove a result, and what a job that was cancelled has left."""
+        """Remove the result of a job, and what it left if it was cancelled."""
         target = self.target(job)
         target.unlink(missing_ok=True)
         shutil.rmtree(target.with_name(f".{target.name}.fpsgan"), ignore_errors=True)
@@ -297,17 +288,17 @@ class Queue:
     # tasks beside the queue, one at a time
 
     def _ask(self, job: Job, kind: str, **more: Any) -> None:
-        """Have a task done, instead of one of the same kind that is not done yet."""
+        """Queue a task, in place of one of the same kind that is not done yet."""
         self._drop(job, kind)
         job.tasks[kind] = {"state": "waiting", "progress": {}, **more}
-        self._asked.append((job.id, kind, lambda: self._commands(job, kind)))
+        self._asked.append((job.id, kind))
         self._asked.sort(key=lambda asked: KINDS.index(asked[1]))
         if kind != "estimate" and self._task is not None and self._task[1] == "estimate":
-            self._ask(self._jobs[self._task[0]], "estimate")  # steps back for what somebody waits for
+            self._ask(self._jobs[self._task[0]], "estimate")  # makes way for what somebody is waiting for
         self._changed.notify_all()
 
     def _drop(self, job: Job, kind: str) -> None:
-        self._asked = [asked for asked in self._asked if asked[:2] != (job.id, kind)]
+        self._asked = [asked for asked in self._asked if asked != (job.id, kind)]
         if self._task is not None and self._task[:2] == (job.id, kind):
             self._end(self._task[2])
         if job.tasks.get(kind, {}).get("state") != "done" or kind != "look":
@@ -337,12 +328,12 @@ class Queue:
                     self._changed.wait()
                 if self._closing:
                     return
-                id, kind, commands = self._asked.pop(0)
+                id, kind = self._asked.pop(0)
                 job = self._jobs[id]
                 task = job.tasks[kind]
                 task["state"] = "running"
                 self._task = (id, kind, None)
-            self._do(job, kind, task, commands)
+            self._do(job, kind, task)
             with self._lock:
                 self._task = None
                 gone = id not in self._jobs and id not in self._processes
@@ -350,9 +341,9 @@ class Queue:
             if gone:
                 self.discard(id)
 
-    def _do(self, job: Job, kind: str, task: dict[str, Any], commands: Callable[[], list[list[str]]]) -> None:
+    def _do(self, job: Job, kind: str, task: dict[str, Any]) -> None:
         answer = ""
-        for command in commands():
+        for command in self._commands(job, kind):
             with self._lock:
                 if self._closing or job.tasks.get(kind) is not task:
                     return
@@ -366,7 +357,7 @@ class Queue:
             if job.tasks.get(kind) is not task:
                 return
             found = json.loads(answer)
-            if kind not in ("look", "estimate"):  # the rest is long, and names paths of this machine
+            if kind not in ("look", "estimate"):  # of others, without paths on this machine
                 found = {name: found[name] for name in ("fps_out",) if name in found}
             task.update(state="done", found=found)
             if kind == "look":
@@ -384,7 +375,7 @@ class Queue:
         )  # fmt: skip
 
     def _listen(self, process: subprocess.Popen[str], progress: dict[str, Any]) -> tuple[str, str]:
-        """(what it prints, why it failed); its progress goes to ``progress`` as it comes."""
+        """(its standard output, why it failed); ``progress`` is updated as it reports it."""
         answer: list[str] = []
         assert process.stdout is not None and process.stderr is not None
         reader = threading.Thread(target=lambda out: answer.append(out.read()), args=(process.stdout,))
@@ -404,7 +395,7 @@ class Queue:
         return "".join(answer), reason.replace(f"{self.place}/jobs/", "")
 
     def _end(self, process: subprocess.Popen[str] | None) -> None:
-        """Ask a process to end, and make it if it does not; the thread that reads from it sees that."""
+        """Terminate a process, and kill it if it does not exit; the thread that reads from it notices."""
         if process is None or process.poll() is not None:
             return
         process.terminate()
@@ -419,9 +410,12 @@ class Queue:
 
     # helpers
 
-    def _must(self, job: Job, *states: str) -> None:
+    def _job_in(self, id: str, *states: str) -> Job:
+        """The job, if it is in one of these states."""
+        job = self._jobs[id]
         if job.state not in states:
             raise OptionError(f"{job.name}: is {job.state}, not {' or '.join(states)}")
+        return job
 
     def _found(self, job: Job) -> dict[str, Any]:
         if job.found is None:
@@ -448,7 +442,7 @@ class Queue:
         try:
             jobs = [Job(**record) for record in json.loads(path.read_text(encoding="utf-8"))]
         except (ValueError, TypeError) as error:
-            raise InputError(f"{path}: is no queue of this fpsgan ({error}); move it away to begin anew") from error
+            raise InputError(f"{path}: is no queue of this fpsgan ({error}); move it away to start over") from error
         for job in jobs:
             self._jobs[job.id] = job
             if job.state == "running":

@@ -1,4 +1,4 @@
-"""What a clip is, in words, and what to do about it; run in a process of its own, since it reads strangers' files.
+"""What a clip is, in words, and what to do about it; run in a process of its own, since it reads untrusted files.
 
 `python -m fpsgan.web.look SOURCE` prints one JSON object, or one line on standard error.
 """
@@ -27,21 +27,21 @@ from fpsgan.video.probe import VideoInfo, probe
 
 __all__ = ["look"]
 
-# Containers that hold their pictures themselves. What only names other files (playlists, concat scripts) would read
-# them wherever they are.
+# Containers that hold their pictures themselves. Those that refer to other files (playlists, concat scripts) could read
+# any file.
 CONTAINERS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,live_flv,asf,ogg,gif,apng,mxf,nut,yuv4mpegpipe,"
     "ivf,h264,hevc,av1,obu,m4v,vc1,dv,rm,webp_pipe,mjpeg,h261,h263,swf,dirac,avs2,wtv,gxf,lxf,r3d,nsv,bink,cdxl,roq,vivo"
 )
-SAMPLE = 48  # frames that are looked at for repeats; of every fourth the blur is measured
-OFTEN = 0.15  # share of repeats from where on a clip counts as drawn on twos
+SAMPLE = 48  # frames in which repeats are counted; in every fourth the blur is measured
+OFTEN = 0.15  # share of repeats from which a clip counts as drawn on twos
 
 
 def look(source: Path) -> dict[str, Any]:
-    """Facts, words and suggestions: see `_words` and `_intents`. Raises InputError for what is no video of its own."""
+    """Facts, words and suggestions: see `_words` and `_intents`. Raises InputError for what is not a video itself."""
     if kind_of(source) == "photo":
         raise InputError("is a photo: `fpsgan deblur` takes it")
-    if source.suffix.lower() != ".webp":  # animated ones are read by Pillow, which opens nothing else
+    if source.suffix.lower() != ".webp":  # animated ones are decoded by OpenCV, which opens no other files
         _check_container(source)
     info = probe(source)
     damage = [str(each) for each in info.damage]
@@ -78,7 +78,7 @@ def _check_container(source: Path) -> None:
 
 
 def _sample(info: VideoInfo) -> tuple[float, float]:
-    """(share of repeated frames, share of blur: 0 sharp to 1 blurred), of some frames from a third of the clip on."""
+    """(share of repeated frames, mean blur: 0 sharp to 1 blurred), of some frames from a third of the clip on."""
     info = treated(info, "auto", interpolate=False)
     start = info.start - info.origin + info.duration / 3
     if info.frame_count < 3 * SAMPLE:
@@ -98,7 +98,7 @@ def _sample(info: VideoInfo) -> tuple[float, float]:
 
 
 def _words(facts: dict[str, Any], info: VideoInfo) -> list[str]:
-    """A sentence for each thing that matters, the plainest first."""
+    """A sentence for each thing that matters, the simplest first."""
     rate = f"{facts['fps']:.6g} frames a second"
     words = [f"{facts['width']}×{facts['height']}, {facts['codec']}, {rate}, {_clock(facts['duration'])}."]
     if facts["vfr"]:
@@ -114,7 +114,7 @@ def _words(facts: dict[str, Any], info: VideoInfo) -> list[str]:
     if facts["held"] > OFTEN:
         words.append(
             f"{100 * facts['held']:.0f} % of its frames repeat the one before, as drawings held in animation do: "
-            "they are spaced evenly anew."
+            "they are re-spaced evenly."
         )
     if facts["blur"] > 0.6:
         words.append("Looks blurred nearly everywhere.")
@@ -130,7 +130,7 @@ def _words(facts: dict[str, Any], info: VideoInfo) -> list[str]:
 
 
 def _intents(facts: dict[str, Any]) -> tuple[dict[str, dict[str, str]], str]:
-    """Options of the command line, by intent; and the intent that suits the clip best."""
+    """Options of the command line by intent, and the intent that suits the clip best."""
     conceal = {"on_error": "conceal"} if facts["damage"] else {}
     intents = {
         "smoother": {"deblur": "off", "fps": "60" if facts["fps"] <= 40 else "120"} | conceal,

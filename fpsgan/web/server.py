@@ -1,7 +1,7 @@
-"""The page's server: what may be asked for, by whom, and what is sent.
+"""The page's server: which requests are allowed, for whom, and what is sent.
 
-Every request passes `Gate` first. Files that are sent are named by the id of a job and one of a few words, never by a
-path; what users name their files is shown and nothing else.
+Every request passes `Gate` first. Files are addressed by the id of a job and one of a few words, never by a path; the
+users' file names are for display only.
 """
 
 from __future__ import annotations
@@ -59,24 +59,24 @@ KINDS = {
     ".webp": "image/webp",
 }
 COOKIE = "fpsgan"
-TRIES, WINDOW = 5, 60.0  # wrong passwords that one address may give in so many seconds
+TRIES, WINDOW = 5, 60.0  # wrong passwords allowed per address within so many seconds
 KNOWN_ADDRESSES = 1000
-SPARE = 10**9  # bytes of the disk that uploads leave free
+SPARE = 10**9  # bytes that uploads leave free on the disk
 LOCAL_NAMES = ("127.0.0.1", "localhost", "[::1]")
 OPEN = ("/login", "/assets/app.css", "/assets/icon.svg")  # without the password
-BODY = 1 << 16  # bytes of a request that is no upload
+BODY = 1 << 16  # largest request that is not an upload, in bytes
 JOBS = 500
 OWN = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; media-src 'self'; " \
       "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"  # fmt: skip
-# What a job made, or a stranger sent, must not act in the page's name: the report's own scripts run in a sandbox.
+# Results and uploads must not act with the page's origin: the report's own scripts run in a sandbox.
 FOREIGN = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:; font-src data:; " \
           "sandbox allow-scripts"  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Settings:
-    """``folders``: below which clips may be taken by their path. ``largest``: upload, in bytes. ``fields``: the options
-    that the page offers, as the command line declares them."""
+    """``folders``: clips below them may be opened by path. ``largest``: upload, in bytes. ``fields``: the options that
+    the page offers, as declared for the command line."""
 
     place: Path
     fields: tuple[work.Field, ...]
@@ -95,7 +95,7 @@ class Settings:
             return self.host == "localhost"
 
     def check(self) -> None:
-        """Raise OptionError for what would be unsafe, or is not there."""
+        """Raise OptionError for what would be unsafe, or does not exist."""
         if not self.local and not self.password:
             raise OptionError(f"--host {self.host}: others could reach it, so it needs a --password")
         for folder in self.folders:
@@ -104,7 +104,7 @@ class Settings:
 
 
 class Gate:
-    """Who may ask: names of this server only, no foreign page, and with a password only who has given it."""
+    """Refuses requests under a foreign host name, from another page, or without the password, if there is one."""
 
     def __init__(self, app: ASGIApp, settings: Settings, sessions: set[str]) -> None:
         self.app, self.settings, self.sessions = app, settings, sessions
@@ -131,7 +131,7 @@ class Gate:
     def _refusal(self, scope: Scope) -> Response | None:
         headers = Headers(scope=scope)
         host = headers.get("host", "")
-        # A foreign name that points here (DNS rebinding) makes a foreign page same-origin with this one.
+        # With a foreign name that resolves to this machine (DNS rebinding), a foreign page shares our origin.
         if self.settings.local and re.sub(r":\d+$", "", host).lower() not in {*LOCAL_NAMES, self.settings.host}:
             return PlainTextResponse(f"{host}: not a name of this server", 421)
         path, safe = scope["path"], scope["method"] in ("GET", "HEAD")
@@ -170,8 +170,8 @@ def make_app(settings: Settings, queue: Queue) -> ASGIApp:
         tried = failures.setdefault(address, deque(maxlen=TRIES))
         if len(tried) == TRIES and time.monotonic() - tried[0] < WINDOW:
             return PlainTextResponse("too many wrong passwords; wait a minute", 429)
-        given = (await _body(request)).removeprefix(b"password=")
-        if settings.password and hmac.compare_digest(_decoded(given), settings.password.encode()):
+        given = unquote_to_bytes((await _body(request)).removeprefix(b"password=").replace(b"+", b" "))
+        if settings.password and hmac.compare_digest(given, settings.password.encode()):
             session = secrets.token_urlsafe(32)
             sessions.add(session)
             answer = RedirectResponse("/", 303)
@@ -208,7 +208,9 @@ def make_app(settings: Settings, queue: Queue) -> ASGIApp:
         suffix = Path(name).suffix.lower()
         length = int(request.headers.get("content-length", "0"))
         limit = min(settings.largest, shutil.disk_usage(queue.place).free - SPARE)
-        too_large = HTTPException(413, f"{name}: larger than {_size(settings.largest)}, or than the disk has room for")
+        too_large = HTTPException(
+            413, f"{name}: larger than {settings.largest / 1e9:.3g} GB, or than the disk has room for"
+        )
         _room(queue)
         if length > limit:
             raise too_large
@@ -232,7 +234,7 @@ def make_app(settings: Settings, queue: Queue) -> ASGIApp:
         return JSONResponse({"id": id})
 
     async def add(request: Request) -> Response:
-        """A file on this machine, if it is below one of the folders; nothing tells whether others exist."""
+        """A file on this machine, if it is below one of the folders; does not reveal whether others exist."""
         path = str((await _json(request)).get("path", ""))
         found = _below(path, folders)
         if found is None:
@@ -325,7 +327,7 @@ def make_app(settings: Settings, queue: Queue) -> ASGIApp:
 def serve(settings: Settings, *, on_ready: Callable[[str], None], browse: bool = False) -> None:
     """Serve the page until Ctrl-C. ``on_ready`` gets its address; ``browse`` opens it in the user's browser.
 
-    Raises OptionError for settings that would be unsafe, OutputError where the port or the folder cannot be had.
+    Raises OptionError for settings that would be unsafe, OutputError if the port or the folder cannot be used.
     """
     settings.check()
     try:
@@ -352,7 +354,7 @@ def serve(settings: Settings, *, on_ready: Callable[[str], None], browse: bool =
 
 
 def _below(path: str, folders: tuple[Path, ...]) -> Path | None:
-    """The file of that path, links followed, if it is below one of the folders; a path may begin at one of them."""
+    """The file at a path, perhaps relative to one of the folders, if it is below one of them with links resolved."""
     if "\0" in path:
         return None
     for folder in folders:
@@ -393,11 +395,3 @@ def _texts(given: Any) -> dict[str, str]:
     if not isinstance(given, dict):
         raise OptionError("options: must be an object")
     return {str(name): str(value) for name, value in given.items()}
-
-
-def _decoded(form: bytes) -> bytes:
-    return unquote_to_bytes(form.replace(b"+", b" "))
-
-
-def _size(size: int) -> str:
-    return f"{size / 1e9:.3g} GB" if size >= 1e9 else f"{size / 1e6:.3g} MB"

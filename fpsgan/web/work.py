@@ -1,7 +1,7 @@
-"""All that the page knows of the rest of fpsGAN: the command lines that it runs, and what they answer.
+"""All that the page knows of the rest of fpsGAN: the command lines that it runs, and their output.
 
-Whatever touches a file of a user runs in a process of its own, as the command line. Names and values are single
-arguments of it, `--name=value`: no shell sees them, and none can become another option.
+Whatever reads a user's file runs in a process of its own, through the command line. Each option is a single argument,
+`--name=value`: no shell sees it, and it cannot become another option.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from fpsgan.errors import OptionError
+from fpsgan.errors import OptionError, check_choice
 from fpsgan.video.codecs import CONTAINERS
 from fpsgan.video.ffmpeg import ffmpeg_path
 from fpsgan.video.files import SEGMENTS
@@ -47,7 +47,7 @@ WIDE = ["--codec=vp9"]  # and what shows HDR
 
 @dataclasses.dataclass(frozen=True)
 class Field:
-    """An option of the command line, as the page asks for it. ``choices`` is empty where any value may be written."""
+    """An option of the command line, as the page offers it. ``choices`` is empty if any value may be entered."""
 
     name: str
     flag: str
@@ -58,17 +58,19 @@ class Field:
 
 
 def check(options: dict[str, str], fields: tuple[Field, ...]) -> None:
-    """Raise OptionError for an option that the page has not, or a value that has no business on a command line.
+    """Raise OptionError for an option that the page does not offer, or a value not fit for a command line.
 
-    Whether the value makes sense is for the command line to say.
+    The command line itself checks whether the value makes sense.
     """
     known = {field.name: field for field in fields}
     for name, value in options.items():
         if name not in known:
             raise OptionError(f"{name}: no such option")
-        choices = known[name].choices
-        if (value not in choices) if choices else not VALUE.fullmatch(value):
-            raise OptionError(f"{known[name].flag} {value}: must be {' or '.join(choices) or 'a number or a word'}")
+        field = known[name]
+        if field.choices:
+            check_choice(field.flag, value, field.choices)
+        elif not VALUE.fullmatch(value):
+            raise OptionError(f"{field.flag} {value}: must be a number or a word")
 
 
 def shipped(kind: str) -> tuple[str, ...]:
@@ -102,7 +104,7 @@ def preview(source: str, folder: Path, options: dict[str, str], start: float, *,
 
 
 def copies(source: str, result: Path, folder: Path, options: dict[str, str], *, hdr: bool) -> list[list[str]]:
-    """The commands that make ``folder``/before and /after of a finished job, for browsers that cannot play these."""
+    """The commands that make ``folder``/before and /after of a finished job, if a browser cannot play the originals."""
     form = WIDE if hdr else VIEWED
     part = {name: value for name, value in options.items() if name in ("start", "end", "deinterlace", "on_error")}
     return [
@@ -146,7 +148,7 @@ def _command(command: str, source: str, target: Path, options: dict[str, str], *
 
 
 def proof(result: dict[str, Any]) -> list[str]:
-    """What was done, in words, of the command line's JSON."""
+    """What was done, in words, from the command line's JSON."""
     words = [
         f"{result['frames_in']} frames at {result['fps_in']} a second became {result['frames_out']} at "
         f"{result['fps_out']}. All were read back and counted before the file got its name.",
