@@ -30,14 +30,14 @@ from fpsgan.rendering import Engines
 from fpsgan.runtime import library_errors
 from fpsgan.stages.exposure import exposure_change as exposure_change_cpu
 from fpsgan.stages.overlays import OverlayFinder
-from fpsgan.training.peers import Between, Window, rife, rife_hdv3
+from fpsgan.training.peers import Filler, Window, rife, rife_hdv3
 from fpsgan.video.frame import Color, Frame, PixelFormat, from_rgb
 
 __all__ = ["SIZES", "Benchmark", "benchmark"]
 
 SIZES = {"360p": (640, 360), "720p": (1280, 720), "1080p": (1920, 1080), "2160p": (3840, 2160)}
 WARM_UP = 2  # runs of a step before it is measured
-PEERS: dict[str, Callable[[torch.device], Between]] = {"RIFE v4.0": rife, "RIFE HDv3": rife_hdv3}
+PEERS: dict[str, Callable[[torch.device], Filler]] = {"RIFE v4.0": rife, "RIFE HDv3": rife_hdv3}
 FORMAT, COLOR = PixelFormat.of("yuv420p"), Color("bt709", "bt709", "bt709")
 
 
@@ -123,19 +123,24 @@ def _peers(
     ours: DeviceInterpolator | InterpolatorRunner, pictures: list[Any], repeats: int
 ) -> tuple[dict[str, float], list[str]]:
     """Milliseconds per pair of each, and what is missing."""
-    window = Window(0, 0, pictures[0], (pictures[1],), (0.5,), pictures[2])
+    frame0, hidden, frame1 = (Frame.of_image(picture, Fraction(k)) for k, picture in enumerate(pictures[:3]))
+    window = Window(0, 0, frame0, (hidden,), frame1)
     clock, missing = _Clock(ours.device, repeats, 1), []
     for name, load in PEERS.items():
         try:
-            between = load(ours.device)
+            filler = load(ours.device)
         except SetupError as error:
             missing.append(str(error))
             continue
         # their warps need fp32: autocast lowers the precision of the convolutions alone
         with torch.autocast(ours.device.type, dtype=torch.bfloat16 if ours.device.type == "cpu" else torch.float16,
                             enabled=ours.dtype != torch.float32):  # fmt: skip
-            clock(name, partial(between, window))
+            clock(name, partial(_filled, filler, window))
     return clock.stages, missing
+
+
+def _filled(filler: Filler, window: Window) -> Any:
+    return next(filler([window]))
 
 
 def _name(device: torch.device) -> str:

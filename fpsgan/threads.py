@@ -11,11 +11,12 @@ import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
+from itertools import tee
 from typing import Any, TypeVar
 
 import cv2
 
-__all__ = ["in_order", "in_threads", "prefetch"]
+__all__ = ["copies", "in_order", "in_threads", "prefetch"]
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -96,6 +97,34 @@ def in_order(items: Iterable[T], work: Callable[[T], R], workers: int) -> Iterat
         finally:
             futures.close()
             pool.shutdown(cancel_futures=True)
+
+
+def copies(items: Iterable[T], count: int) -> list[Iterator[T]]:
+    """So many iterators over the same items, for several threads. An item is kept until each has had it; an error of
+    the source comes out of each.
+    """
+    lock = threading.Lock()
+
+    def entries() -> Iterator[Future[T]]:
+        try:
+            for item in items:
+                entry: Future[T] = Future()
+                entry.set_result(item)
+                yield entry
+        except Exception as error:  # noqa: BLE001 (handed to those that read)
+            entry = Future()
+            entry.set_exception(error)
+            yield entry
+
+    def one(own: Iterator[Future[T]]) -> Iterator[T]:
+        while True:
+            with lock:
+                entry = next(own, None)
+            if entry is None:
+                return
+            yield entry.result()
+
+    return [one(own) for own in tee(entries(), count)]
 
 
 def in_threads(calls: Sequence[Callable[[], R]]) -> list[R]:

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+
+import numpy as np
 import pytest
 import torch
 
@@ -33,13 +36,17 @@ def test_peers_are_timed_where_they_are_installed(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setitem(module.SIZES, "tiny", (96, 64))
     asked: list[Window] = []
 
+    def filler(windows: Iterable[Window]) -> Iterator[list[np.ndarray]]:
+        asked.extend(windows)
+        yield []
+
     def missing(device: torch.device) -> None:
         raise SetupError("needs some package: pip install it")
 
-    monkeypatch.setattr(module, "PEERS", {"one": lambda device: asked.append, "other": missing})
+    monkeypatch.setattr(module, "PEERS", {"one": lambda device: filler, "other": missing})
     options = Options(device="cpu", half=False, weights="interpolator-fast")
     found = benchmark(options, "tiny", frames=3, repeats=1, peers=True)
     assert list(found.peers) == ["one"] and found.peers["one"] >= 0
     assert found.missing == ["needs some package: pip install it"]
-    assert len(asked) == 1 + module.WARM_UP and asked[0].times == (0.5,) and asked[0].frame0.shape == (64, 96, 3)
+    assert len(asked) == 1 + module.WARM_UP and asked[0].times == (0.5,) and asked[0].frame0.image.shape == (64, 96, 3)
     assert "needs some package" in benchmark_text(found) and "one" in benchmark_text(found)

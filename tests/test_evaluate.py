@@ -13,19 +13,26 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from conftest import MakeClip
+from conftest import MakeClip, ffmpeg
 from test_cli import run
 
 from deblur.fpn import Deblur, DeblurConfig
 from fpsgan import weights
 from fpsgan.errors import InputError, OptionError, OutputError, SetupError
-from fpsgan.training.evaluate import evaluate, rebuilt, table, video, windows
+from fpsgan.job import enhance
+from fpsgan.options import Options
+from fpsgan.stages.timeline import Relation
+from fpsgan.training.evaluate import evaluate, rebuilt, shot, table, video, windows
 from fpsgan.training.manifest import Clip, write_manifest
 from fpsgan.training.metrics import psnr, vmaf_ffmpeg
-from fpsgan.training.peers import Window, blend, hold
+from fpsgan.training.peers import hold, minterpolate
+from fpsgan.video.codecs import EncodeOptions
+from fpsgan.video.decode import decode
+from fpsgan.video.frame import Frame
 from fpsgan.video.probe import probe
 
 SIDE = 64
+FFV1 = ("-c:v", "ffv1", "-pix_fmt", "yuv420p")
 
 
 def picture(seed: int, width: int = SIDE) -> np.ndarray:
@@ -62,57 +69,75 @@ def deblurrer(tmp_path: Path) -> str:
 
 def test_windows_keep_every_nth_frame_at_its_own_time() -> None:
     times = [Fraction(t) for t in (0, 1, 4, 5, 6, 7, 8)]
-    frames = [(0 if k < 5 else 1, t, np.full((2, 2, 3), k, np.uint8)) for k, t in enumerate(times)]
-    found = list(windows(iter(frames), 2))
-    assert [(w.run, w.number, int(w.frame0[0, 0, 0]), int(w.frame1[0, 0, 0])) for w in found] == [
-        (0, 0, 0, 2),
-        (0, 2, 2, 4),
-    ]
-    assert [w.times for w in found] == [(0.25,), (0.5,)]
-    first, second = found  # of 4 and 2 seconds; frame 5 is another shot
-    assert (first.before, first.after, first.lengths) == (None, second.frame1, (1.0, 0.5))
-    assert (second.before, second.after, second.lengths) == (first.frame0, None, (2.0, 1.0))
-    assert [len(w.hidden) for w in windows(iter(frames), 4)] == [3]
-    assert next(windows(iter(frames), 4)).times == (1 / 6, 4 / 6, 5 / 6)
+    images = [Frame.of_image(np.full((16, 16, 3), k, np.uint8), t) for k, t in enumerate(times)]
+    frames = [(image, Relation.CUT if k == 5 else Relation.MOTION) for k, image in enumerate(images)]
+    first, second = windows(frames, 2)  # frame 5 is another shot, and too short
+    assert [(w.run, w.number, w.hidden) for w in (first, second)] == [(0, 0, (images[1],)), (0, 2, (images[3],))]
+    assert (first.frame0, first.frame1, second.frame0, second.frame1) == (images[0], images[2], images[2], images[4])
+    assert (first.times, second.times) == ((Fraction(1, 4),), (Fraction(1, 2),))
+    (only,) = windows(frames, 4)
+    assert only.times == (Fraction(1, 6), Fraction(4, 6), Fraction(5, 6))
 
 
 def test_a_cut_is_never_inside_a_window(make_clip: MakeClip) -> None:
     path = make_clip("cut.mp4", seconds=0.5, sound=False, filters="negate=enable='gte(n,7)'")
-    shots = [shot for shot, *_ in video(probe(path))]
-    assert sorted(set(shots)) == [0, 1]
-    begin = shots.index(1)
-    assert begin == 7
-    assert all(not w.number < begin <= w.number + 2 for w in windows(video(probe(path)), 2))
+    assert [k for k, (_, relation) in enumerate(video(probe(path))) if relation is Relation.CUT] == [7]
+    found = [(window.run, window.number) for window in windows(video(probe(path)), 2)]
+    assert found == [(0, 0), (0, 2), (0, 4), (1, 7), (1, 9)]
 
 
-def repeated(often: Sequence[int]) -> list[tuple[int, Fraction, np.ndarray]]:
+def repeated(often: Sequence[int]) -> list[tuple[Frame, Relation]]:
     """Frames that slide, each the given number of times."""
-    frames = [frame for frame, count in zip(slide(len(often)), often, strict=True) for _ in range(count)]
-    return [(0, Fraction(k, 25), frame) for k, frame in enumerate(frames)]
+    given = [(image, k) for image, count in zip(slide(len(often)), often, strict=True) for k in range(count)]
+    return [
+        (Frame.of_image(image, Fraction(number, 25)), Relation.HELD if k else Relation.MOTION)
+        for number, (image, k) in enumerate(given)
+    ]
 
 
 def test_repeats_are_no_truth() -> None:
     pictures = slide(5)
-    twos = list(windows(iter(repeated([2] * 5)), 2))
+    twos = list(windows(repeated([2] * 5), 2))
     assert [window.number for window in twos] == [0, 2]
     assert all(window.even and window.times == (0.5,) for window in twos)
     for window, first in zip(twos, (0, 2), strict=True):
         given = (window.frame0, *window.hidden, window.frame1)
-        assert all(np.array_equal(a, b) for a, b in zip(given, pictures[first : first + 3], strict=True))
-    now_and_then = list(windows(iter(repeated([1, 1, 1, 2, 1, 1, 1])), 2))
+        assert all(np.array_equal(a.image, b) for a, b in zip(given, pictures[first : first + 3], strict=True))
+    now_and_then = list(windows(repeated([1, 1, 1, 2, 1, 1, 1]), 2))
     assert [window.even for window in now_and_then] == [True, False, True]
-    made = [bool(made) for _, made in rebuilt(lambda: iter(now_and_then), {"hold": hold})]
-    assert made == [True, False, True]
+    assert [bool(made) for _, made in rebuilt(now_and_then, {"hold": hold})] == [True, False, True]
 
 
 def test_where_nothing_changes_nothing_is_made() -> None:
     frames = [*slide(3), *(slide(3)[-1] for _ in range(4))]
-
-    def read() -> Iterator[Any]:
-        return windows(((0, Fraction(k), frame) for k, frame in enumerate(frames)), 2)
-
-    found = list(rebuilt(read, {"hold": hold, "minterpolate": None}))
+    found = list(rebuilt(windows(shot(frames), 2), {"hold": hold, "minterpolate": minterpolate}))
     assert [sorted(made) for _, made in found] == [["hold", "minterpolate"], [], []]
+
+
+def test_what_is_scored_is_what_a_job_makes(
+    make_clip: MakeClip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To the bit: a job that is given every other frame makes the others. There is a fade, and a logo that stands."""
+    drawn = "fade=t=out:st=0.5:d=1,drawbox=8:8:40:16:black:fill,drawbox=12:12:6:8:white:fill"
+    settings: dict[str, Any] = {"device": "cpu", "half": False}
+    full = make_clip("full.mkv", seconds=25 / 24, sound=False, video="testsrc2=s=160x96", filters=drawn, encode=FFV1)
+    ffmpeg("-i", str(full), "-vf", "framestep=2", *FFV1, str(tmp_path / "half.mkv"))
+    options = Options(deblur="off", multi=Fraction(2), encode=EncodeOptions("ffv1", pix_fmt="gbrp"), **settings)
+    enhance(tmp_path / "half.mkv", tmp_path / "job.mkv", options=options)
+    made, true = ([frame.image for frame in decode(probe(path))] for path in (tmp_path / "job.mkv", full))
+    found = []
+
+    def watched(*given: Any) -> Iterator[Any]:
+        for window, by_method in rebuilt(*given):
+            found.extend(by_method["interpolator-base"])
+            yield window, by_method
+
+    monkeypatch.setattr("fpsgan.training.evaluate.rebuilt", watched)
+    result = evaluate([full], every=[2], peers=[], vmaf=False, **settings)
+    assert [score.frame for score in result.images] == list(range(1, 24, 2))
+    for score, image in zip(result.images, found, strict=True):
+        assert np.array_equal(image, made[score.frame])
+        assert score.psnr == psnr(image, true[score.frame])
 
 
 def test_figures_are_those_of_the_pictures(tmp_path: Path) -> None:
@@ -121,7 +146,7 @@ def test_figures_are_those_of_the_pictures(tmp_path: Path) -> None:
     place = data_set(tmp_path / "bench", clips)
     result = evaluate([place], peers=["blend"], every=[2], vmaf=False, device="cpu", half=False)
     expected = {
-        name: [psnr(blend(Window(0, 0, f[k - 1], (), (0.5,), f[k + 1]))[0], f[k]) for k in range(1, len(f) - 1, 2)]
+        name: [psnr(cv2.addWeighted(f[k - 1], 0.5, f[k + 1], 0.5, 0), f[k]) for k in range(1, len(f) - 1, 2)]
         for name, f in clips.items()
     }
     assert {c: [s.psnr for s in result.images if s.clip == c and s.method == "blend"] for c in clips} == expected

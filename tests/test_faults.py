@@ -48,9 +48,9 @@ def test_the_truth_has_no_fault_and_a_cross_fade_has_all() -> None:
 def test_no_fault_is_worse_than_it_was(name: str) -> None:
     network = weights.load(name, expect="interpolator")
     assert isinstance(network, Interpolator)
-    between = by_network(network, torch.device("cpu"), torch.float32)
+    filler = by_network(network, torch.device("cpu"), torch.float32)
     for fault, drawn in faults.scenes(2).items():
-        found = faults.means([faults.measured(scene, faults.rebuilt(scene, between)) for scene in drawn])
+        found = faults.means([faults.measured(scene, faults.rebuilt(scene, filler)) for scene in drawn])
         assert found.pop("PSNR") > LEAST[fault], fault
         for measure, value in found.items():
             if measure == "opacity":

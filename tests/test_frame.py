@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from fractions import Fraction
 
 import av
@@ -196,6 +197,15 @@ def test_the_luma_of_a_changed_frame_is_that_of_its_picture() -> None:
     black = from_rgb(np.zeros((16, 16, 3), np.float32), format, color)
     white = np.ones((16, 16, 3), np.float32)
     assert Frame(black, format, color, Fraction(0), Fraction(1), white).luma.min() == 255
+
+
+def test_a_picture_as_a_frame_and_back() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (17, 24, 3), np.uint8)
+    frame = Frame.of_image(image, Fraction(3))
+    assert np.array_equal(frame.image, image) and frame.pts == 3
+    assert np.allclose(frame.as_rgb(), image / 255, atol=1e-6)
+    beyond = np.float32([-0.1, 0.5, 1.1]) * np.ones((16, 16, 1), np.float32)
+    assert [*dataclasses.replace(frame, rgb=beyond).image[0, 0]] == [0, 128, 255]
 
 
 def test_another_matrix_or_range_is_another_picture() -> None:

@@ -3,11 +3,12 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import cv2
 import pytest
 
-from fpsgan.threads import in_order, in_threads, prefetch
+from fpsgan.threads import copies, in_order, in_threads, prefetch
 
 
 def test_prefetch_runs_ahead_but_not_far_and_hands_errors_over() -> None:
@@ -57,6 +58,32 @@ def test_work_is_done_in_order_at_once_and_errors_come_out_in_their_place(worker
         for value in stage:
             found.append(value)
     assert found == [10 * k for k in range(1, 9)] and most == workers and running == 0
+
+
+def test_copies_are_read_by_several_threads_and_each_is_told_of_an_error() -> None:
+    asked: list[int] = []
+
+    def items() -> Iterator[int]:
+        for k in range(200):
+            asked.append(k)
+            time.sleep(1e-4)
+            yield k
+        raise ValueError("the end")
+
+    def read(own: Iterator[int]) -> tuple[list[int], str]:
+        found: list[int] = []
+        try:
+            found.extend(iter(lambda: next(own), None))
+        except ValueError as error:
+            return found, str(error)
+        return found, ""
+
+    own = copies(items(), 4)
+    assert next(own[0]) == 0 and asked == [0], "nothing is asked for ahead"
+    with ThreadPoolExecutor(4) as pool:
+        first, *rest = pool.map(read, own)
+    assert first == (list(range(1, 200)), "the end")
+    assert rest == [(list(range(200)), "the end")] * 3 and asked == list(range(200))
 
 
 @pytest.mark.parametrize("threads", [1, 2])

@@ -10,8 +10,9 @@ both. Repeated frames of a source are left out; windows whose moments that leave
 changes, are passed over. Ours and minterpolate see the frames before and behind the two; ours not with --alone.
 
 Columns: plain RGB PSNR in dB of the frames rounded to uint8 (one rebuilt without error counts 60), SSIM, VMAF (where
-an ffmpeg here has it), flicker (see fpsgan.training.metrics), and seconds per frame in the clips' own sizes, everything
-included. Means over the frames of a clip, then over clips. --time instead takes single 720p pairs, in fp32 and bf16:
+an ffmpeg here has it), flicker (see fpsgan.training.metrics), and CPU seconds per frame in the clips' own sizes,
+everything included. Means over the frames of a clip, then over clips. --time instead takes single 720p pairs, in fp32
+and bf16:
 median seconds for the frame at ½ and for all three quarters, on the clock and of the CPU (which other work on the
 machine hardly changes), and peak memory of a process that does nothing else.
 
@@ -47,11 +48,22 @@ from numpy.typing import NDArray
 from fpsgan import weights
 from fpsgan.errors import FpsganError, SetupError
 from fpsgan.interpolator import Interpolator
-from fpsgan.training.evaluate import video, windows
+from fpsgan.training.evaluate import shot, video, windows
 from fpsgan.training.lottie import read_lottie
 from fpsgan.training.metrics import Vmaf, flicker, psnr, ssim, vmaf_ffmpeg
-from fpsgan.training.peers import Between, Window, blend, by_network, hold, minterpolate, rife, rife_hdv3
+from fpsgan.training.peers import (
+    Filler,
+    Window,
+    blend,
+    by_network,
+    each_window,
+    hold,
+    minterpolate,
+    rife,
+    rife_hdv3,
+)  # fmt: skip
 from fpsgan.video.fields import treated
+from fpsgan.video.frame import Frame
 from fpsgan.video.probe import probe
 
 Image = NDArray[np.uint8]
@@ -61,64 +73,72 @@ BEST = 60.0  # dB of a frame rebuilt without error
 FAST = 50  # fps from which the quarter rate is measured too: below, the motion of four frames is too large to matter
 CPU = torch.device("cpu")
 CROP = 240  # px, of the pictures on the sheet
+PLAIN = {"hold": hold, "blend": blend, "minterpolate": minterpolate}  # no networks; not timed alone
 
 
 @dataclasses.dataclass(frozen=True)
 class Method:
-    """``kind``: hold, blend, dis, ours, RIFE v4.0 or RIFE HDv3; ``half``: the network in bf16."""
+    """``kind``: hold, blend, minterpolate, dis, ours, RIFE v4.0 or RIFE HDv3; ``half``: the network in bf16."""
 
     name: str
     kind: str
     source: str = ""  # weights of ours, folder of a peer
     half: bool = False
 
-    def build(self) -> Between:
+    def build(self) -> Filler:
         dtype = torch.bfloat16 if self.half else torch.float32
-        if self.kind in ("hold", "blend"):
-            return hold if self.kind == "hold" else blend
+        if self.kind in PLAIN:
+            return PLAIN[self.kind]
         if self.kind == "dis":
             return by_network(Interpolator().eval(), CPU, torch.float32)
         if self.kind == "ours":
             return by_network(weights.load(self.source, expect="interpolator"), CPU, dtype)
         with patch.object(sys, "path", [self.source, *sys.path]):
-            between = rife(CPU) if self.kind == "RIFE v4.0" else rife_hdv3(CPU)
+            filler = rife(CPU) if self.kind == "RIFE v4.0" else rife_hdv3(CPU)
 
+        @each_window
         def autocast(window: Window) -> list[Image]:
             # their warps need fp32; autocast runs the convolutions in bf16 and leaves those alone
             with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.half):
-                return between(window)
+                return next(filler([window]))
 
         return autocast
+
+
+def one_by_one(filler: Filler) -> Filler:
+    return each_window(lambda window: next(filler([window])))
 
 
 def methods(chosen: Sequence[str], peers: Path, both: bool) -> list[Method]:
     """All that can be measured here; ``both``: the networks in bf16 too."""
     folder = str(peers)
-    found = [Method("hold", "hold"), Method("blend", "blend"), Method("DIS", "dis")]
+    found = [*(Method(name, name) for name in PLAIN), Method("DIS", "dis")]
     ours = [Method(Path(name).stem if Path(name).is_file() else name, "ours", name) for name in chosen]
     if len({method.name for method in ours}) < len(ours):  # best.safetensors of several runs
         ours = [dataclasses.replace(method, name=method.source) for method in ours]
     found += [*ours, Method("RIFE v4.0", "RIFE v4.0", folder), Method("RIFE HDv3", "RIFE HDv3", folder)]
     if both:
-        found += [dataclasses.replace(m, name=f"{m.name} bf16", half=True) for m in found[3:]]
+        found += [dataclasses.replace(m, name=f"{m.name} bf16", half=True) for m in found[4:]]
     return found
 
 
-def build(chosen: Sequence[Method]) -> dict[str, Between]:
+def build(chosen: Sequence[Method], alone: bool = False) -> dict[str, Filler]:
+    """The methods by name; ``alone``: ours are given each window as if there were no other."""
     built = {}
     for method in chosen:
         try:
-            built[method.name] = method.build()
+            filler = method.build()
         except SetupError as error:
             print(f"{method.name} is left out: {error}", file=sys.stderr)
+            continue
+        built[method.name] = one_by_one(filler) if alone and method.kind in ("dis", "ours") else filler
     return built
 
 
 def read(path: Path, count: int, step: int) -> list[Window]:
     """The first ``count`` windows of a clip: two frames and step − 1 hidden ones between them."""
     if path.suffix == ".json":
-        drawings = ((0, Fraction(number), image) for number, image in enumerate(read_lottie(path, 512)))
-        return list(islice(windows(drawings, step), count))
+        return list(islice(windows(shot(read_lottie(path, 512)), step), count))
     return list(islice(windows(video(treated(probe(path), "auto", interpolate=False)), step), count))
 
 
@@ -129,37 +149,29 @@ def is_fast(path: Path) -> bool:
         return (container.streams.video[0].average_rate or 0) >= FAST
 
 
-def rebuild(clip: list[Window], built: dict[str, Between]) -> tuple[Found, dict[str, float]]:
-    """(what every method makes of the hidden frames, its seconds per frame: the median over windows)."""
-    made: Found = {name: [] for name in ("hold", "blend") if name in built}  # the order of the tables
-    began = time.perf_counter()
-    made["minterpolate"] = list(minterpolate(clip))  # a process over the whole clip: it cannot take turns
-    seconds = {"minterpolate": (time.perf_counter() - began) / len(clip) / len(clip[0].times)}
-    taken: dict[str, list[float]] = {}
-    for window in clip:
-        for name, between in built.items():
-            began = time.perf_counter()
-            made.setdefault(name, []).append(between(window))
-            taken.setdefault(name, []).append((time.perf_counter() - began) / len(window.times))
-    return made, seconds | {name: float(np.median(values)) for name, values in taken.items()}
+def rebuild(clip: list[Window], count: int, built: dict[str, Filler]) -> tuple[Found, dict[str, float]]:
+    """(what every method makes of those of the first ``count`` windows that are scored, its CPU seconds per frame)."""
+    made: Found = {}
+    seconds: dict[str, float] = {}
+    list(blend(clip))  # makes the RGB of the frames: whoever came first would have to
+    for name, filler in built.items():
+        list(filler(clip[:1]))  # to warm up
+        began = sum(os.times()[:4])  # minterpolate's process included
+        found = list(islice(filler(clip), count))
+        spent = sum(os.times()[:4]) - began
+        made[name] = [images for images, window in zip(found, clip, strict=False) if window.scored]
+        seconds[name] = spent / sum(map(len, made[name]))
+    return made, seconds
 
 
 def judge(clip: list[Window], made: list[list[Image]]) -> dict[str, float]:
-    """The figures of one method on the windows of one clip in which something moves, at known moments."""
-    moving = [
-        (window, found)
-        for window, found in zip(clip, made, strict=True)
-        if window.even and any(not np.array_equal(window.frame0, other) for other in (*window.hidden, window.frame1))
-    ]
-    if not moving:
-        return {}
-    pairs = [pair for window, found in moving for pair in zip(found, window.hidden, strict=True)]
+    """The figures of one method on the windows of one clip."""
+    shown = [[frame.image for frame in (window.frame0, *window.hidden, window.frame1)] for window in clip]
+    pairs = [pair for true, found in zip(shown, made, strict=True) for pair in zip(found, true[1:-1], strict=True)]
     figures = {
         "psnr": float(np.mean([min(BEST, psnr(*pair)) for pair in pairs])),
         "ssim": float(np.mean([ssim(*pair) for pair in pairs])),
-        "flicker": float(
-            np.mean([flicker([w.frame0, *f, w.frame1], [w.frame0, *w.hidden, w.frame1]) for w, f in moving])
-        ),
+        "flicker": float(np.mean([flicker([t[0], *found, t[-1]], t) for t, found in zip(shown, made, strict=True)])),
     }
     if vmaf_ffmpeg() is not None:
         with Vmaf(*pairs[0][0].shape[:2]) as vmaf:
@@ -174,10 +186,10 @@ def strip(title: str, clip: list[Window], made: Found) -> Image:
     best: tuple[float, int, int] = (-1.0, 0, 0)
     for i, window in enumerate(clip):
         for k, truth in enumerate(window.hidden):
-            scores = [min(BEST, psnr(found[i][k], truth)) for name, found in made.items() if name != "hold"]
+            scores = [min(BEST, psnr(found[i][k], truth.image)) for name, found in made.items() if name != "hold"]
             best = max(best, (max(scores) - min(scores), i, k))
     _, i, k = best
-    pictures = {"truth": clip[i].hidden[k], **{name: found[i][k] for name, found in made.items()}}
+    pictures = {"truth": clip[i].hidden[k].image, **{name: found[i][k] for name, found in made.items()}}
     errors = [cv2.absdiff(p, pictures["truth"]).mean(axis=2) for name, p in pictures.items() if name != "hold"]
     height, width = errors[0].shape
     side = min(CROP, height, width)
@@ -195,22 +207,19 @@ def strip(title: str, clip: list[Window], made: Found) -> Image:
 
 def compare(args: argparse.Namespace) -> dict[str, dict[str, dict[str, dict[str, float]]]]:
     """Group → clip → method → figures. Prints a table of each group."""
-    built = build(methods(args.weights, args.peers, args.bf16))
+    built = build(methods(args.weights, args.peers, args.bf16), args.alone)
     files = [file for place in args.clips for file in (sorted(place.iterdir()) if place.is_dir() else [place])]
     results: dict[str, dict[str, dict[str, dict[str, float]]]] = {}
     rows = []
     for path, step in [(path, step) for step in args.steps for path in files]:
         if step > 2 and not is_fast(path):
             continue
-        clip = read(path, args.hidden, step)
-        if args.alone:
-            clip = [window._replace(before=None, after=None) for window in clip]
-        if not clip:
+        clip = read(path, args.hidden + 1, step)  # the last tells how motion goes on
+        scored = [window for window in clip[: args.hidden] if window.scored]
+        if not scored:
             continue
-        made, seconds = rebuild(clip, built)
-        figures = {name: judge(clip, made[name]) for name in made}
-        if not all(figures.values()):
-            continue
+        made, seconds = rebuild(clip, args.hidden, built)
+        figures = {name: judge(scored, made[name]) for name in made}
         group = ("animation" if path.suffix == ".json" else "video") + (
             ", half rate" if step == 2 else ", quarter rate"
         )
@@ -221,7 +230,7 @@ def compare(args: argparse.Namespace) -> dict[str, dict[str, dict[str, dict[str,
         if args.json:  # after every clip: a long run is not lost
             write(args, results)
         if args.sheet:
-            rows.append(strip(path.stem, clip, made))
+            rows.append(strip(path.stem, scored, made))
             sheet = np.concatenate(rows)
             if not cv2.imwrite(str(args.sheet), cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR)):
                 raise SystemExit(f"{args.sheet}: cannot be written; its name must end in .png or .jpg")
@@ -252,17 +261,18 @@ def tables(clips: dict[str, dict[str, dict[str, float]]]) -> list[str]:
 
 
 def pair(times: tuple[float, ...]) -> Window:
-    """Two 720p frames, 4 to 8 px apart, with nothing around them."""
+    """Two 720p frames, 4 to 8 px apart, with nothing around them, to be filled in at these times."""
     small = np.random.default_rng(0).integers(0, 256, (100, 180, 3), np.uint8)
     noise = np.asarray(cv2.resize(small, (1300, 730), interpolation=cv2.INTER_CUBIC), np.uint8)
-    return Window(0, 0, noise[4:724, 8:1288].copy(), (), times, noise[:720, :1280].copy())
+    frame0, frame1 = Frame.of_image(noise[4:724, 8:1288]), Frame.of_image(noise[:720, :1280], Fraction(1))
+    return Window(0, 0, frame0, tuple(dataclasses.replace(frame1, pts=Fraction(t)) for t in times), frame1)
 
 
 def peak_memory(method: Method, threads: int) -> int:
     """Peak resident memory in bytes of this process after one 720p frame; 0 where /proc does not tell."""
     torch.set_num_threads(threads)
     cv2.setNumThreads(threads)
-    method.build()(pair((0.5,)))
+    next(method.build()([pair((0.5,))]))
     status = Path("/proc/self/status")
     lines = status.read_text().splitlines() if status.is_file() else []
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), 0)
@@ -270,16 +280,17 @@ def peak_memory(method: Method, threads: int) -> int:
 
 def time_pairs(args: argparse.Namespace) -> dict[str, dict[str, float]]:
     """Method → seconds and memory for a 720p pair; they take turns, after a round unmeasured. Prints a table."""
-    chosen = [method for method in methods(args.weights, args.peers, True) if method.kind not in ("hold", "blend")]
+    chosen = [method for method in methods(args.weights, args.peers, True) if method.kind not in PLAIN]
     built = build(chosen)
     taken: dict[str, list[list[float]]] = {name: [] for name in built}
     for _ in range(args.time + 1):
-        for name, between in built.items():
+        for name, filler in built.items():
             spent = []
             for times in ((0.5,), (0.25, 0.5, 0.75)):
                 window = pair(times)  # new frames: what was kept of the last pair is of no use
+                list(blend([window]))  # makes their RGB
                 began, busy = time.perf_counter(), time.process_time()
-                between(window)
+                next(filler([window]))
                 spent += [time.perf_counter() - began, time.process_time() - busy]
             taken[name].append(spent)
     results = {}

@@ -261,15 +261,17 @@ def made_of(kind: str, each: int, sharp: list[Image]) -> Iterator[tuple[int, Pai
 
 def means_of_video(place: Path, each: int) -> Iterator[tuple[int, Pair]]:
     """Of real frames, three, five and seven added up (`fpsgan evaluate` takes the same)."""
+    from fpsgan.stages.timeline import Relation
     from fpsgan.training.deblur_data import expose
     from fpsgan.training.evaluate import video
     from fpsgan.video.probe import probe
 
     held: list[Image] = []
-    done = last = 0
-    for shot, _, image in video(probe(place), end=Fraction(20)):
-        held = [*held, image] if shot == last else [image]
-        last = shot
+    done = 0
+    for frame, relation in video(probe(place), end=Fraction(20)):
+        if relation is not Relation.HELD:
+            image = frame.image
+        held = [image] if relation is Relation.CUT else [*held, image]
         if len(held) >= (count := (3, 5, 7)[done % 3]) + 4:  # some frames apart: not the same scene again and again
             if any(not np.array_equal(held[0], frame) for frame in held):
                 some = held[:count]

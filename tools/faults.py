@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable, Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,7 +30,8 @@ from numpy.typing import NDArray
 from fpsgan import weights
 from fpsgan.interpolator import Interpolator
 from fpsgan.training.metrics import psnr
-from fpsgan.training.peers import Between, Window, blend, by_network
+from fpsgan.training.peers import Filler, Window, blend, by_network
+from fpsgan.video.frame import Frame
 
 Image = NDArray[np.uint8]  # [H,W,3] RGB
 Mask = NDArray[np.float32]  # [H,W] 0..1
@@ -293,11 +295,14 @@ def scenes(pairs: int) -> dict[str, list[Scene]]:
     }
 
 
-def rebuilt(scene: Scene, between: Between, frames: int = 4) -> Image:
+def rebuilt(scene: Scene, filler: Filler, frames: int = 4) -> Image:
     """The picture at ½, from two frames or four."""
-    before, frame0, truth, frame1, after = scene.frames
-    window = Window(0, 0, frame0, (truth,), (0.5,), frame1)
-    return between(window._replace(before=before, after=after) if frames == 4 else window)[0]
+    before, frame0, truth, frame1, after = (
+        Frame.of_image(image, Fraction(moment)) for image, moment in zip(scene.frames, MOMENTS, strict=True)
+    )
+    given = [Window(0, -1, before, (), frame0), Window(0, 0, frame0, (truth,), frame1), Window(0, 1, frame1, (), after)]
+    (made,) = (image for images in filler(given if frames == 4 else given[1:2]) for image in images)
+    return made
 
 
 def measured(scene: Scene, result: Image) -> dict[str, float]:
@@ -318,7 +323,7 @@ def main() -> None:
     parser.add_argument("--sheet", type=Path, help="the first scene of each fault: frame0, frame1, truth, results")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    methods: dict[str, Between] = {"blend": blend}
+    methods: dict[str, Filler] = {"blend": blend}
     for name in args.weights:
         network = weights.load(name, expect="interpolator")
         assert isinstance(network, Interpolator)
@@ -326,7 +331,7 @@ def main() -> None:
     figures: dict[str, dict[str, dict[str, float]]] = {}
     rows = []
     for fault, drawn in scenes(args.pairs).items():
-        results = {name: [rebuilt(scene, between, args.frames) for scene in drawn] for name, between in methods.items()}
+        results = {name: [rebuilt(scene, filler, args.frames) for scene in drawn] for name, filler in methods.items()}
         for name, images in results.items():
             found = [measured(scene, image) for scene, image in zip(drawn, images, strict=True)]
             figures.setdefault(fault, {})[name] = means(found)

@@ -34,7 +34,7 @@ from fpsgan.stages.timeline import Relation
 from fpsgan.training.deblur_data import expose
 from fpsgan.training.metrics import flicker, psnr
 from fpsgan.video.decode import decode
-from fpsgan.video.frame import Color, Frame, PixelFormat
+from fpsgan.video.frame import Frame
 from fpsgan.video.probe import probe
 
 Image = NDArray[np.uint8]
@@ -57,7 +57,7 @@ def averaged(path: Path, share: float, count: int, size: tuple[int, int]) -> tup
         if number < first or len(blurred) == count:
             continue
         if (number - first) % step < open_for:
-            picture = np.clip(np.rint(255 * frame.as_rgb()), 0, 255).astype(np.uint8)
+            picture = frame.image
             top, left = (max(0, (have - want) // 2) for have, want in zip(picture.shape, size[::-1], strict=False))
             waiting.append(np.ascontiguousarray(picture[top : top + size[1], left : left + size[0]]))
         if len(waiting) == open_for:
@@ -97,14 +97,11 @@ def codes(light: Light) -> Image:
 
 def through(stage: Deblurrer, pictures: Sequence[Image], settings: Settings) -> Iterator[Image]:
     """Pictures as a shot of a video goes through the deblurring stage."""
-    form, step = PixelFormat.of("gbrp"), Fraction(1, 25)
-    shot = []
-    for k, picture in enumerate(pictures):
-        planes = tuple(np.ascontiguousarray(picture[..., c]) for c in (1, 2, 0))
-        frame = Frame(planes, form, Color("rgb", full_range=True), k * step, step)
-        shot.append((frame, Relation.MOTION if k else Relation.CUT))
+    step = Fraction(1, 25)
+    frames = (Frame.of_image(picture, k * step, step) for k, picture in enumerate(pictures))
+    shot = ((frame, Relation.MOTION if k else Relation.CUT) for k, frame in enumerate(frames))
     for frame, _ in deblurred(shot, stage, settings, Counters()):
-        yield np.clip(np.rint(255 * frame.as_rgb()), 0, 255).astype(np.uint8)
+        yield frame.image
 
 
 def main() -> None:

@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
-from itertools import chain, islice, repeat
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,17 +38,19 @@ from fpsgan import weights as weights_store
 from fpsgan.errors import InputError, OptionError, OutputError, SetupError
 from fpsgan.interpolator import Interpolator
 from fpsgan.runtime import library_errors, pick_device, pick_dtype
-from fpsgan.stages.scenes import SceneDetector
+from fpsgan.stages.scenes import SceneSettings, related
 from fpsgan.stages.timeline import Relation
+from fpsgan.threads import copies
 from fpsgan.training.build import VIDEOS
 from fpsgan.training.data import PICTURES, files_below, read_photo
 from fpsgan.training.deblur_data import expose
 from fpsgan.training.lottie import Animation, read_lottie
 from fpsgan.training.manifest import MANIFEST, Clip, read_manifest
 from fpsgan.training.metrics import Vmaf, flicker, psnr, ssim, vmaf_ffmpeg
-from fpsgan.training.peers import PEERS, Between, Window, blend, by_network, hold, minterpolate, rife
+from fpsgan.training.peers import PEERS, Filler, Window, blend, by_network, hold, minterpolate, rife
 from fpsgan.video.decode import decode
 from fpsgan.video.fields import treated
+from fpsgan.video.frame import Frame
 from fpsgan.video.probe import VideoInfo, probe
 
 if TYPE_CHECKING:
@@ -77,12 +79,13 @@ EXPOSURES = (3, 5, 7)  # of a video
 
 @dataclass(frozen=True)
 class Take:
-    """Frames in a row, to be read any number of times: (shot, time in any unit, image). `count` may be a guess."""
+    """Frames in a row, each with its relation to the one before, to be read any number of times. `count` may be a
+    guess."""
 
     group: str  # the benchmark, "" for single files
     name: str
     count: int
-    frames: Callable[[], Iterator[tuple[int, Fraction, Image]]]
+    frames: Callable[[], Iterator[tuple[Frame, Relation]]]
 
 
 @dataclass
@@ -187,10 +190,10 @@ def evaluate(
         takes = [take for place in paths for take in _takes(place, split, on_note)]
         _no_twins((take.group, take.name) for take in takes)
         run.total = sum(run.expected(take, step) for take in takes for step in set(every))
-        between = fillers(others, names, where, dtype)
+        found = fillers(others, names, where, dtype)
         for step in dict.fromkeys(every):
             for take in takes:
-                run.interpolate(take, step, between, names[0])
+                run.interpolate(take, step, found, names[0])
     else:
         if peers:
             raise OptionError(f"--peer {peers[0]}: an interpolator; deblurring is compared with the blurred picture")
@@ -277,66 +280,46 @@ def video(
     *,
     start: Fraction | None = None,
     end: Fraction | None = None,
-) -> Iterator[tuple[int, Fraction, Image]]:
-    """(shot, pts in seconds, RGB) of every frame with start ≤ pts < end. Streams. InputError at a damaged place.
-
-    A repeat of the frame before (as a job finds it) comes as the same object.
-    """
-    detector, shot = SceneDetector(), 0
-    image: Image | None = None
-    for frame in decode(info, start=start, end=end, report=on_note):
-        relation = detector.relate(frame.luma)
-        shot += relation is Relation.CUT
-        if image is None or relation is not Relation.HELD:
-            image = np.clip(np.rint(frame.as_rgb() * 255), 0, 255).astype(np.uint8)
-        yield shot, frame.pts, image
+) -> Iterator[tuple[Frame, Relation]]:
+    """Every frame with start ≤ pts < end as a job sees it. Streams. InputError at a damaged place."""
+    return related(decode(info, start=start, end=end, report=on_note), SceneSettings())
 
 
-def windows(frames: Iterator[tuple[int, Fraction, Image]], every: int) -> Iterator[Window]:
+def shot(images: Iterable[Image]) -> Iterator[tuple[Frame, Relation]]:
+    """Pictures as the frames of one shot, a second apart."""
+    return ((Frame.of_image(image, Fraction(number)), Relation.MOTION) for number, image in enumerate(images))
+
+
+def windows(frames: Iterable[tuple[Frame, Relation]], every: int) -> Iterator[Window]:
     """Every `every`-th frame of a shot and those between them, which are to be rebuilt; what is left over is not used.
-
-    Repeats (the same object as the frame before) are no truth and are left out; where that leaves uneven times between
-    the others, as a repeat now and then does, nobody knows at which moment a frame was taken: not `even`.
-    Streams: holds 2 · `every` + 1 frames.
+    Repeats are no truth and are left out. Streams: holds `every` + 1 frames.
     """
-    held: list[tuple[int, Fraction, Image]] = []
-    waiting: Window | None = None  # for the frame behind it
-    since = Fraction(0)  # length of the one that waits
-    number, repeats = -1, 0
-    for shot, moment, image in frames:
-        if held and held[-1][2] is image:
+    held: list[Frame] = []
+    run, number, repeats = 0, -1, 0
+    for frame, relation in frames:
+        if relation is Relation.HELD:
             repeats += 1
             continue
+        if relation is Relation.CUT:
+            held, run, repeats = [], run + 1, 0
         number += 1
-        if held and held[0][0] != shot:
-            held, repeats = [], 0
-        held.append((shot, moment, image))
+        held.append(frame)
         if len(held) == every + 1:
-            (_, begin, image0), *hidden, (_, end, image1) = held
-            times = tuple(float((at - begin) / (end - begin)) for _, at, _ in hidden)
+            window = Window(run, number - every, held[0], tuple(held[1:-1]), frame)
+            times = np.array(window.times, np.float64)
             even = not repeats or np.allclose(times, np.arange(1, every) / every, atol=UNEVEN)
-            truths = tuple(image for *_, image in hidden)
-            made = Window(shot, number - every, image0, truths, times, image1, even=even)
-            if waiting is not None and waiting.run == shot:
-                longer = float((end - begin) / since)
-                yield waiting._replace(after=image1, lengths=(waiting.lengths[0], longer))
-                made = made._replace(before=waiting.frame0, lengths=(1 / longer, 1.0))
-            elif waiting is not None:
-                yield waiting
-            waiting, since = made, end - begin
-            held, repeats = held[-1:], 0
-    if waiting is not None:
-        yield waiting
+            still = all(
+                np.array_equal(*pair) for other in held[1:] for pair in zip(held[0].planes, other.planes, strict=True)
+            )
+            yield window._replace(even=even, still=still)
+            held, repeats = [frame], 0
 
 
 def fillers(
     peers: Sequence[str], networks: Sequence[str], device: torch.device, dtype: torch.dtype
-) -> dict[str, Between | None]:
-    """The methods by name; None stands for minterpolate, which does not look at single pairs.
-
-    OptionError for an unknown peer, SetupError for one that is not installed, WeightsError.
-    """
-    found: dict[str, Between | None] = {}
+) -> dict[str, Filler]:
+    """The methods by name. OptionError for an unknown peer, SetupError for one that is not installed, WeightsError."""
+    found: dict[str, Filler] = {}
     for peer in peers:
         if peer not in PEERS:
             raise OptionError(f"--peer {peer}: not known; known are {', '.join(PEERS)}")
@@ -345,7 +328,7 @@ def fillers(
         elif peer == "rife":
             found[peer] = rife(device)
         else:
-            found[peer] = {"hold": hold, "blend": blend}.get(peer)
+            found[peer] = {"hold": hold, "blend": blend, "minterpolate": minterpolate}[peer]
     for name in networks:
         network = weights_store.load(name, expect="interpolator")
         assert isinstance(network, Interpolator)
@@ -354,25 +337,18 @@ def fillers(
 
 
 def rebuilt(
-    read: Callable[[], Iterator[Window]], methods: Mapping[str, Between | None]
+    windows: Iterable[Window], methods: Mapping[str, Filler], most: int | None = None
 ) -> Iterator[tuple[Window, dict[str, list[Image]]]]:
-    """Each window and, by method, the frames in the place of the hidden ones; none where nothing changes in the window,
-    or where it is not even.
-
-    `read` is called once more for minterpolate, which runs ahead in a process of its own.
-    """
+    """Each window, or the first `most`, and, by method, the frames in the place of the hidden ones; none where it is
+    not scored. Streams: keeps the windows that a method has read ahead."""
+    own, *others = copies(windows, 1 + len(methods))
     with contextlib.ExitStack() as stack:
-        filled: Iterator[list[Image]] = repeat([])
-        if None in methods.values():
-            filled = stack.enter_context(contextlib.closing(minterpolate(read())))
-        for window, by_ffmpeg in zip(read(), filled):  # noqa: B905 (one of them may be endless)
-            made: dict[str, list[Image]] = {}
-            if window.even and any(
-                not np.array_equal(window.frame0, image) for image in (*window.hidden, window.frame1)
-            ):
-                for name, between in methods.items():
-                    made[name] = by_ffmpeg if between is None else between(window)
-            yield window, made
+        made = [
+            stack.enter_context(contextlib.closing(fill(other)))
+            for fill, other in zip(methods.values(), others, strict=True)
+        ]
+        for window, *images in islice(zip(own, *made, strict=True), most):
+            yield window, dict(zip(methods, images, strict=True)) if window.scored else {}
 
 
 def _takes(place: Path, split: str | None, on_note: Callable[[str], None]) -> list[Take]:
@@ -395,15 +371,11 @@ def _film(name: str, path: Path, on_note: Callable[[str], None]) -> Take:
 
 
 def _animation(name: str, path: Path) -> Take:
-    return Take(
-        "", name, Animation(path).last + 1, lambda: ((0, Fraction(n), i) for n, i in enumerate(read_lottie(path, SIDE)))
-    )
+    return Take("", name, Animation(path).last + 1, lambda: shot(read_lottie(path, SIDE)))
 
 
 def _sequence(clip: Clip) -> Take:
-    return Take(
-        _group(clip), clip.name, clip.count, lambda: ((0, Fraction(n), clip.read(n)) for n in range(clip.count))
-    )
+    return Take(_group(clip), clip.name, clip.count, lambda: shot(map(clip.read, range(clip.count))))
 
 
 # --- what is deblurred ---------------------------------------------------------------------------------------
@@ -471,10 +443,10 @@ def _averages(name: str, path: Path, on_note: Callable[[str], None]) -> list[_Ca
 def _means_of(info: VideoInfo, count: int, on_note: Callable[[str], None]) -> Iterator[tuple[int, Image, Image]]:
     """Each `count` frames of a shot in a row, added up, and the one in their middle; none where nothing changes."""
     held: list[Image] = []
-    last = 0
-    for number, (shot, _, image) in enumerate(video(info, on_note)):
-        held = [*held, image] if shot == last else [image]
-        last = shot
+    for number, (frame, relation) in enumerate(video(info, on_note)):
+        if relation is not Relation.HELD:  # what changes in a repeat is noise
+            image = frame.image
+        held = [image] if relation is Relation.CUT else [*held, image]
         if len(held) == count:
             if any(not np.array_equal(held[0], other) for other in held):
                 yield number - count // 2, sensor(expose(held), np.random.default_rng(0)), held[count // 2]
@@ -545,27 +517,27 @@ class _Run:
         whole = max(0, take.count - 1) // every * (every - 1)
         return min(whole, -(-self.limit // (every - 1)) * (every - 1)) if self.limit else whole
 
-    def interpolate(self, take: Take, every: int, methods: Mapping[str, Between | None], first: str) -> None:
+    def interpolate(self, take: Take, every: int, methods: Mapping[str, Filler], first: str) -> None:
         """All windows of a take, as the set of this rate."""
         name = f"{take.group} ×{every}".strip()
         most = -(-self.limit // (every - 1)) if self.limit else None
-
-        def read() -> Iterator[Window]:
-            return islice(windows(take.frames(), every), most)
-
         shot = -1
         with _Vmafs(self.vmaf and take.count > every + 1) as judges:
-            for window, made in rebuilt(read, methods):
-                if not window.even:
-                    self.uneven += len(window.hidden)
-                elif not made:
-                    self.still += len(window.hidden)
-                if made and window.run != shot:
-                    judges.add(dict.fromkeys(methods, window.frame0), window.frame0, {})
+            for window, made in rebuilt(windows(take.frames(), every), methods, most):
+                self._tell(len(window.hidden))
+                if not window.scored:
+                    self.still += len(window.hidden) * window.even
+                    self.uneven += len(window.hidden) * (not window.even)
+                    continue
+                image0, *truths, image1 = (frame.image for frame in (window.frame0, *window.hidden, window.frame1))
+                if window.run != shot:
+                    judges.add(dict.fromkeys(methods, image0), image0, {})
                     shot = window.run
-                truths = (window.frame0, *window.hidden, window.frame1)
-                steady = {m: flicker((window.frame0, *images, window.frame1), truths) for m, images in made.items()}
-                for k, truth in enumerate(window.hidden if made else ()):
+                steady = {
+                    method: flicker((image0, *images, image1), (image0, *truths, image1))
+                    for method, images in made.items()
+                }
+                for k, truth in enumerate(truths):
                     now = {method: images[k] for method, images in made.items()}
                     at = name, take.name, window.number + 1 + k
                     new = {
@@ -573,9 +545,7 @@ class _Run:
                     }
                     judges.add(now, truth, new)
                     self._keep_worst(new, now, truth, first)
-                if made:
-                    judges.add(dict.fromkeys(methods, window.frame1), window.frame1, {})
-                self._tell(len(window.hidden))
+                judges.add(dict.fromkeys(methods, image1), image1, {})
         self._show(name, take.name, first)
 
     def deblur(self, case: _Case, runners: Mapping[str, Callable[[Image], Image]], first: str) -> None:

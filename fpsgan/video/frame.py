@@ -173,6 +173,13 @@ class Frame:
     duration: Fraction
     rgb: Picture | None = None
 
+    @staticmethod
+    def of_image(image: NDArray[np.uint8], pts: Fraction = Fraction(0), duration: Fraction = Fraction(0)) -> Frame:
+        """A frame of an RGB picture [H, W, 3]."""
+        red, green, blue = cv2.split(image)
+        planes = tuple(np.asarray(plane, np.uint8) for plane in (green, blue, red))
+        return Frame(planes, PixelFormat.of("gbrp"), Color("gbr", full_range=True), pts, duration)
+
     @property
     def width(self) -> int:
         return int(self.planes[0].shape[1])
@@ -194,6 +201,11 @@ class Frame:
             return first
         kr, kb = luma_weights(self.color, self.height)
         return np.asarray(cv2.transform(cv2.merge([first, *others]), np.array([[1 - kr - kb, kb, kr]])), np.uint8)
+
+    @functools.cached_property
+    def image(self) -> NDArray[np.uint8]:
+        """[H, W, 3] uint8 RGB: the picture as it is looked at, clipped and rounded."""
+        return np.asarray(_quantise(self.as_rgb() * np.float32(255), PixelFormat.of("gbrp")), np.uint8)
 
     def as_rgb(self) -> Picture:
         """[H, W, 3] float32, about 0..1 and not clipped."""
