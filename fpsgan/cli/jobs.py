@@ -267,7 +267,7 @@ def stream_command(
     fpsgan stream film.mkv -o - | mpv -
 
     If the machine is too slow, effort is reduced in steps: no deblurring, smaller networks, fewer frames. Standard
-    error says so. Camera shake is not removed here.
+    error says so. Shake and motion blur are not removed here.
     """
     options = job_options(deblurring, rate, machine, weights=weights, engine=engine)
 
