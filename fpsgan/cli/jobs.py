@@ -241,8 +241,8 @@ def _video(source: Path, target: Path, options: Options, report: Report, meter: 
         meter.say(result_text(result))
     if report.benchmark:
         tell(
-            f"{result.seconds:.2f} s in all, {result.frames_out / result.seconds:.2f} output frames/s, "
-            f"networks {100 * result.network_seconds / result.seconds:.0f} % of the time, "
+            f"{result.seconds:.2f} s in total, {result.frames_out / result.seconds:.2f} output frames/s, "
+            f"networks busy {100 * result.network_seconds / result.seconds:.0f} % of the time, "
             f"peak memory {size_text(peak_rss())}"
         )
     return [dataclasses.asdict(result)]
