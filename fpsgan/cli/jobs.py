@@ -266,8 +266,8 @@ def stream_command(
 
     fpsgan stream film.mkv -o - | mpv -
 
-    If the machine is too slow, effort is reduced in steps: no deblurring, smaller networks, fewer frames. Standard
-    error says so. Shake and motion blur are not removed here.
+    If the machine is too slow, effort is reduced in steps: no deblurring, smaller networks, fewer frames.
+    Standard error reports it. Camera shake and motion blur are not removed here.
     """
     options = job_options(deblurring, rate, machine, weights=weights, engine=engine)
 
