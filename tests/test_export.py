@@ -10,8 +10,8 @@ import torch
 from deblur.fpn import Deblur, DeblurConfig
 from fpsgan import weights
 from fpsgan.errors import OptionError, OutputError
-from fpsgan.export import Between, Sharpened, export
-from fpsgan.interpolator import Interpolator
+from fpsgan.export import OPSET, Between, Sharpened, export
+from fpsgan.interpolator import Interpolator, flow
 
 
 @pytest.fixture
@@ -52,6 +52,29 @@ def test_the_whole_interpolator_takes_two_frames_and_a_time() -> None:
     truth = frame[..., 4:124]
     inside = np.s_[..., 16:-16, 16:-16]
     assert float((found - truth)[inside].abs().mean()) < 0.25 * float((frame0 - truth)[inside].abs().mean())
+
+
+class _OfTheFlow(torch.nn.Module):
+    """The steps of the optical flow that torch has an operation for and ONNX has not."""
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return flow._median3(x), flow._spanned((x > 1).any(3, keepdim=True)[:, :1], 2).float()
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::UserWarning")
+def test_the_flow_takes_no_operation_that_onnx_does_not_know(tmp_path: Path) -> None:
+    """Exporting the whole interpolator takes minutes; these two steps are what kept it from working."""
+    x = torch.randn(1, 2, 40, 6, generator=torch.Generator().manual_seed(0))
+    x[:, :, :12] = x[:, :, 30:] = 0
+    file = tmp_path / "steps.onnx"
+    torch.onnx.export(_OfTheFlow(), (x,), file, input_names=["x"], opset_version=OPSET, dynamo=True, verbose=False)
+    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    median, spanned = session.run(None, {"x": x.numpy()})
+    around = torch.nn.functional.unfold(torch.nn.functional.pad(x, (1, 1, 1, 1), mode="replicate"), 3)
+    assert np.array_equal(median, around.view(1, 2, 9, -1).median(2).values.view(x.shape).numpy())
+    rows = torch.nonzero((x > 1).any(3)[0, 0]).flatten()
+    first, last = int(rows[0]) - flow.MARGIN, int(rows[-1]) + flow.MARGIN
+    assert np.flatnonzero(spanned).tolist() == [*range(first, last + 1)]
 
 
 def test_what_cannot_be_exported_is_refused(tmp_path: Path) -> None:

@@ -22,11 +22,11 @@ __all__ = ["app", "main", "parse_rate", "parse_time"]
 WELCOME = f"""fpsGAN {__version__} turns a shaky, blurred or choppy video into a sharp, smooth one.
 
   fpsgan enhance holiday.mov -o better.mp4             sharpen blurred frames, raise the frame rate
-  fpsgan interpolate jump.mp4 -o slow.mp4 --slowmo 4   the frame rate alone: smoother, or slow motion
-  fpsgan deblur photos/ -o sharp/                      sharpen photos or videos, nothing else
+  fpsgan interpolate jump.mp4 -o slow.mp4 --slowmo 4   only the frame rate: smoother, or slow motion
+  fpsgan deblur photos/ -o sharp/                      only sharpen, photos or videos
 
---dry-run tells first what a job would come to. `fpsgan demo` shows it on a clip of its own, `fpsgan doctor` checks this
-machine. `fpsgan --help` lists all commands, `fpsgan COMMAND --help` the options of one.
+Add --dry-run to see frames, time, memory and size first. `fpsgan demo` runs on a clip it renders itself; `fpsgan
+doctor` checks this machine. `fpsgan --help` lists all commands, `fpsgan COMMAND --help` the options of one.
 """
 
 app = typer.Typer(
@@ -41,16 +41,18 @@ app.command("stream")(jobs.stream_command)
 app.command("probe")(facts.probe_command)
 app.command("report")(train.report_command)
 app.command("web")(web.web_command)
-jobs_app = typer.Typer(help="Jobs that were ended, and can go on.", invoke_without_command=True)
+jobs_app = typer.Typer(
+    help="List unfinished jobs; running the same command again resumes one.", invoke_without_command=True
+)
 jobs_app.callback()(facts.jobs_list)
 jobs_app.command("clean")(facts.jobs_clean)
 app.add_typer(jobs_app, name="jobs")
-dataset_app = typer.Typer(help="Training data from your own footage.", no_args_is_help=True)
+dataset_app = typer.Typer(help="Build training data from your own footage.", no_args_is_help=True)
 dataset_app.command("build")(train.dataset_build_command)
 app.add_typer(dataset_app, name="dataset")
 app.command("train")(train.train_command)
 app.command("evaluate")(train.evaluate_command)
-weights_app = typer.Typer(help="The weights that come with fpsGAN.", no_args_is_help=True)
+weights_app = typer.Typer(help="List, inspect, verify and convert weights.", no_args_is_help=True)
 weights_app.command("list")(facts.weights_list)
 weights_app.command("show")(facts.weights_show)
 weights_app.command("verify")(facts.weights_verify)

@@ -26,7 +26,7 @@ PACKAGES = ("torch", "numpy", "pillow", "pi-heif", "opencv-python-headless", "av
 
 
 def probe_command(source: Source, stream: StreamIndex = None, json: Json = False) -> None:
-    """Tell what a file really is: rate, variable timing, rotation, colour, other streams, damage."""
+    """Show what a file really contains: frame rate, variable timing, rotation, colour, other streams, damage."""
     info = probe(source, stream=stream)
     if not json:
         print(probe_text(info))
@@ -38,7 +38,7 @@ def probe_command(source: Source, stream: StreamIndex = None, json: Json = False
 
 
 def doctor_command() -> None:
-    """Check this machine: ffmpeg, what it encodes and decodes and with which chips, devices, memory, weights."""
+    """Check this machine: ffmpeg, encoders, hardware decoding, devices, memory, weights."""
     import torch
 
     from fpsgan import weights
@@ -73,11 +73,11 @@ def doctor_command() -> None:
 
 def export_command(
     weights: Annotated[str, typer.Argument(help="A shipped name or a .safetensors file.")],
-    output: Annotated[Path, option("The .onnx file.", "-o", "--output")],
-    size: Annotated[str | None, option("Of the interpolator's frames, such as 1920x1080.")] = None,
+    output: Annotated[Path, option("The .onnx file to write.", "-o", "--output")],
+    size: Annotated[str | None, option("Frame size, for the interpolator only, such as 1920x1080.")] = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Write weights as ONNX, for other programs (docs/embedding.md)."""
+    """Export weights as ONNX for other programs (docs/embedding.md)."""
     from fpsgan.export import export
 
     sides = None
@@ -90,7 +90,7 @@ def export_command(
 
 
 def weights_list() -> None:
-    """Name the shipped weights."""
+    """List the shipped weights."""
     from fpsgan import weights
 
     facts = {name: (weights.metadata(name), path.stat().st_size) for name, path in weights.bundled().items()}
@@ -102,14 +102,14 @@ def weights_list() -> None:
 
 
 def weights_show(name: Annotated[str, typer.Argument(help="A shipped name or a .safetensors file.")]) -> None:
-    """Print what a weights file says of itself."""
+    """Print the metadata of a weights file."""
     from fpsgan import weights
 
     print(json_text(weights.metadata(name)))
 
 
 def weights_verify() -> None:
-    """Check the shipped weights against their sha256."""
+    """Check the SHA-256 of the shipped weights."""
     from fpsgan import weights
 
     for name in weights.bundled():
@@ -117,28 +117,30 @@ def weights_verify() -> None:
 
 
 def weights_convert(
-    checkpoint: Annotated[Path, typer.Argument(help="fpn_inception.h5, fpn_mobilenet.h5, or one trained like them.")],
+    checkpoint: Annotated[
+        Path, typer.Argument(help="fpn_inception.h5, fpn_mobilenet.h5, or one trained the same way.")
+    ],
     output: Annotated[Path, option("The .safetensors file to write.", "-o", "--output")],
     norm: Annotated[
         str,
         option(
-            "Statistics to run with: instance (each picture's own, as the authors) or running.",
+            "Normalisation statistics: instance (per picture, as the authors do) or running.",
             values=("instance", "running"),
         ),
     ] = "instance",
     overwrite: Overwrite = False,
 ) -> None:
-    """Make weights for --deblur-weights of a published DeblurGAN-v2 checkpoint."""
+    """Convert a published DeblurGAN-v2 checkpoint into weights for --deblur-weights."""
     from fpsgan import weights
 
     print(weights.convert(checkpoint, output, norm=norm, overwrite=overwrite))
 
 
-Folder = Annotated[Path, option("The folder of the outputs; else the one you are in.", "--in", metavar="<folder>")]
+Folder = Annotated[Path, option("Folder that holds the outputs.", "--in", metavar="<folder>")]
 
 
 def jobs_list(context: typer.Context, folder: Folder = Path()) -> None:
-    """Name the unfinished jobs with outputs in a folder: how far they are, how large, how old."""
+    """List unfinished jobs with outputs in a folder: finished segments, size, age."""
     if context.invoked_subcommand is not None:
         return
     from fpsgan.segments import unfinished
@@ -147,14 +149,14 @@ def jobs_list(context: typer.Context, folder: Folder = Path()) -> None:
     for job in left:
         print(
             f"{job.target}: {job.segments} segments finished, {size_text(job.size)}, {clock_text(job.age)} ago; "
-            "the same command goes on with it"
+            "run the same command to resume"
         )
     if not left:
         print(f"no unfinished job in {folder.absolute()}")
 
 
 def jobs_clean(folder: Folder = Path()) -> None:
-    """Remove what the unfinished jobs with outputs in a folder have left. Running ones are not touched."""
+    """Delete what unfinished jobs have left in a folder. Running jobs are not touched."""
     from fpsgan.segments import unfinished
 
     for job in list(unfinished(folder)):

@@ -58,7 +58,7 @@ Pair = tuple[Path, Path]  # a source and its target
 def enhance_command(
     files: Files, deblurring: Deblurring, rate: RateOrSlowmo, interpolation: Interpolation, job: Job, report: Report
 ) -> None:
-    """Sharpen blurred frames and raise the frame rate: both stages, the main job. Several inputs go into a folder."""
+    """Sharpen blurred frames and raise the frame rate: the main command. Several inputs go into a folder."""
     _run(files, report, job_options(deblurring, rate, interpolation, job))
 
 
@@ -66,7 +66,7 @@ def enhance_command(
 def interpolate_command(
     files: Files, rate: RateOrSlowmo, interpolation: Interpolation, job: Job, report: Report
 ) -> None:
-    """Raise the frame rate, or slow down; source frames stay as they are. Several inputs go into a folder."""
+    """Raise the frame rate or slow down, without deblurring. Several inputs go into a folder."""
     _run(files, report, job_options(rate, interpolation, job, deblur="off"))
 
 
@@ -78,13 +78,13 @@ def deblur_command(
     report: Report,
     compare: Annotated[
         str | None,
-        option("Photos: sheets, beside each other the photo and what these weights (a,b) make of it."),
+        option("Photos: write sheets that show the photo beside the result of each of these weights (a,b)."),
     ] = None,
-    truth: Annotated[Path | None, option("With --compare: a folder of the sharp photos; scores.")] = None,
+    truth: Annotated[Path | None, option("With --compare: folder of the sharp originals, to score against.")] = None,
 ) -> None:
-    """Sharpen videos and photos; frames keep their times, photos their profile, EXIF and transparency.
+    """Sharpen videos and photos. Frames keep their times; photos keep their ICC profile, EXIF and transparency.
 
-    Several inputs go into a folder. A folder of photos into a folder: each photo by itself, under its own name.
+    Several inputs go into a folder. With a folder of photos and a folder as output, each photo is sharpened by itself.
     """
     if compare is not None and (files.output is None or not _is_folder(files.output)):
         raise OptionError(f"--compare puts sheets into a folder: {files.output} is none; name one with -o")
@@ -239,8 +239,8 @@ def _video(source: Path, target: Path, options: Options, report: Report, meter: 
         meter.say(result_text(result))
     if report.benchmark:
         tell(
-            f"{result.seconds:.2f} s in all, {result.frames_out / result.seconds:.2f} output frames/s, "
-            f"networks {100 * result.network_seconds / result.seconds:.0f} % of the time, "
+            f"{result.seconds:.2f} s in total, {result.frames_out / result.seconds:.2f} output frames/s, "
+            f"networks busy {100 * result.network_seconds / result.seconds:.0f} % of the time, "
             f"peak memory {size_text(peak_rss())}"
         )
     return [dataclasses.asdict(result)]
@@ -248,24 +248,24 @@ def _video(source: Path, target: Path, options: Options, report: Report, meter: 
 
 @grouped
 def stream_command(
-    source: Annotated[str, typer.Argument(help="A film, - (a pipe), /dev/video0, rtsp://…, udp://…", metavar="IN")],
+    source: Annotated[str, typer.Argument(help="A file, - (a pipe), /dev/video0, rtsp://…, udp://…", metavar="IN")],
     output: Annotated[str, option("- (a pipe), udp://…, rtmp://…, or a file.", "-o", "--output")],
     deblurring: Deblurring,
     rate: Rate,
     machine: Machine,
-    max_delay: Annotated[float, option("Seconds; what would take longer is left out.")] = 0.5,
-    format: Annotated[str, option("Of a pipe; yuv4mpegpipe has no sound.", values=PIPED)] = PIPED[0],
+    max_delay: Annotated[float, option("Longest delay, in seconds; later work is skipped.")] = 0.5,
+    format: Annotated[str, option("Container for a pipe; yuv4mpegpipe has no audio.", values=PIPED)] = PIPED[0],
     weights: InterpolatorWeights = str(Options.weights),
     engine: Engine = Options.engine,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Watch it now: a film, a camera or a network stream, enhanced while it plays, with its sound and subtitles.
+    """Enhance a film, a camera or a network stream while it plays, with its audio and subtitles.
 
     fpsgan stream film.mkv -o - | mpv -
 
-    Where the machine is too slow it does less, in steps, and says so on standard error: no deblurring, the smaller
-    networks, fewer frames.
+    If the machine is too slow, effort is reduced in steps: no deblurring, smaller networks, fewer frames.
+    Standard error reports it. Camera shake and motion blur are not removed here.
     """
     options = job_options(deblurring, rate, machine, weights=weights, engine=engine)
 
@@ -284,11 +284,11 @@ def stream_command(
 @grouped
 def benchmark_command(
     machine: Machine,
-    size: Annotated[str, option("Of the frames.", values=("360p", "720p", "1080p", "2160p"))] = "1080p",
-    frames: Annotated[int, option("Of the rendered clip.")] = 25,
+    size: Annotated[str, option("Frame size.", values=("360p", "720p", "1080p", "2160p"))] = "1080p",
+    frames: Annotated[int, option("Number of frames in the rendered clip.")] = 25,
     engine: Engine = "auto",
     weights: InterpolatorWeights = "interpolator-base",
-    peers: Annotated[bool, option("Measure RIFE v4.0 and HDv3 as well, where they are installed.", "--peers")] = False,
+    peers: Annotated[bool, option("Also measure RIFE v4.0 and HDv3, if installed.", "--peers")] = False,
     json: Json = False,
 ) -> None:
     """Measure how fast this machine interpolates, and where the time goes."""
@@ -302,7 +302,7 @@ def demo_command(
     output: Annotated[Path, option("Folder for the results.", "-o", "--output")] = Path("demo"),
     quiet: Quiet = False,
 ) -> None:
-    """Render a short choppy, blurred clip with sound, enhance it, and show before and after."""
+    """Render a short, choppy, blurred clip with sound, enhance it, and make a before/after picture."""
     from fpsgan.demo import make_demo
 
     with Meter(job_line, title="demo", quiet=quiet) as meter:

@@ -61,12 +61,14 @@ of_switch = partial(option, values=("auto", "on", "off"))
 
 Source = Annotated[Path, typer.Argument(help="A video, a GIF, or a folder of images.", show_default=False)]
 InterpolatorWeights = Annotated[str, option("Interpolator weights: a shipped name or a .safetensors file.")]
-Engine = Annotated[str, of_machine("cpu: compiled; torch: all on the device.", values=ENGINES)]
-StreamIndex = Annotated[int | None, of_input("Index of the video stream to take.")]
+Engine = Annotated[
+    str, of_machine("cpu: compiled CPU code; torch: all on the device; auto: torch on a GPU.", values=ENGINES)
+]
+StreamIndex = Annotated[int | None, of_input("Index of the video stream to use.")]
 Overwrite = Annotated[bool, of_output("Replace an existing output.", "-y", "--overwrite")]
 Json = Annotated[bool, option("Print the result as JSON on standard output.", "--json")]
-Quiet = Annotated[bool, option("Say nothing but errors on standard error.", "-q", "--quiet")]
-CUT_HELP = "Likeness of two frames, as a share of that of those before, below which a scene begins; 0: no cuts."
+Quiet = Annotated[bool, option("Print nothing but errors to standard error.", "-q", "--quiet")]
+CUT_HELP = "Similarity of two frames, relative to the pairs before, below which a new scene starts; 0: no cuts."
 
 
 @dataclass(frozen=True)
@@ -74,16 +76,16 @@ class Files:
     sources: Annotated[
         list[Path] | None, typer.Argument(help="Videos, GIFs, photos, or folders of images.", show_default=False)
     ] = None
-    input: Annotated[Path | None, option("The same, as an option.", "-i", "--input")] = None
+    input: Annotated[Path | None, option("The input, as an option instead.", "-i", "--input")] = None
     output: Annotated[
-        Path | None, option("Where to put it; the suffix says what kind (none: a folder of PNG).", "-o", "--output")
+        Path | None, option("Output path; the suffix sets the format (none: a folder of PNG files).", "-o", "--output")
     ] = None
 
 
 @dataclass(frozen=True)
 class Deblurring:
-    deblur: Annotated[str, of_switch("auto: blurred frames only; on: all; off.")] = Options.deblur
-    deblur_strength: Annotated[float, option("0 (nothing) to 1 (all of it).")] = Options.deblur_strength
+    deblur: Annotated[str, of_switch("auto: only blurred frames; on: every frame; off: none.")] = Options.deblur
+    deblur_strength: Annotated[float, option("From 0 (no effect) to 1 (full effect).")] = Options.deblur_strength
     deblur_weights: Annotated[str, option("Deblurring weights: a shipped name or a .safetensors file.")] = str(
         Options.deblur_weights
     )
@@ -91,21 +93,21 @@ class Deblurring:
 
 @dataclass(frozen=True)
 class Rate:
-    fps: Annotated[Fraction | None, of_rate("Rate to reach: 60, 59.94, 60000/1001. Keeps the duration.")] = None
-    multi: Annotated[Fraction | None, of_rate("Or a factor on the source's rate. Keeps the duration.")] = None
+    fps: Annotated[Fraction | None, of_rate("Target frame rate: 60, 59.94, 60000/1001. Keeps the duration.")] = None
+    multi: Annotated[Fraction | None, of_rate("Multiply the source's frame rate. Keeps the duration.")] = None
 
 
 @dataclass(frozen=True)
 class RateOrSlowmo(Rate):
-    slowmo: Annotated[Fraction | None, of_rate("Play so many times slower; sound is stretched with it.")] = None
+    slowmo: Annotated[Fraction | None, of_rate("Slow down by this factor; audio is stretched to match.")] = None
 
 
 @dataclass(frozen=True)
 class Interpolation:
     scene_threshold: Annotated[float, option(CUT_HELP)] = Options.scene_threshold
-    dedup: Annotated[str, of_switch("Re-space repeated drawings of animation.")] = Options.dedup
+    dedup: Annotated[str, of_switch("Detect held drawings in animation and space them evenly.")] = Options.dedup
     confidence_map: Annotated[
-        Path | None, option("Folder for a PNG per generated frame: black where it is a guess.")
+        Path | None, option("Folder for one PNG per generated frame: black where it is a guess.")
     ] = None
     weights: InterpolatorWeights = str(Options.weights)
     engine: Engine = Options.engine
@@ -113,41 +115,45 @@ class Interpolation:
 
 @dataclass(frozen=True)
 class Part:
-    start: Annotated[Fraction | None, of_time("Begin at this time (12.5 or 0:12.5).")] = None
+    start: Annotated[Fraction | None, of_time("Start at this time (12.5 or 0:12.5).")] = None
     end: Annotated[Fraction | None, of_time("Stop before this time.")] = None
 
 
 @dataclass(frozen=True)
 class Machine:
     device: Annotated[str, of_machine("auto, cpu, cuda, cuda:1, mps, xpu.")] = Options.device
-    half: Annotated[bool | None, of_machine("Half precision; by default where faster.", "--half/--no-half")] = None
+    half: Annotated[bool | None, of_machine("Half precision; default: where it is faster.", "--half/--no-half")] = None
 
 
 @dataclass(frozen=True)
 class Job(Machine, Part):
     """Options of every job that makes a file: on its source, its output and the machine."""
 
-    hwaccel: Annotated[str, of_machine("Decode by a graphics chip that gives the same frames.", values=HWACCELS)] = (
+    hwaccel: Annotated[str, of_machine("auto: decode on a GPU if it gives the same frames.", values=HWACCELS)] = (
         Options.hwaccel
     )
-    tile: Annotated[int, of_machine("Work in tiles of so many pixels; 0: only if memory is short.")] = Options.tile
+    tile: Annotated[int, of_machine("Process in tiles of this many pixels; 0: only if memory is short.")] = Options.tile
     stream: StreamIndex = None
     image_rate: Annotated[Fraction, of_rate("Frame rate of a folder of images.", panel="Input")] = Options.image_rate
-    on_error: Annotated[str, of_input("At damaged places.", values=("stop", "conceal"))] = "stop"
-    deinterlace: Annotated[str, of_input("Interlaced video; film: undo pulldown.", values=MODES)] = Options.deinterlace
+    on_error: Annotated[
+        str, of_input("What to do at damage: stop, or conceal it and go on.", values=("stop", "conceal"))
+    ] = "stop"
+    deinterlace: Annotated[str, of_input("How to treat interlaced video; film: undo pulldown.", values=MODES)] = (
+        Options.deinterlace
+    )
     codec: Annotated[str, of_output(f"auto, {', '.join(CODECS)}.", values=("auto", *CODECS), metavar="<str>")] = (
         EncodeOptions.codec
     )
-    crf: Annotated[int | None, of_output("The encoder's quality number; smaller is better.")] = None
-    pix_fmt: Annotated[str | None, of_output("Pixel format; by default the source's.")] = None
+    crf: Annotated[int | None, of_output("Encoder quality; lower is better (webp, videotoolbox: higher).")] = None
+    pix_fmt: Annotated[str | None, of_output("Pixel format; default: the source's, or the nearest possible.")] = None
     overwrite: Overwrite = False
-    workers: Annotated[int, of_machine("Processes that work side by side (on each device).")] = 1
-    devices: Annotated[str | None, of_machine("Several devices at once: cuda:0,cuda:1.")] = None
+    workers: Annotated[int, of_machine("Processes to run in parallel (per device).")] = 1
+    devices: Annotated[str | None, of_machine("Use several devices: cuda:0,cuda:1.")] = None
     cluster: Annotated[
         str | None, of_machine("Spread the work over a Ray cluster: auto, or its address.", metavar="<auto|address>")
     ] = None
     resume: Annotated[
-        bool, of_output("Keep what is done when the job is ended, and go on from there.", "--resume/--no-resume")
+        bool, of_output("Keep finished segments if interrupted, and resume from them.", "--resume/--no-resume")
     ] = True
 
 
@@ -155,12 +161,12 @@ class Job(Machine, Part):
 class Report:
     """How a job reports what it did."""
 
-    dry_run: Annotated[bool, option("Only tell what it would take: frames, time, memory, size.", "--dry-run")] = False
+    dry_run: Annotated[bool, option("Only estimate frames, time, memory and size.", "--dry-run")] = False
     json: Json = False
-    benchmark: Annotated[bool, option("Print where the time went.", "--benchmark")] = False
+    benchmark: Annotated[bool, option("Print where the time was spent.", "--benchmark")] = False
     quiet: Quiet = False
     progress: Annotated[
-        str, option("On standard error; json: an object a line, for programs.", values=("text", "json"))
+        str, option("Progress on standard error; json: one object per line.", values=("text", "json"))
     ] = "text"
 
 

@@ -113,7 +113,7 @@ def until_interrupted(work: Callable[[], T]) -> T:
         return work()
     except KeyboardInterrupt:
         print(
-            "\nstopped; there is nothing under the output's name, and what is finished is kept: `fpsgan jobs`",
+            "\nstopped; no output written. Finished segments are kept: the same command resumes (`fpsgan jobs`)",
             file=sys.stderr,
             flush=True,
         )

@@ -60,7 +60,7 @@ def building_line(now: build.Progress) -> Line:
 
 def benchmark_text(found: Benchmark) -> str:
     rows = [[name, f"{spent:.2f}"] for name, spent in found.stages.items()]
-    rows.append(["all of these", f"{sum(found.stages.values()):.2f}"])
+    rows.append(["total", f"{sum(found.stages.values()):.2f}"])
     rows += [[name, f"{spent:.2f}"] for name, spent in found.peers.items()]
     memory = f", {size_text(found.device_memory)} on the device" if found.device_memory else ""
     return (
@@ -82,18 +82,18 @@ def stream_text(now: StreamReport) -> str:
         "held": now.held,
         "dropped": now.dropped,
         "skipped": now.skipped,
-        "packets of sound left out": now.left_out,
+        "audio packets dropped": now.left_out,
     }
     wanting = ", ".join(f"{count} {what}" for what, count in left_out.items() if count)
     levels = ", ".join(f"{name} {100 * count / max(now.frames_out, 1):.0f} %" for name, count in now.levels.items())
     return (
         f"{now.frames_in} frames in, {now.frames_out} out ({now.generated} generated, {now.deblurred} deblurred), "
-        f"{now.rate:.1f} of {now.fps:.4g} frames/s, {1000 * now.latency:.0f} ms late "
-        f"(95 %: {1000 * now.latency_p95:.0f}, longest {1000 * now.latency_max:.0f})"
+        f"{now.rate:.1f} of {now.fps:.4g} frames/s, delay {1000 * now.latency:.0f} ms "
+        f"(95 %: {1000 * now.latency_p95:.0f}, most {1000 * now.latency_max:.0f})"
         + (f"; effort: {levels}" if levels else "")
-        + (f"; for want of time: {wanting}" if wanting else "")
-        + (f"; waited for the source for {now.waited} frames" if now.waited else "")
-        + (f"; {now.damaged} damaged packets passed over" if now.damaged else "")
+        + (f"; for lack of time: {wanting}" if wanting else "")
+        + (f"; {now.waited} frames repeated while waiting for the source" if now.waited else "")
+        + (f"; {now.damaged} damaged packets skipped" if now.damaged else "")
     )
 
 
@@ -145,7 +145,7 @@ def result_text(result: Result) -> str:
     if result.held:
         parts.append(f"{result.held} repeated")
     if result.av_offset_in is not None and result.av_offset_out is not None:
-        parts.append(f"sound off by {1000 * (result.av_offset_out - result.av_offset_in):+.2f} ms against the source")
+        parts.append(f"audio shifted by {1000 * (result.av_offset_out - result.av_offset_in):+.2f} ms")
     return ", ".join([*parts, size_text(result.size), f"took {clock_text(result.seconds)}"])
 
 
@@ -162,7 +162,7 @@ def build_text(summary: build.Summary) -> str:
     lines += [f"left out: {spent:.1f} s, {REASONS[reason]}" for reason, spent in summary.rejected.items() if spent]
     if summary.refused:
         unreadable = f", {len(summary.unreadable)} of them unreadable" if summary.unreadable else ""
-        lines.append(f"left out: {len(summary.refused)} videos as a whole{unreadable} (the reasons: summary.json)")
+        lines.append(f"left out: {len(summary.refused)} whole videos{unreadable} (reasons in summary.json)")
     lines += [f"note: {note}" for note in summary.notes]
     lines.append(
         f"{summary.output}: {size_text(summary.bytes)} in {summary.packs} pack{'s' * (summary.packs > 1)}; "
@@ -184,9 +184,9 @@ def probe_text(info: VideoInfo) -> str:
     lines = [
         f"{info.path}",
         f"  picture   {info.width}×{info.height}, {info.codec}, {info.format.name}, {info.format.depth} bit"
-        + (f", turned by {info.rotation}°" if info.rotation else "")
+        + (f", rotated by {info.rotation}°" if info.rotation else "")
         + (", mirrored" if info.mirrored else "")
-        + (f", pixels {info.sar} wide" if info.sar != 1 else "")
+        + (f", pixel aspect ratio {info.sar}" if info.sar != 1 else "")
         + (", flagged interlaced" if info.interlaced else "")
         + (", HDR" if color.hdr else ""),
         f"  colour    matrix {color.matrix}, primaries {color.primaries}, transfer {color.transfer}, "

@@ -29,28 +29,30 @@ from fpsgan.options import Options
 
 
 def dataset_build_command(
-    footage: Annotated[list[Path], typer.Argument(help="Videos, and folders that are searched for videos.")],
+    footage: Annotated[list[Path], typer.Argument(help="Videos, or folders to search for videos.")],
     output: Annotated[Path, option("Folder for the data set.", "-o", "--output")],
-    min_fps: Annotated[Fraction | None, of_rate("Leave out footage with fewer new pictures a second (48).")] = None,
-    length: Annotated[int | None, option("Frames of a sequence (13).")] = None,
-    tile: Annotated[int | None, option("Side of a tile, px (320); smaller pictures: whole.")] = None,
-    tiles: Annotated[int | None, option("Tiles of the same frames, at most (2).")] = None,
-    per_source: Annotated[int | None, option("Sequences of one video, at most (500); 0: no limit.")] = None,
-    max_blur: Annotated[float | None, option("Blur score from which a tile is left out (1.75); 2: none is.")] = None,
-    val: Annotated[float | None, option("Share of the videos to validate on (0.1).")] = None,
-    test: Annotated[float | None, option("Share of the videos to test on (0.05).")] = None,
-    licence: Annotated[str | None, option("Of what no SOURCES.tsv beside it lists.")] = None,
-    native: Annotated[bool, option("Tiles in the footage's own pixels; otherwise shrunk.", "--native")] = False,
-    lossless: Annotated[bool, option("PNG instead of JPEG: five times as large.", "--lossless")] = False,
-    pack_size: Annotated[float | None, option("MiB that a pack may have (512).")] = None,
-    seed: Annotated[int | None, option("Of tiles, scales and split (0).")] = None,
+    min_fps: Annotated[
+        Fraction | None, of_rate("Leave out footage with fewer distinct frames per second (48).")
+    ] = None,
+    length: Annotated[int | None, option("Frames per sequence (13).")] = None,
+    tile: Annotated[int | None, option("Side of a tile, px (320); smaller frames are taken whole.")] = None,
+    tiles: Annotated[int | None, option("Most tiles from the same frames (2).")] = None,
+    per_source: Annotated[int | None, option("Most sequences per video (500); 0: no limit.")] = None,
+    max_blur: Annotated[float | None, option("Blur score above which a tile is left out (1.75); 2: keep all.")] = None,
+    val: Annotated[float | None, option("Share of the videos for validation (0.1).")] = None,
+    test: Annotated[float | None, option("Share of the videos for testing (0.05).")] = None,
+    licence: Annotated[str | None, option("Licence of footage that no SOURCES.tsv lists.")] = None,
+    native: Annotated[bool, option("Cut tiles at full resolution instead of shrinking.", "--native")] = False,
+    lossless: Annotated[bool, option("Store PNG instead of JPEG: five times as large.", "--lossless")] = False,
+    pack_size: Annotated[float | None, option("Largest pack, MiB (512).")] = None,
+    seed: Annotated[int | None, option("Seed for tiles, scales and split (0).")] = None,
     overwrite: Overwrite = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Make a training set from high frame rate footage: cut, cleaned, measured, split by source.
+    """Build a training set from high frame rate footage: cut, cleaned, measured, split by source.
 
-    Stopped and started again, it goes on. Exit code 3: done, but some files could not be read.
+    If interrupted, the same command continues. Exit code 3: done, but some files could not be read.
     """
     given = {name: value for name, value in locals().items() if value is not None}
     for name in ("footage", "output", "overwrite", "json", "quiet"):
@@ -65,7 +67,7 @@ def dataset_build_command(
                 on_note=meter.say,
             )  # fmt: skip
     except KeyboardInterrupt:
-        tell("\nstopped; the same command goes on behind the last finished video")
+        tell("\nstopped; the same command continues after the last finished video")
         sys.exit(130)
     print(json_text(summary) if json else build_text(summary))
     if summary.unreadable:
@@ -74,29 +76,35 @@ def dataset_build_command(
 
 def train_command(
     network: Annotated[str, typer.Argument(help="interpolator or deblur.")],
-    output: Annotated[Path, option("Folder of the run: weights, checkpoint, log, events.", "-o", "--output")],
-    config: Annotated[Path | None, option("A TOML file; the flags below overrule it.")] = None,
-    data: Annotated[list[Path] | None, option("A data set (fpsgan dataset build); repeatable.")] = None,
+    output: Annotated[
+        Path, option("Folder for the run: weights, checkpoint, log, TensorBoard events.", "-o", "--output")
+    ],
+    config: Annotated[Path | None, option("A TOML file; flags override it.")] = None,
+    data: Annotated[list[Path] | None, option("A data set made by fpsgan dataset build; repeatable.")] = None,
     photos: Annotated[list[Path] | None, option("Photos or folders of them; repeatable.")] = None,
     animations: Annotated[list[Path] | None, option("Lottie files or folders of them; repeatable.")] = None,
-    fine_tune: Annotated[str | None, option("Start from these weights: a name or a file.")] = None,
+    fine_tune: Annotated[str | None, option("Start from these weights: a shipped name or a file.")] = None,
     steps: Annotated[int | None, option("Length of the run in steps.")] = None,
-    max_minutes: Annotated[float | None, option("Length in minutes; with --steps, when to interrupt.")] = None,
-    resume: Annotated[bool, option("Go on with the run in the output folder.", "--resume")] = False,
+    max_minutes: Annotated[
+        float | None, option("Length of the run in minutes; with --steps, pause after so long.")
+    ] = None,
+    resume: Annotated[bool, option("Continue the run in the output folder.", "--resume")] = False,
     batch: Annotated[int | None, option("Samples per step and process.")] = None,
     crop: Annotated[int | None, option("Side of a sample, px.")] = None,
-    lr: Annotated[float | None, option("Highest learning rate.")] = None,
-    adversarial: Annotated[float | None, option("Share of the run, at its end, against a discriminator.")] = None,
-    seed: Annotated[int | None, option("Of samples and weights.")] = None,
+    lr: Annotated[float | None, option("Peak learning rate.")] = None,
+    adversarial: Annotated[
+        float | None, option("Last share of the run (0 to 1) that trains against a discriminator.")
+    ] = None,
+    seed: Annotated[int | None, option("Seed for samples and initial weights.")] = None,
     workers: Annotated[int | None, of_machine("Processes that make samples.")] = None,
     precision: Annotated[
-        str | None, of_machine("Of the network's numbers.", values=("32-true", "bf16-mixed", "16-mixed"))
+        str | None, of_machine("Numeric precision.", values=("32-true", "bf16-mixed", "16-mixed"))
     ] = None,
     device: Annotated[str | None, of_machine("auto, cpu, cuda, mps.")] = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Train a network on your own footage. Several processes: torchrun --nproc-per-node N -m fpsgan train …"""
+    """Train a network on your own footage. For several processes: torchrun --nproc-per-node N -m fpsgan train …"""
     flags = dict(locals())
     for name in ("output", "config", "resume", "json", "quiet"):
         del flags[name]
@@ -127,23 +135,24 @@ def evaluate_command(
         list[Path],
         typer.Argument(
             metavar="DATA",
-            help="Videos, animations, folders of them, data sets; for deblurring photos and videos.",
+            help="Videos, animations, folders of them, or data sets; for deblurring: photos and videos.",
             show_default=False,
         ),
     ],
     weights: Annotated[
-        list[str] | None, option("Networks to score, of one kind; repeatable: a name or a file (interpolator-base).")
+        list[str] | None,
+        option("Networks to score, all of one kind: a name or a file; repeatable (interpolator-base)."),
     ] = None,
     peer: Annotated[
-        list[str] | None, option("Compare with hold, blend, minterpolate, dis (these are usual), rife; repeatable.")
+        list[str] | None, option("Compare with hold, blend, minterpolate, dis (the default four) or rife; repeatable.")
     ] = None,
     every: Annotated[
-        list[int] | None, option("Keep every so-many-th frame, rebuild the others; repeatable (2 and 4).")
+        list[int] | None, option("Keep every Nth frame and rebuild the others; repeatable (2 and 4).")
     ] = None,
-    split: Annotated[str | None, option("Of data sets: train, val or test (test, else val).")] = None,
-    limit: Annotated[int, option("Images of a clip at most, from its start; 0: all.")] = 0,
+    split: Annotated[str | None, option("Split of a data set: train, val or test (test, else val).")] = None,
+    limit: Annotated[int, option("Most images per clip, from its start; 0: all.")] = 0,
     vmaf: Annotated[
-        bool | None, option("VMAF; by default where an ffmpeg here has libvmaf.", "--vmaf/--no-vmaf")
+        bool | None, option("Compute VMAF; default: if an ffmpeg here has libvmaf.", "--vmaf/--no-vmaf")
     ] = None,
     output: Annotated[
         Path | None, option("Folder for table.md, results.json and page.html: curves, worst moments.", "-o", "--output")
@@ -151,7 +160,7 @@ def evaluate_command(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Score networks on footage: hide frames and rebuild them, or blur pictures and sharpen them."""
+    """Score networks: hide frames and rebuild them, or blur pictures and sharpen them."""
     from fpsgan.training.evaluate import evaluate, table
 
     with Meter(frames_line, quiet=quiet) as meter:
@@ -168,13 +177,15 @@ def report_command(
     source: Source,
     part: Part,
     machine: Machine,
-    output: Annotated[Path | None, option("The page; by default CLIP-report.html here.", "-o", "--output")] = None,
+    output: Annotated[
+        Path | None, option("The page; default: CLIP-report.html in the current folder.", "-o", "--output")
+    ] = None,
     weights: InterpolatorWeights = str(Options.weights),
     overwrite: Overwrite = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Tell how well a clip interpolates: hide every other frame, rebuild it, compare; one HTML page to look at."""
+    """Measure how well a clip interpolates: hide every other frame, rebuild it, compare; writes one HTML page."""
     from fpsgan.training.report import report
 
     with Meter(frames_line, title=source.name, quiet=quiet) as meter:

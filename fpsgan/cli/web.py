@@ -23,17 +23,17 @@ NOT_ON_PAGE = {
 
 
 def web_command(
-    host: Annotated[str, option("Address to listen on; any but this machine's own needs --password.")] = "127.0.0.1",
-    port: Annotated[int, option("0: any that is free.")] = 8765,
+    host: Annotated[str, option("Address to listen on; anything but localhost needs --password.")] = "127.0.0.1",
+    port: Annotated[int, option("Port; 0: any free one.")] = 8765,
     password: Annotated[
-        str | None, option("Asked for on the page; better given as FPSGAN_PASSWORD.", envvar="FPSGAN_PASSWORD")
+        str | None, option("Password for the page; safer as FPSGAN_PASSWORD.", envvar="FPSGAN_PASSWORD")
     ] = None,
-    folder: Annotated[list[Path] | None, option("Clips below it may be taken by their path; repeatable.")] = None,
-    work: Annotated[Path | None, option("Where uploads, results and the queue are kept (~/fpsgan-web).")] = None,
+    folder: Annotated[list[Path] | None, option("Clips in this folder may be opened by path; repeatable.")] = None,
+    work: Annotated[Path | None, option("Folder for uploads, results and the queue (~/fpsgan-web).")] = None,
     max_upload: Annotated[float, option("Largest upload, in GB.")] = 8.0,
     browse: Annotated[bool, option("Open the page in a browser.", "--browse/--no-browse")] = True,
 ) -> None:
-    """Serve a page on this machine: queue, preview, before and after. Ctrl-C ends it; its jobs go on the next time."""
+    """Serve a local web page: queue, preview, before and after. Ctrl-C stops it; its jobs resume next time."""
     try:
         from fpsgan.web.server import Settings, serve
     except ModuleNotFoundError as error:
@@ -42,7 +42,7 @@ def web_command(
         work or Path.home() / "fpsgan-web", fields(), host=host, port=port, password=password,
         folders=tuple(folder or ()), largest=round(max_upload * 1e9),
     )  # fmt: skip
-    serve(settings, on_ready=lambda address: tell(f"the page is at {address} (Ctrl-C ends it)"), browse=browse)
+    serve(settings, on_ready=lambda address: tell(f"the page is at {address} (Ctrl-C stops it)"), browse=browse)
 
 
 def fields() -> tuple[Field, ...]:

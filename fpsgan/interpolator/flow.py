@@ -287,7 +287,8 @@ def binary_median(x: Tensor, side: int) -> Tensor:
 def _median3(x: Tensor) -> Tensor:
     """The median over 3×3 pixels: [B,C,h,w]."""
     around = F.unfold(F.pad(x, (1, 1, 1, 1), mode="replicate"), 3)
-    return around.view(*x.shape[:2], 9, -1).median(2).values.view(x.shape)
+    nine = around.view(*x.shape[:2], 9, -1)
+    return nine.topk(5, 2).values[:, :, 4].view(x.shape)  # ONNX knows no median
 
 
 def _matched(flow: Tensor, small0: Tensor, small1: Tensor, stride: int) -> Tensor:
@@ -359,7 +360,7 @@ def _corrected(flow: Tensor, match: Tensor, start: int, here: list[Tensor], ther
 def _spanned(any_: Tensor, dim: int) -> Tensor:
     """True from the first to the last true along a dimension of [B,1,…], and MARGIN more."""
     x = any_.float()
-    between = torch.minimum(x.cummax(dim).values, x.flip(dim).cummax(dim).values.flip(dim))
+    between = (x.cumsum(dim) * x.flip(dim).cumsum(dim).flip(dim)).clamp(max=1)  # ONNX knows no cummax
     margin = [0, 0]
     margin[dim - 2] = MARGIN
     return F.max_pool2d(between, [2 * each + 1 for each in margin], 1, margin) > 0
