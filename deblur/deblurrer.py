@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from deblur.folded import FoldedDeblur
 from deblur.fpn import MINIMUM, Deblur
-from deblur.gate import exposed
+from deblur.gate import UNDERREAD, exposed
 from deblur.motion import LUMA, Motion, MotionBlur
 from deblur.shake import Undone, gamma_costs, undo_shake
 from deblur.tiles import Runner, blend_tiles, picture_of
@@ -132,7 +132,8 @@ class Deblurrer(Runner):
         amount = np.float32(strength * exposed(moving.share))
         if self.motion is None or not amount:
             return Sharpened(picture, 0.0)
-        change = amount * self.motion.residual(picture @ LUMA, moving.motion, moving.share)
+        share = min(UNDERREAD * moving.share, 1.0)
+        change = amount * self.motion.residual(picture @ LUMA, moving.motion, share)
         shown = float(amount * np.mean(change != 0))
         return Sharpened(picture + change[..., None], shown) if shown else Sharpened(picture, 0.0)
 

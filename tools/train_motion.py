@@ -4,10 +4,11 @@
 
 Samples are three frames in a row of 256×256 px and the truth of the middle one. Of clips: means of 3 to 9 frames in
 linear light (fpsgan.training.deblur_data.expose), the shutter open for 0.3 to 1 of the time. Of photos: one to four
-layers that pan, turn, zoom and speed up, exposed densely. Half of them get noise, a quarter JPEG. Some of each kind,
-and of drawings, stay sharp: there the answer is that nothing is to be done. `--make` minutes go into making them, on
-one core; then the exposure is learned from its signs, and in `--minutes` the residual, from 2,400 pixels of each
-sample, at an exposure that lies between the true one and the one that is told, as it is in use.
+layers that pan, turn, zoom and speed up, exposed densely. Two in five are seen through a soft lens, half of them get
+noise, a quarter JPEG. Some of each kind, and of drawings, stay sharp: there the answer is that nothing is to be done.
+`--make` minutes go into making them, on one core; then the exposure is learned from its signs, and in `--minutes` the
+residual, from 2,400 pixels of each sample, at an exposure that lies between the true one and the one that is told, as
+it is in use.
 
 A fifth of the samples is held out for the exposure, a twelfth for the residual; what is printed is measured on those.
 """
@@ -44,6 +45,8 @@ Rng = np.random.Generator
 SIDE = 256
 PIXELS = 2400  # of each sample
 SHARP = 0.08  # share of the samples, drawings not counted
+SOFT = 0.4  # share of them that were taken through a soft lens
+SOFTEST = 3.0  # px, the largest standard deviation of its blur
 BATCH = 8192  # pixels
 FASTEST = 44.0  # px that pass while the shutter is open
 HARM = 1e-4  # mean squared error from which harm to a sharp picture counts as much as a blurred one's error
@@ -57,16 +60,37 @@ class Sample(NamedTuple):
     share: float
 
 
-def worn(picture: Light, rng: Rng, noise: float, jpeg: int | None) -> Image:
-    return np.asarray(sensor(picture, rng, noise=noise, jpeg=jpeg), np.uint8)
+class Camera(NamedTuple):
+    """What took a sample: blur of its lens, standard deviation in px; noise of its sensor; quality of its JPEGs."""
+
+    softness: float
+    noise: float
+    jpeg: int | None
+
+    @classmethod
+    def drawn(cls, rng: Rng) -> Camera:
+        return cls(
+            float(rng.uniform(0.5, SOFTEST)) if rng.random() < SOFT else 0.0,
+            float(rng.uniform(0, 0.012)) if rng.random() < 0.5 else 0.0,
+            int(rng.integers(70, 99)) if rng.random() < 0.25 else None,
+        )
+
+    def seen(self, picture: Light) -> Light:
+        """A picture, 0..1, through the lens, which blurs what moves and what stands alike."""
+        if not self.softness:
+            return picture
+        return np.asarray(cv2.GaussianBlur(picture, (0, 0), self.softness), np.float32)
+
+    def taken(self, picture: Light, rng: Rng) -> Image:
+        return np.asarray(sensor(self.seen(picture), rng, noise=self.noise, jpeg=self.jpeg), np.uint8)
 
 
-def wear(rng: Rng) -> tuple[float, int | None]:
-    """Noise and JPEG quality of one sample."""
-    return (
-        float(rng.uniform(0, 0.012)) if rng.random() < 0.5 else 0.0,
-        int(rng.integers(70, 99)) if rng.random() < 0.25 else None,
-    )
+def light(picture: Image) -> Light:
+    return picture.astype(np.float32) / np.float32(255)
+
+
+def codes(picture: Light) -> Image:
+    return np.rint(255 * picture).astype(np.uint8)
 
 
 def of_clips(files: list[Path], rng: Rng) -> Iterator[Sample]:
@@ -128,13 +152,13 @@ def _exposed(frames: list[Image], open_for: int, step: int, rng: Rng) -> Sample 
     speed = float(np.percentile(np.linalg.norm(flows_between(*greys)[0], axis=2), 95))
     if not 0.7 < speed * (open_for - 1) < FASTEST or speed * step > 2 * FASTEST:
         return None
-    noise, jpeg = wear(rng)
+    camera = Camera.drawn(rng)
     if rng.random() < SHARP:
-        made = [worn(cut[k * step + open_for // 2].astype(np.float32) / 255, rng, noise, jpeg) for k in range(3)]
+        made = [camera.taken(light(cut[k * step + open_for // 2]), rng) for k in range(3)]
         return Sample(made, made[1], 0.0)
-    made = [worn(expose(cut[k * step : k * step + open_for]), rng, noise, jpeg) for k in range(3)]
+    made = [camera.taken(expose(cut[k * step : k * step + open_for]), rng) for k in range(3)]
     between = max(0, min(12, int(np.ceil(speed)) - 1)) if speed > 1.5 else 0  # as expose() has it
-    return Sample(made, cut[middle], (open_for - 1 + 1 / (between + 1)) / step)
+    return Sample(made, codes(camera.seen(light(cut[middle]))), (open_for - 1 + 1 / (between + 1)) / step)
 
 
 class Layer(NamedTuple):
@@ -168,7 +192,7 @@ def of_photos(files: list[Path], rng: Rng) -> Iterator[Sample]:
             continue
         samples = min(41, 2 * int(np.ceil(passed * 0.55)) + 3) if share else 1
         moments = ((np.arange(samples) + 0.5) / samples - 0.5) * share
-        noise, jpeg = wear(rng)
+        camera = Camera.drawn(rng)
 
         def shown(t: float, layers: list[Layer] = layers) -> Light:
             made = layers[0].at(t)
@@ -178,10 +202,10 @@ def of_photos(files: list[Path], rng: Rng) -> Iterator[Sample]:
             return made
 
         made = [
-            worn(to_code(np.mean([shown(k + float(m)) for m in moments], axis=0, dtype=np.float32)), rng, noise, jpeg)
+            camera.taken(to_code(np.mean([shown(k + float(m)) for m in moments], axis=0, dtype=np.float32)), rng)
             for k in (-1, 0, 1)
         ]
-        yield Sample(made, np.rint(255 * to_code(shown(0.0))).astype(np.uint8) if share else made[1], share)
+        yield Sample(made, codes(camera.seen(to_code(shown(0.0)))) if share else made[1], share)
 
 
 def _layers(files: list[Path], rng: Rng) -> list[Layer]:
@@ -256,8 +280,8 @@ def of_drawings(files: list[Path], rng: Rng) -> Iterator[Sample]:
             first = int(rng.integers(2, 16))
             frames = [image[:SIDE, :SIDE] for image in islice(read_lottie(file, SIDE), first, first + 3)]
             if len(frames) == 3 and frames[0].shape[:2] == (SIDE, SIDE) and not np.array_equal(frames[0], frames[1]):
-                _, jpeg = wear(rng)
-                made = [worn(frame.astype(np.float32) / 255, rng, 0.0, jpeg) for frame in frames]
+                camera = Camera.drawn(rng)._replace(softness=0.0, noise=0.0)
+                made = [camera.taken(light(frame), rng) for frame in frames]
                 yield Sample(made, made[1], 0.0)
 
 
