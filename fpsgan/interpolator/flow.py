@@ -40,7 +40,7 @@ class Stage(NamedTuple):
 
 # Each place gets the flow of the stage that explains it best.
 STAGES = {
-    "quick": (Stage(8, 4, 16, 3),),
+    "quick": (Stage(8, 4, 16, 0),),
     "base": (Stage(8, 4, 16, 0), Stage(4, 2, 8, 1, afresh=False)),
     "best": (Stage(8, 3, 16, 0), Stage(4, 2, 8, 0)),
 }
