@@ -36,7 +36,7 @@ GAMMA_VOTES = 3  # frames of a scene that decide together in which gamma they we
 EXPOSURE_VOTES = 7  # frames up to this one that tell together for which share of the time the shutter was open
 VOTERS = 2000  # moving pixels in all of them, at least
 EXPOSED = (0.25, 0.35)  # such shares, from which a picture counts as blurred: from nothing to all of it is shown
-UNDERREAD = 1.15  # by which an exposure is read too low, in the mean; 1 to 1.3 cost less than 0.1 dB (docs/deblur.md)
+UNDERREAD = 1.15  # exposures are read too low by about this factor (docs/experiments.md, 87)
 MOVED = (0.6, 1.2)  # px passed meanwhile: likewise, of each place
 
 # Which kernels are a shake

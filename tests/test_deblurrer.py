@@ -50,6 +50,20 @@ def test_where_no_shake_is_found_the_picture_itself_comes_back() -> None:
         assert done.picture is frame and not done.touched
 
 
+def test_torch_with_several_threads_makes_the_same_picture() -> None:
+    """Tests run with one thread of torch's; users do not."""
+    run, frame, before = shipped(quick=True), picture(0.3), torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        alone = run.sharpen(frame).picture
+        torch.set_num_threads(2)
+        assert torch.get_num_threads() == 2
+        assert np.abs(run.sharpen(frame).picture - alone).max() < 1e-5
+    finally:
+        torch.set_num_threads(before)
+    assert np.abs(alone - frame).max() > 0.01
+
+
 def test_memory_running_out_means_smaller_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     run = shipped()
     frame = picture(0.3, 400, 300)
