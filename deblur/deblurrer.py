@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 from deblur.folded import FoldedDeblur
 from deblur.fpn import MINIMUM, Deblur
-from deblur.gate import UNDERREAD, exposed
-from deblur.motion import LUMA, Motion, MotionBlur
+from deblur.motion import MotionBlur
+from deblur.paths import LUMA, Motion
 from deblur.shake import Undone, gamma_costs, undo_shake
 from deblur.tiles import Runner, blend_tiles, picture_of
 
@@ -48,10 +48,12 @@ class Sharpened:
 
 
 class Moving(NamedTuple):
-    """How a frame of a video moves, and for which share of the time between frames its shutter was open."""
+    """How a frame of a video moves, for which share of the time between frames its shutter was open, and how much of
+    what undoes that is to be shown, 0 to 1."""
 
     motion: Motion
     share: float
+    amount: float = 1.0
 
 
 class Deblurrer(Runner):
@@ -101,7 +103,7 @@ class Deblurrer(Runner):
         strength: 0 leaves the picture alone, 1 is the network's result, or where a shake was undone that share of it
         which is best; between them the mixture. cautious: weights that want the shake undone leave a picture alone in
         which none is found; they did more harm than good there. gamma: as for `deblur.shake.undo_shake`. moving: where
-        no shake is found, the blur of what moves is undone instead (`unblurred`), if there is any.
+        no shake is found, or looked for, the blur of what moves is undone instead (`unblurred`), if there is any.
 
         What the network changes is added to the picture as it came: values outside 0..1 stay, and a precision of the
         network that is lower than the picture's concerns the change alone. The mean of each channel stays the same, by
@@ -110,13 +112,15 @@ class Deblurrer(Runner):
         than 16 px a side, or black, is left alone. OutOfMemory where not even small tiles fit.
         """
         inside = _inside_bars(picture)
-        if not strength or min(side.stop - side.start for side in inside) < MINIMUM:
+        if min(side.stop - side.start for side in inside) < MINIMUM:
             return Sharpened(picture, 0.0)
+        if not strength:
+            return Sharpened(picture, 0.0) if moving is None else self.unblurred(picture, moving)
         shown = self.tensor(picture[inside]).float()
         as_it_is = Undone(shown[0], shown.new_ones(shown.shape[2:]))
         undone = undo_shake(shown[0], gamma) if self.undoes_shake else as_it_is
         if undone is None and moving is not None:
-            found = self.unblurred(picture, strength, moving)
+            found = self.unblurred(picture, moving)
             if found.touched:
                 return found
         if undone is None and cautious:
@@ -126,15 +130,13 @@ class Deblurrer(Runner):
         sharpened[inside] = self._changed(shown, start[None], strength * share)
         return Sharpened(sharpened, strength * float(share.mean()), shaken=self.undoes_shake and undone is not None)
 
-    def unblurred(self, picture: Picture, strength: float, moving: Moving) -> Sharpened:
+    def unblurred(self, picture: Picture, moving: Moving) -> Sharpened:
         """A frame of a video without the blur of what moved while its shutter was open; where nothing did, and in
-        black bars, it stays as it is to the bit. Colour differences stay: the luma alone is changed."""
-        amount = np.float32(strength * exposed(moving.share))
-        if self.motion is None or not amount:
+        black bars, it stays as it is, bit for bit. Colour differences stay: the luma alone is changed."""
+        if self.motion is None or not moving.amount:
             return Sharpened(picture, 0.0)
-        share = min(UNDERREAD * moving.share, 1.0)
-        change = amount * self.motion.residual(picture @ LUMA, moving.motion, share)
-        shown = float(amount * np.mean(change != 0))
+        change = np.float32(moving.amount) * self.motion.residual(picture @ LUMA, moving.motion, moving.share)
+        shown = moving.amount * float(np.mean(change != 0))
         return Sharpened(picture + change[..., None], shown) if shown else Sharpened(picture, 0.0)
 
     def _changed(self, shown: Tensor, start: Tensor, share: Tensor) -> Picture:

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from torch import Tensor
 
 __all__ = [
-    "BLURRED", "EXPOSED", "EXPOSURE_VOTES", "FAINTEST", "GAMMA_VOTES", "MODES", "MOST", "MOVED", "STEADINESS",
-    "UNDERREAD", "VOTERS", "WINDOW", "KernelSigns", "Settings", "agreement", "blur_strength", "exposed", "is_shake",
-    "shown_share", "steady_score",
+    "BLURRED", "DOUBT", "EXPOSED", "EXPOSURE_VOTES", "FAINTEST", "GAMMA_VOTES", "MODES", "MOST", "MOVED",
+    "STEADINESS", "SURENESS", "UNDERREAD", "VOTERS", "VOTING", "WINDOW", "KernelSigns", "Settings", "agreement",
+    "blur_strength", "exposed", "is_shake", "shown_share", "steady_score",
 ]  # fmt: skip
 
 MODES = ("auto", "on", "off")
@@ -32,11 +32,14 @@ JUMP = 0.2  # a change of the score that is followed at once altogether
 STEADINESS = 0.75  # share of the last sharpened frame in the next, where both stand still
 GAMMA_VOTES = 3  # frames of a scene that decide together in which gamma they were blurred
 
-# Motion blur, undone where no shake is found
-EXPOSURE_VOTES = 7  # frames up to this one that tell together for which share of the time the shutter was open
-VOTERS = 2000  # moving pixels in all of them, at least
+# Motion blur, undone where no shake is found or looked for
+VOTING = 3  # every so many frames one tells for which share of the time the shutter was open
+EXPOSURE_VOTES = 4  # of these frames, up to this one, that tell it together
+VOTERS = 60  # moving places in all of them, at least
+SURENESS = 12.0  # factor on the mean log-likelihood of the places: neighbours are not independent
+DOUBT = 0.45  # added to it for sharp: harm counts more than what is missed
 EXPOSED = (0.25, 0.35)  # such shares, from which a picture counts as blurred: from nothing to all of it is shown
-UNDERREAD = 1.15  # exposures are read too low by about this factor (docs/experiments.md, 87)
+UNDERREAD = 1.2  # it is read too low by about this factor
 MOVED = (0.6, 1.2)  # px passed meanwhile: likewise, of each place
 
 # Which kernels are a shake

@@ -1,4 +1,4 @@
-"""Trains `deblur-motion`: how long the shutter was open, and what undoes that along the flow (deblur/motion.py).
+"""Trains `deblur-motion`: how long the shutter was open (deblur/exposure.py), and what undoes that (deblur/motion.py).
 
     python tools/train_motion.py --clips VIDEOS --photos PHOTOS [--drawings LOTTIE] -o motion.safetensors
 
@@ -6,9 +6,8 @@ Samples are three frames in a row of 256×256 px and the truth of the middle one
 linear light (fpsgan.training.deblur_data.expose), the shutter open for 0.3 to 1 of the time. Of photos: one to four
 layers that pan, turn, zoom and speed up, exposed densely. Two in five are seen through a soft lens, half of them get
 noise, a quarter JPEG. Some of each kind, and of drawings, stay sharp: there the answer is that nothing is to be done.
-`--make` minutes go into making them, on one core; then the exposure is learned from its signs, and in `--minutes` the
-residual, from 2,400 pixels of each sample, at an exposure that lies between the true one and the one that is told, as
-it is in use.
+`--make` minutes go into making them, on one core; then both readings of the exposure are learned from their signs, and
+in `--minutes` the residual, from 2,400 pixels of each sample, at exposures that are off by a few percent, as in use.
 
 A fifth of the samples is held out for the exposure, a twelfth for the residual; what is printed is measured on those.
 """
@@ -18,7 +17,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Iterator
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,8 +28,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from deblur.blur import sensor, to_code, to_linear
+from deblur.exposure import ACROSS, ALONG, SHARES, Exposure, likeness_signs, places_of, profile_signs
 from deblur.gate import MOVED
-from deblur.motion import LUMA, Motion, MotionBlur, exposure_signs, flows_between, motion_of, path_features
+from deblur.motion import MotionBlur, path_features
+from deblur.paths import LUMA, QUICK, Motion, drift_of, flows_between, motion_of
 from fpsgan import weights
 from fpsgan.stages.scenes import SceneDetector
 from fpsgan.stages.timeline import Relation
@@ -43,7 +44,7 @@ Light = NDArray[np.float32]
 Rng = np.random.Generator
 
 SIDE = 256
-PIXELS = 2400  # of each sample
+PLACES, PIXELS = 256, 2400  # of each sample, for profiles and for the residual
 SHARP = 0.08  # share of the samples, drawings not counted
 SOFT = 0.4  # share of them that were taken through a soft lens
 SOFTEST = 3.0  # px, the largest standard deviation of its blur
@@ -286,38 +287,43 @@ def of_drawings(files: list[Path], rng: Rng) -> Iterator[Sample]:
 
 
 class Learned(NamedTuple):
-    """What is kept of a sample: the signs of its exposure (None: too little moves), how it moves, lumas, the share."""
+    """What is kept of a sample: the signs of its exposure, by likeness [signs] and by profiles [PLACES,signs] (None:
+    too little moves), how it moves, the blurred and the sharp luma, and the share."""
 
-    signs: NDArray[np.float32] | None
+    likeness: NDArray[np.float32] | None
+    profiles: NDArray[np.float16] | None
     motion: Motion
     luma: Light
     sharp: Light
     share: float
 
 
-def learned(sample: Sample) -> Learned:
+def learned(sample: Sample, rng: Rng) -> Learned:
     greys = [np.rint(frame @ LUMA).astype(np.uint8) for frame in sample.frames]
-    motion = motion_of(*greys, flows_between(*greys[:2]), flows_between(*greys[1:]))
-    found = exposure_signs(greys[1], motion)
+    places = places_of(light(greys[1]), drift_of(*(flows_between(*pair, QUICK) for pair in pairwise(greys)), QUICK))
+    motion = motion_of(*greys, *(flows_between(*pair) for pair in pairwise(greys)))
     lumas = [np.asarray(picture @ LUMA / 255, np.float32) for picture in (sample.frames[1], sample.sharp)]
-    return Learned(None if found is None else found[0], motion, lumas[0], lumas[1], sample.share)
+    likeness = profiles = None
+    if places is not None:
+        likeness = likeness_signs(light(greys[1]), places)
+        profiles = rng.choice(profile_signs(light(greys[1]), places), PLACES).astype(np.float16)
+    return Learned(likeness, profiles, motion, lumas[0], lumas[1], sample.share)
 
 
-def teach_exposure(network: MotionBlur, samples: list[Learned], steps: int = 1500) -> None:
-    told = [sample for sample in samples if sample.signs is not None]
-    signs = torch.from_numpy(np.stack([sample.signs for sample in told if sample.signs is not None]))
+def teach_likeness(network: Exposure, samples: list[Learned], steps: int = 1500) -> None:
+    told = [sample for sample in samples if sample.likeness is not None]
+    signs = torch.from_numpy(np.stack([sample.likeness for sample in told if sample.likeness is not None]))
     shares = torch.tensor([sample.share for sample in told])
     held = torch.arange(len(told)) % 5 == 0
     network.mean.copy_(signs.mean(0))
     network.deviation.copy_(signs.std(0) + 1e-3)
-    given = (signs - network.mean) / network.deviation
-    optimizer = torch.optim.AdamW(network.share.parameters(), 3e-3, weight_decay=0.03)
+    optimizer = torch.optim.AdamW(network.likeness.parameters(), 3e-3, weight_decay=0.03)
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.003, steps)
     known = torch.nonzero(~held)[:, 0]
     network.train()
     for _ in range(steps):
         some = known[torch.randint(len(known), (256,))]
-        error = network.share(given[some])[:, 0] - shares[some]
+        error = network(signs[some]) - shares[some]
         loss = 0.5 * error.abs().mean() + error.square().mean()
         optimizer.zero_grad()
         loss.backward()
@@ -325,24 +331,54 @@ def teach_exposure(network: MotionBlur, samples: list[Learned], steps: int = 150
         schedule.step()
     network.eval()
     with torch.no_grad():
-        found = network.share(given[held])[:, 0]
+        off = (network(signs[held]) - shares[held]).abs()
     blurred = shares[held] > 0
-    off = (found - shares[held]).abs()
-    print(
-        f"exposure of {len(off)} held out: off by {off[blurred].mean():.3f}, of sharp ones {off[~blurred].mean():.3f}"
-    )
+    print(f"likeness, {len(off)} held out: off by {off[blurred].mean():.3f}, sharp ones by {off[~blurred].mean():.3f}")
 
 
-def pixels_of(network: MotionBlur, samples: list[Learned], rng: Rng) -> tuple[Tensor, ...]:
+def teach_profiles(network: Exposure, samples: list[Learned], steps: int = 6000) -> None:
+    """Each place by itself says which share it speaks for; how often each share is among the samples is taken out."""
+    told = [sample for sample in samples if sample.profiles is not None]
+    signs = torch.from_numpy(np.stack([sample.profiles for sample in told if sample.profiles is not None]))
+    answers = torch.tensor([chances_of(sample.share) for sample in told])
+    held = torch.arange(len(told)) % 5 == 0
+    known = torch.nonzero(~held)[:, 0]
+    optimizer = torch.optim.AdamW(network.profiles.parameters(), 1e-3, weight_decay=1e-3)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, steps)
+    along, across = slice(0, len(ALONG)), slice(len(ALONG), len(ALONG) + len(ACROSS))
+    for _ in range(steps):
+        some = known[torch.randint(len(known), (4096,))]
+        given = signs[some, torch.randint(PLACES, (4096,))].float()
+        for part in (along, across):  # the other way round, and light for dark, it is the same
+            turned = torch.rand(len(given), 1) < 0.5
+            given[:, part] = torch.where(turned, given[:, part].flip(1), given[:, part])
+        given[:, : across.stop] *= 2 * torch.randint(2, (len(given), 1)) - 1
+        loss = nn.functional.cross_entropy(network.profiles(given), answers[some])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    with torch.no_grad():
+        network.profiles.last.bias -= (answers[known].mean(0) + 1e-3).log()
+        likely = network.profiles(signs[held].float()).mean(1)
+    right = (likely.argmax(1) - answers[held].argmax(1)).abs() <= 1
+    print(f"profiles, {len(likely)} held out: {100 * right.float().mean():.0f} % told to the next share")
+
+
+def chances_of(share: float) -> list[float]:
+    """A share as chances of SHARES: of the two next to it."""
+    if not share:
+        return [1.0, *[0.0] * (len(SHARES) - 1)]
+    near = [max(0.0, 1 - abs(min(max(share, SHARES[1]), 1.0) - each) / 0.1) for each in SHARES[1:]]
+    return [0.0, *near]
+
+
+def pixels_of(samples: list[Learned], rng: Rng) -> tuple[Tensor, ...]:
     """(features, context, contrast, answer, weight, number of the sample) of pixels that move."""
     rows_: list[tuple[Tensor, ...]] = []
     for number, sample in enumerate(samples):
-        share = 0.95 * sample.share
-        if sample.signs is not None:
-            with torch.no_grad():
-                told = float(network.share(((torch.from_numpy(sample.signs) - network.mean) / network.deviation)[None]))
-            share = 0.75 * share + 0.25 * told
-        share = float(np.clip(share + rng.normal(0, 0.04), 0.25, 1)) if sample.share else float(rng.uniform(0.3, 0.6))
+        share = sample.share * float(np.exp(rng.normal(0, 0.08))) or float(rng.uniform(0.3, 0.6))
+        share = min(max(share, 0.25), 1.0)
         path = np.float32(share) * sample.motion.velocity
         moves = np.hypot(path[..., 0], path[..., 1]) > MOVED[0]
         moves[:10], moves[-10:], moves[:, :10], moves[:, -10:] = False, False, False, False
@@ -373,8 +409,7 @@ def teach_residual(network: MotionBlur, pixels: tuple[Tensor, ...], minutes: flo
     weight = weight / weight.mean()
     held = number % 12 == 0
     known, judged = torch.nonzero(~held)[:, 0], torch.nonzero(held)[:, 0]
-    parts = (network.first, network.middle, network.last, network.filter)
-    parameters = [parameter for part in parts for parameter in part.parameters()]
+    parameters = [*network.added.parameters(), *network.filter.parameters()]
     optimizer = torch.optim.AdamW(parameters, 3e-3, weight_decay=1e-3)
     average = torch.optim.swa_utils.AveragedModel(
         network, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.995)
@@ -447,12 +482,13 @@ def main() -> None:
     while time.monotonic() < until:  # each kind gets its share of the time
         kind = min(range(len(sources)), key=lambda k: spent[k] / sources[k][1])
         began = time.monotonic()
-        samples.append(learned(next(sources[kind][0])))
+        samples.append(learned(next(sources[kind][0]), rng))
         spent[kind] += time.monotonic() - began
     print(f"{len(samples)} samples, {sum(sample.share == 0 for sample in samples)} of them sharp", flush=True)
     network = MotionBlur()
-    teach_exposure(network, samples)
-    teach_residual(network, pixels_of(network, samples, rng), given.minutes)
+    teach_likeness(network.exposure, samples)
+    teach_profiles(network.exposure, samples)
+    teach_residual(network, pixels_of(samples, rng), given.minutes)
     weights.save(
         given.output,
         network.eval(),

@@ -13,9 +13,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from deblur import Deblurrer, MotionBlur, Moving, Settings, blur_score
-from deblur.gate import EXPOSURE_VOTES, GAMMA_VOTES, STEADINESS, exposed, steady_score
-from deblur.motion import SMALLEST, Motion, Vote, agreed, flows_between, motion_of
+from deblur import Deblurrer, Moving, Settings, blur_score
+from deblur.exposure import Exposure, Vote, agreed
+from deblur.gate import EXPOSURE_VOTES, GAMMA_VOTES, STEADINESS, VOTING, exposed, steady_score
+from deblur.paths import QUICK, SMALLEST, drift_of, flows_between, motion_of
 from deblur.shake import gamma_of
 from fpsgan.stages.scenes import stillness
 from fpsgan.stages.timeline import Relation
@@ -27,7 +28,9 @@ __all__ = ["Counters", "deblurred"]
 Grey = NDArray[np.uint8]
 Flow = NDArray[np.float32]
 
-RUN_UP = 8  # frames after which a tenth is left, where a scene stands still, of how the stage began
+# Frames after which all votes on the exposure are new, and less than a tenth is left, where a scene stands still, of
+# how the stage began
+RUN_UP = VOTING * EXPOSURE_VOTES
 
 
 @dataclasses.dataclass
@@ -42,13 +45,16 @@ class Counters:
 
 class _Plan(NamedTuple):
     """How strongly a frame is to be sharpened (0: not at all), in which gamma it was blurred, if that is known, whether
-    it passes as it is for want of time, and how it moves, where that has blurred it."""
+    it passes as it is for want of time; whether it says for how long the shutter was open, for which share of the time
+    between frames it was, as far as motion tells, and how the frame moves, where that has blurred it."""
 
     frame: Frame
     relation: Relation
     strength: float
     gamma: float | None
     late: bool
+    votes: bool
+    exposure: float = 0.0
     moving: Moving | None = None
 
 
@@ -95,13 +101,13 @@ def deblurred(
     - the gamma is what the first GAMMA_VOTES sharpened frames of the shot say: no later frame rebuilds it;
     - the steadied score forgets an error by a tenth a frame (at once where the blur changes much); it counts only while
       it lies within 0.1 of `deblur.gate.BLURRED`, where the strength is neither 0 nor 1;
-    - for how long the shutter was open is what EXPOSURE_VOTES frames say, this one the last of them;
+    - for how long the shutter was open is what the last EXPOSURE_VOTES of every VOTING frames from the cut on say;
     - what stands still keeps STEADINESS of the last sharpened frame: an error is below one code in 256 after 20 frames;
     - whether a frame alone shows a shake takes one frame on either side, and so does how it moves.
     """
 
     def sharpen(plan: _Plan) -> _Done:
-        if not plan.strength:
+        if not plan.strength and plan.moving is None:
             return _Done(plan, None, False, 0.0)
         began = time.perf_counter()
         done = deblurrer.sharpen(
@@ -112,12 +118,12 @@ def deblurred(
     # of the last frame, if it was sharpened: as shown, and in grey before and after sharpening
     before: tuple[Picture, Grey, Grey] | None = None
     plans = _planned(frames, deblurrer, settings, late)
-    if deblurrer.motion is not None:
-        plans = _with_motion(plans, deblurrer.motion, workers)
+    if deblurrer.motion is not None and settings.mode != "off" and settings.strength:
+        plans = _with_motion(_with_exposure(plans, deblurrer.motion.exposure, workers), settings.strength, workers)
     results = in_order(plans, sharpen, workers)
     if deblurrer.undoes_shake and settings.cautious:
         results = _without_lone_shakes(results, deblurrer)
-    for (frame, relation, strength, _, passed, _), picture, _, seconds in results:
+    for (frame, relation, strength, _, passed, *_), picture, _, seconds in results:
         counters.seconds += seconds / workers
         if picture is None:
             counters.sharp_skipped += not passed
@@ -142,11 +148,13 @@ def _planned(
     late: Callable[[Frame], bool],
 ) -> Iterator[_Plan]:
     score: float | None = None
+    number = 0  # since the cut
     votes: list[NDArray[np.float32]] = []  # of frames of this scene, on the gamma in which they were blurred
     for frame, relation in frames:
         strength, gamma = 0.0, None
+        number += 1
         if relation is Relation.CUT:
-            votes = []
+            number, votes = 0, []
         passed = late(frame)
         if not passed:
             if settings.mode == "auto":
@@ -158,38 +166,65 @@ def _planned(
             votes += [] if costs is None else [costs]
         if strength and votes:
             gamma = gamma_of(votes)
-        yield _Plan(frame, relation, strength, gamma, passed)
+        yield _Plan(frame, relation, strength, gamma, passed, votes=number % VOTING == 1 and not passed)
 
 
-def _with_motion(plans: Iterable[_Plan], motion: MotionBlur, workers: int) -> Iterator[_Plan]:
-    """Plans of frames that both neighbours move into, with how they move, where that has blurred them."""
+def _with_exposure(plans: Iterable[_Plan], exposure: Exposure, workers: int) -> Iterator[_Plan]:
+    """Plans with the exposure, from quick flows: most footage is sharp, and should not wait for better ones."""
 
-    def linked(pair: tuple[_Plan | None, _Plan | None]) -> _Linked:
-        before, plan = pair
-        assert plan is not None
-        moves = plan.relation is Relation.MOTION and min(plan.frame.luma.shape) >= SMALLEST
-        if before is None or not moves or not (before.strength or plan.strength):
-            return _Linked(before, plan, None)
-        return _Linked(before, plan, flows_between(before.frame.luma, plan.frame.luma))
+    def vote(link: tuple[_Linked | None, _Linked | None]) -> tuple[_Plan, Vote | None]:
+        here, after = link
+        assert here is not None
+        if not here.plan.votes or here.flows is None or after is None or after.flows is None:
+            return here.plan, None
+        return here.plan, exposure.vote(here.plan.frame.luma, drift_of(here.flows, after.flows, QUICK))
 
-    def seen(link: tuple[_Linked | None, _Linked | None]) -> tuple[_Plan, Motion | None, Vote | None]:
+    def wanted(before: _Plan, plan: _Plan) -> bool:
+        return before.votes or plan.votes
+
+    votes: deque[Vote | None] = deque(maxlen=EXPOSURE_VOTES)
+    for plan, said in in_order(pairwise(chain(_linked(plans, wanted, QUICK, workers), (None,))), vote, workers):
+        if plan.relation is Relation.CUT:
+            votes.clear()
+        if plan.votes:
+            votes.append(said)
+        yield plan._replace(exposure=0.0 if plan.late else agreed(votes))
+
+
+def _with_motion(plans: Iterable[_Plan], strength: float, workers: int) -> Iterator[_Plan]:
+    """Plans of frames that motion has blurred, and that both neighbours move into, with how they move."""
+
+    def seen(link: tuple[_Linked | None, _Linked | None]) -> _Plan:
         here, after = link
         assert here is not None
         before, plan, flows = here
-        if not plan.strength or before is None or flows is None or after is None or after.flows is None:
-            return plan, None, None
-        luma = plan.frame.luma
-        found = motion_of(before.frame.luma, luma, after.plan.frame.luma, flows, after.flows)
-        return plan, found, motion.exposure(luma, found)
+        amount = strength * exposed(plan.exposure)
+        if not amount or before is None or flows is None or after is None or after.flows is None:
+            return plan
+        found = motion_of(before.frame.luma, plan.frame.luma, after.plan.frame.luma, flows, after.flows)
+        return plan._replace(moving=Moving(found, plan.exposure, amount))
 
-    links = in_order(pairwise(chain((None,), plans)), linked, workers)
-    votes: deque[Vote | None] = deque(maxlen=EXPOSURE_VOTES)
-    for plan, found, vote in in_order(pairwise(chain(links, (None,))), seen, workers):
-        if plan.relation is Relation.CUT:
-            votes.clear()
-        votes.append(vote)
-        share = agreed(votes)
-        yield plan if found is None or not exposed(share) else plan._replace(moving=Moving(found, share))
+    def wanted(before: _Plan, plan: _Plan) -> bool:
+        return bool(exposed(before.exposure) or exposed(plan.exposure))
+
+    yield from in_order(pairwise(chain(_linked(plans, wanted, 2, workers), (None,))), seen, workers)
+
+
+def _linked(
+    plans: Iterable[_Plan], wanted: Callable[[_Plan, _Plan], bool], reduced: int, workers: int
+) -> Iterator[_Linked]:
+    """Each plan with that of the frame before, and the flows between the two where they are wanted and one frame moves
+    into the other."""
+
+    def link(pair: tuple[_Plan | None, _Plan | None]) -> _Linked:
+        before, plan = pair
+        assert plan is not None
+        moves = plan.relation is Relation.MOTION and min(plan.frame.luma.shape) >= SMALLEST
+        if before is None or not moves or not wanted(before, plan):
+            return _Linked(before, plan, None)
+        return _Linked(before, plan, flows_between(before.frame.luma, plan.frame.luma, reduced))
+
+    return in_order(pairwise(chain((None,), plans)), link, workers)
 
 
 def _without_lone_shakes(results: Iterable[_Done], deblurrer: Deblurrer) -> Iterator[_Done]:
@@ -198,7 +233,7 @@ def _without_lone_shakes(results: Iterable[_Done], deblurrer: Deblurrer) -> Iter
     def unshaken(done: _Done) -> _Done:
         plan, picture = done.plan, None
         if plan.moving is not None:
-            found = deblurrer.unblurred(plan.frame.as_rgb(), plan.strength, plan.moving)
+            found = deblurrer.unblurred(plan.frame.as_rgb(), plan.moving)
             picture = found.picture if found.touched else None
         return done._replace(picture=picture, shaken=False)
 
