@@ -49,7 +49,7 @@ SHORTEST = 1.3  # px, standard deviation along its longer axis, of a shake: what
 # The share of the change to show of a faultless kernel, and how much less for each sign of a bad one (`shown_share`):
 # fitted on 105 training pictures of 16 kinds of blur to gain most, a loss counting seven times (docs/deblur.md)
 FAULTLESS = 2.1
-FAULTS = (0.391, 5.761, 1.165, 0.150, 2.024, 0.822)
+FAULTS = (0.391, 5.761, 1.165, 0.150, 2.024, 0.822, 1.5)  # the last one chosen on 480 pictures later
 LESS_SPARSE = 1.1  # edges that come out so much less sparse are ringing, not sharpness
 REPEATED = 0.8  # what repeats itself is as well explained by many kernels: nothing is shown
 # Of one place in a picture: a window in which the edges come out so much less sparse is blurred otherwise
@@ -119,7 +119,8 @@ class KernelSigns:
     length: its standard deviation along the longer axis, px. pixels: how many are not zero. squares: the sum of squares
     of their values, which add up to 1. ringing: how much less sparse the edges are without its blur; above 1 they
     ring. overshoot: which share of the change goes beyond the darkest and lightest values near by. noise: standard
-    deviation of the noise over the mean change. repetition: how alike the region is to itself some way off, 0 to 1.
+    deviation of the noise over the mean change. scattered: which share of the kernel is not in its largest piece, 0 to
+    1. repetition: how alike the region is to itself some way off, 0 to 1.
     """
 
     length: float
@@ -128,6 +129,7 @@ class KernelSigns:
     ringing: float
     overshoot: float
     noise: float
+    scattered: float
     repetition: float
 
 
@@ -153,6 +155,7 @@ def shown_share(signs: KernelSigns) -> float:
         math.log(signs.pixels / (1 + math.sqrt(12) * signs.length)),
         signs.overshoot,
         signs.noise,
+        signs.scattered,  # a path is one piece
     )
     share = FAULTLESS - sum(weight * fault for weight, fault in zip(FAULTS, faults, strict=True))
     return min(max(share, 0), MOST) * min(max((share - HARMFUL) / (HARMLESS - HARMFUL), 0), 1)

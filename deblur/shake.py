@@ -50,6 +50,7 @@ FLAT = 4e-3  # weight of the L0 penalty on the sharpened frame's gradients
 # quicker and may look as good, but loses up to 2.5 dB on long and on short shakes
 FIRST_WEIGHT, LAST_WEIGHT, GROWTH = 2.0, 100.0, 2.4
 FAINT = 1 / 255  # a region whose neighbouring pixels differ by less, apart from an even ramp, shows no edges to read
+NOISY = 4.0  # the variance of those differences over what noise alone would make: with less, it is noise that is read
 SMOOTH = 0.03  # weight of the gradients when the whole frame is sharpened: the less, the sharper and the noisier
 WHITE = 1e-4  # weight of the picture itself there: frequencies that the kernel takes away altogether stay away
 SMOOTH_TEST = 0.02  # the same where the kernel is put to the test: ringing shows more
@@ -95,6 +96,8 @@ def undo_shake(picture: Tensor, gamma: float | None = None) -> Undone | None:
         second = _estimate(_grey(picture[_busiest(picture, place)], gamma), gamma)
         if second is None:
             return None  # what only one place shows was not the camera
+        if best.share == second.share == 0:
+            return None  # nor is a kernel in a less likely gamma, where neither is to be trusted
         rivals = [second, *(_estimate(_grey(picture[place], other), other, coarse[other]) for other in others)]
         clearly = [one for one in rivals if one is not None and one.share > best.share + CLEARLY]
         best = max(clearly, key=lambda one: one.share, default=best)
@@ -367,13 +370,14 @@ Place = tuple[slice, slice, slice]  # of a picture [3,H,W]
 
 
 def _place(picture: Tensor) -> Place | None:
-    """Of the piece that the kernel is read from; None for a picture that is too small, or shows no edges there."""
+    """Of the piece that the kernel is read from; None for a picture that is too small, or shows no edges there, or
+    little more than noise."""
     if min(picture.shape[1:]) < LEAST:
         return None
     place = _busiest(picture)
     codes = _grey(picture[place], 1.0)
-    steps = torch.stack([codes.diff(dim=dim).std(correction=0) for dim in (0, 1)])
-    return None if float(steps.amax()) < FAINT else place
+    steps = float(torch.stack([codes.diff(dim=dim).var(correction=0) for dim in (0, 1)]).amax())
+    return None if steps < max(FAINT**2, NOISY * 2 * _noise(codes) ** 2) else place
 
 
 def _busiest(picture: Tensor, taken: Place | None = None) -> Place:
@@ -469,16 +473,28 @@ def kernel_signs(region: Tensor, kernel: Tensor, gamma: float) -> KernelSigns:
         _repetition(before),
     )  # fmt: skip
     pixels, squares, ringing, overshoot, changed, repetition = torch.stack([sign.float() for sign in signs]).tolist()
-    noise = math.sqrt(noise_variance(before.cpu().numpy() * np.float32(255))) / 255
     return KernelSigns(
         length=length,
         pixels=int(pixels),
         squares=squares,
         ringing=ringing,
         overshoot=overshoot,
-        noise=noise / changed,
+        noise=_noise(before) / changed,
+        scattered=_scattered(kernel),
         repetition=repetition,
     )
+
+
+def _noise(codes: Tensor) -> float:
+    """The standard deviation of the noise in grey code values [H,W], 0..1."""
+    return math.sqrt(noise_variance(codes.cpu().numpy() * np.float32(255))) / 255
+
+
+def _scattered(kernel: Tensor) -> float:
+    """Which share of a kernel is not in its largest piece."""
+    image = kernel.cpu().numpy()
+    _, pieces = cv2.connectedComponents((image > 0).astype(np.uint8), connectivity=8)
+    return 1 - float(np.bincount(pieces.ravel(), image.ravel())[1:].max() / image.sum())
 
 
 def _largest(plane: Tensor, reach: int) -> Tensor:

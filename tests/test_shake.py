@@ -11,7 +11,18 @@ import torch
 
 from deblur.blur import convolve, defocus_kernel, path_kernel, sensor, shake_path
 from deblur.gate import AGREES, DISAGREES, MOST, KernelSigns, agreement, shown_share
-from deblur.shake import GAMMAS, SIDE, _Estimate, _find_kernels, deconvolve, find_kernel, kernel_signs, undo_shake
+from deblur.shake import (
+    GAMMAS,
+    SIDE,
+    _Estimate,
+    _find_kernels,
+    deconvolve,
+    find_kernel,
+    gamma_costs,
+    gamma_of,
+    kernel_signs,
+    undo_shake,
+)
 from fpsgan.demo import render_scene
 
 Image = np.ndarray
@@ -157,12 +168,18 @@ def test_a_point_changes_little(scene: Image) -> None:
     assert psnr(codes(deconvolve(tensor(scene), kernel)), scene) > 30
 
 
-GOOD = KernelSigns(length=3.0, pixels=25, squares=0.06, ringing=0.98, overshoot=0.2, noise=0.05, repetition=0.2)
+GOOD = KernelSigns(
+    length=3.0, pixels=25, squares=0.06, ringing=0.98, overshoot=0.2, noise=0.05, scattered=0.0, repetition=0.2
+)
 
 
 @pytest.mark.parametrize(
-    "sign", [{"squares": 0.12}, {"ringing": 1.05}, {"overshoot": 0.5}, {"noise": 0.5}, {"length": 12.0}, {"pixels": 60}]
-)
+    "sign",
+    [
+        {"squares": 0.12}, {"ringing": 1.05}, {"overshoot": 0.5}, {"noise": 0.5}, {"scattered": 0.3}, {"length": 12.0},
+        {"pixels": 60},
+    ],
+)  # fmt: skip
 def test_every_sign_of_a_bad_kernel_takes_from_what_is_shown(sign: dict[str, float]) -> None:
     assert 0.9 < shown_share(GOOD) <= MOST
     assert shown_share(dataclasses.replace(GOOD, **sign)) < shown_share(GOOD) - 0.1  # type: ignore[arg-type]
@@ -171,6 +188,39 @@ def test_every_sign_of_a_bad_kernel_takes_from_what_is_shown(sign: dict[str, flo
 def test_some_signs_refuse_a_kernel_outright() -> None:
     assert shown_share(dataclasses.replace(GOOD, ringing=1.11)) == 0
     assert shown_share(dataclasses.replace(GOOD, repetition=0.81)) == 0
+
+
+def test_a_kernel_in_pieces_is_told_from_a_path(scene: Image) -> None:
+    path = path_kernel(shake_path(7, np.random.default_rng(0)))
+    pieces = np.zeros((SIDE, SIDE), np.float32)
+    pieces[5:7, 5:7], pieces[20:22, 20:22] = 0.15, 0.1
+    grey = cv2.cvtColor(convolve(scene, path), cv2.COLOR_RGB2GRAY)
+    told = [kernel_signs(torch.from_numpy(grey), torch.from_numpy(each), 1.0).scattered for each in (path, pieces)]
+    assert told == pytest.approx([0.0, 0.4], abs=1e-5)
+
+
+def test_nothing_is_read_from_noise(scene: Image) -> None:
+    """A picture so dark that what tells neighbours apart is mostly noise: kernels found there did harm."""
+    true = path_kernel(shake_path(9, np.random.default_rng(4), wander=0.3))
+    dark = np.rint(scene * 0.3).astype(np.uint8)
+    clean, noisy = (
+        tensor(np.asarray(sensor(convolve(dark, true), np.random.default_rng(0), noise=noise))) for noise in (0.0, 0.03)
+    )
+    assert gamma_costs(clean) is not None and gamma_costs(noisy) is None and undo_shake(noisy) is None
+
+
+def test_other_gammas_do_not_stand_in_for_kernels_that_are_not_trusted(
+    scene: Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    true = torch.from_numpy(path_kernel(shake_path(9, np.random.default_rng(4), wander=0.3)))
+    blurred = tensor(np.asarray(np.rint(255 * convolve(scene, true.numpy())), np.uint8))
+    likely = gamma_of([costs]) if (costs := gamma_costs(blurred)) is not None else 0.0
+    for share, found in ((0.0, False), (0.5, True)):
+        monkeypatch.setattr(
+            "deblur.shake._estimate",
+            lambda region, gamma, coarse=None, share=share: _Estimate(share if gamma == likely else 1.0, gamma, true),
+        )
+        assert (undo_shake(blurred) is not None) == found
 
 
 def test_where_edges_come_out_less_sparse_less_is_shown() -> None:
