@@ -49,7 +49,7 @@ SHORTEST = 1.3  # px, standard deviation along its longer axis, of a shake: what
 # The share of the change to show of a faultless kernel, and how much less for each sign of a bad one (`shown_share`):
 # fitted on 105 training pictures of 16 kinds of blur to gain most, a loss counting seven times (docs/deblur.md)
 FAULTLESS = 2.1
-FAULTS = (0.391, 5.761, 1.165, 0.150, 2.024, 0.822, 1.5)  # the last one chosen on 480 pictures later
+FAULTS = (0.391, 5.761, 1.165, 0.150, 2.024, 0.822, 1.5)  # the last chosen later, on 500 pictures of 30 of the photos
 LESS_SPARSE = 1.1  # edges that come out so much less sparse are ringing, not sharpness
 REPEATED = 0.8  # what repeats itself is as well explained by many kernels: nothing is shown
 # Of one place in a picture: a window in which the edges come out so much less sparse is blurred otherwise
