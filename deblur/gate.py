@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 __all__ = [
-    "BLURRED", "DOUBT", "EXPOSED", "EXPOSURE_VOTES", "FAINTEST", "GAMMA_VOTES", "MODES", "MOST", "MOVED",
+    "BLURRED", "DOUBT", "EXPOSED", "EXPOSURE_VOTES", "FAINTEST", "FILMED", "GAMMA_VOTES", "MODES", "MOST", "MOVED",
     "STEADINESS", "SURENESS", "UNDERREAD", "VOTERS", "VOTING", "WINDOW", "KernelSigns", "Settings", "agreement",
     "blur_strength", "exposed", "is_shake", "shown_share", "steady_score",
 ]  # fmt: skip
@@ -38,7 +38,8 @@ EXPOSURE_VOTES = 4  # of these frames, up to this one, that tell it together
 VOTERS = 60  # moving places in all of them, at least
 SURENESS = 12.0  # factor on the mean log-likelihood of the places: neighbours are not independent
 DOUBT = 0.45  # added to it for sharp: harm counts more than what is missed
-EXPOSED = (0.25, 0.35)  # such shares, from which a picture counts as blurred: from nothing to all of it is shown
+EXPOSED = (0.25, 0.35)  # such shares, from which a soft picture counts as blurred: from nothing to all of it is shown
+FILMED = 0.3  # so much more is asked of a sharp one: films are meant to be open for half of the time
 UNDERREAD = 1.2  # it is read too low by about this factor
 MOVED = (0.6, 1.2)  # px passed meanwhile: likewise, of each place
 
@@ -166,6 +167,10 @@ def agreement(ringing: Tensor) -> Tensor:
     return ((DISAGREES - ringing) / (DISAGREES - AGREES)).clamp(0, 1)
 
 
-def exposed(share: float) -> float:
-    """How much of the change to show where the shutter seems to have been open for this share of the time: 0 to 1."""
-    return min(max((share - EXPOSED[0]) / (EXPOSED[1] - EXPOSED[0]), 0.0), 1.0)
+def exposed(share: float, softness: float) -> float:
+    """How much of the change to show where the shutter seems to have been open for this share of the time: 0 to 1.
+
+    softness: `blur_strength`, 0 (the picture is sharp, but for what moves) to 1.
+    """
+    from_nothing, to_all = (limit + FILMED * (1 - softness) for limit in EXPOSED)
+    return min(max((share - from_nothing) / (to_all - from_nothing), 0.0), 1.0)

@@ -50,7 +50,7 @@ FLAT = 4e-3  # weight of the L0 penalty on the sharpened frame's gradients
 # quicker and may look as good, but loses up to 2.5 dB on long and on short shakes
 FIRST_WEIGHT, LAST_WEIGHT, GROWTH = 2.0, 100.0, 2.4
 FAINT = 1 / 255  # a region whose neighbouring pixels differ by less, apart from an even ramp, shows no edges to read
-NOISY = 4.0  # the variance of those differences over what noise alone would make: with less, it is noise that is read
+DULL = 16 / 255  # a region whose values deviate by less shows little more than noise and rounding
 SMOOTH = 0.03  # weight of the gradients when the whole frame is sharpened: the less, the sharper and the noisier
 WHITE = 1e-4  # weight of the picture itself there: frequencies that the kernel takes away altogether stay away
 SMOOTH_TEST = 0.02  # the same where the kernel is put to the test: ringing shows more
@@ -370,14 +370,14 @@ Place = tuple[slice, slice, slice]  # of a picture [3,H,W]
 
 
 def _place(picture: Tensor) -> Place | None:
-    """Of the piece that the kernel is read from; None for a picture that is too small, or shows no edges there, or
-    little more than noise."""
+    """Of the piece that the kernel is read from; None for a picture that is too small, or too dull to show edges
+    there."""
     if min(picture.shape[1:]) < LEAST:
         return None
     place = _busiest(picture)
     codes = _grey(picture[place], 1.0)
-    steps = float(torch.stack([codes.diff(dim=dim).var(correction=0) for dim in (0, 1)]).amax())
-    return None if steps < max(FAINT**2, NOISY * 2 * _noise(codes) ** 2) else place
+    steps = torch.stack([codes.diff(dim=dim).std(correction=0) for dim in (0, 1)])
+    return None if float(steps.amax()) < FAINT or float(codes.std(correction=0)) < DULL else place
 
 
 def _busiest(picture: Tensor, taken: Place | None = None) -> Place:
@@ -473,21 +473,17 @@ def kernel_signs(region: Tensor, kernel: Tensor, gamma: float) -> KernelSigns:
         _repetition(before),
     )  # fmt: skip
     pixels, squares, ringing, overshoot, changed, repetition = torch.stack([sign.float() for sign in signs]).tolist()
+    noise = math.sqrt(noise_variance(before.cpu().numpy() * np.float32(255))) / 255
     return KernelSigns(
         length=length,
         pixels=int(pixels),
         squares=squares,
         ringing=ringing,
         overshoot=overshoot,
-        noise=_noise(before) / changed,
+        noise=noise / changed,
         scattered=_scattered(kernel),
         repetition=repetition,
     )
-
-
-def _noise(codes: Tensor) -> float:
-    """The standard deviation of the noise in grey code values [H,W], 0..1."""
-    return math.sqrt(noise_variance(codes.cpu().numpy() * np.float32(255))) / 255
 
 
 def _scattered(kernel: Tensor) -> float:

@@ -118,7 +118,12 @@ def test_the_exposure_is_told(number: int) -> None:
 def test_too_little_motion_tells_nothing() -> None:
     still = (clip(0.0)[0],) * 3
     assert shipped().exposure.vote(*drift_in(still, 1)) is None
-    assert exposed(0.0) == 0 and exposed(EXPOSED[1]) == 1
+    assert exposed(0.0, 1.0) == 0 and exposed(EXPOSED[1], 1.0) == 1
+
+
+def test_more_is_asked_of_frames_that_are_sharp_as_a_whole() -> None:
+    """Films are shot with a shutter that is open for half of the time, and are meant to look so."""
+    assert exposed(0.45, 0.0) == 0 < exposed(0.45, 0.5) < 1 == exposed(0.45, 1.0) == exposed(0.7, 0.0)
 
 
 def vote(share: float, places: int = VOTERS, sharp: float = -9.0, likeness: float = 1.0) -> Vote:
@@ -160,12 +165,16 @@ def test_a_sharp_clip_stays_bit_for_bit(stage: Deblurrer) -> None:
     assert all(frame.rgb is None for frame, _ in done)
 
 
-def test_motion_blur_is_undone_in_a_frame_that_is_sharp_as_a_whole(stage: Deblurrer) -> None:
+@pytest.mark.parametrize("share", [0.4, 0.75])
+def test_long_exposures_are_undone_in_frames_that_are_sharp_as_a_whole(stage: Deblurrer, share: float) -> None:
     """Most of the picture stands still and is sharp: the blur score has nothing to say."""
     still = clip(0.0, number=4)[0]
-    pictures = [np.vstack((np.hstack((picture, still)), np.hstack((still, still)))) for picture in clip(0.75)]
+    pictures = [np.vstack((np.hstack((picture, still)), np.hstack((still, still)))) for picture in clip(share)]
     assert all(blur_strength(blur_score(np.float32(picture / 255))) == 0 for picture in pictures)
     made = [frame.rgb for frame, _ in deblurred(shot(pictures), stage, Settings("auto"), Counters())]
+    if share < 0.5:
+        assert all(picture is None for picture in made)
+        return
     for k, sharp in enumerate(clip(0.0)[1:-1], 1):
         here = np.s_[:HEIGHT, :WIDTH]
         assert made[k] is not None

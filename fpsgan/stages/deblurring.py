@@ -192,20 +192,23 @@ def _with_exposure(plans: Iterable[_Plan], exposure: Exposure, workers: int) -> 
 
 
 def _with_motion(plans: Iterable[_Plan], strength: float, workers: int) -> Iterator[_Plan]:
-    """Plans of frames that motion has blurred, and that both neighbours move into, with how they move."""
+    """Plans of frames that motion has blurred, and that both neighbours move into, with how they move. ``strength`` is
+    that of all frames."""
+
+    def amount(plan: _Plan) -> float:
+        return strength * exposed(plan.exposure, plan.strength / strength)
 
     def seen(link: tuple[_Linked | None, _Linked | None]) -> _Plan:
         here, after = link
         assert here is not None
         before, plan, flows = here
-        amount = strength * exposed(plan.exposure)
-        if not amount or before is None or flows is None or after is None or after.flows is None:
+        if not amount(plan) or before is None or flows is None or after is None or after.flows is None:
             return plan
         found = motion_of(before.frame.luma, plan.frame.luma, after.plan.frame.luma, flows, after.flows)
-        return plan._replace(moving=Moving(found, plan.exposure, amount))
+        return plan._replace(moving=Moving(found, plan.exposure, amount(plan)))
 
     def wanted(before: _Plan, plan: _Plan) -> bool:
-        return bool(exposed(before.exposure) or exposed(plan.exposure))
+        return bool(amount(before) or amount(plan))
 
     yield from in_order(pairwise(chain(_linked(plans, wanted, 2, workers), (None,))), seen, workers)
 
