@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -9,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fpsgan.demo import render_scene
-from fpsgan.interpolator import synthesis
+from fpsgan.interpolator import STRIDE, flow_prior, synthesis
 from fpsgan.interpolator.synthesis import (
     Intermediate,
     compose,
@@ -167,3 +168,28 @@ def test_a_guess_becomes_the_mixture_and_nothing_else_changes() -> None:
     found = fall_back(made, frame0, frame1, T, sure)
     assert torch.allclose(found[..., 12:, :20], (0.75 * frame0 + 0.25 * frame1)[..., 12:, :20])
     assert torch.equal(found[..., 28:], frame[..., 28:]) and torch.equal(found[..., :4, :], frame[..., :4, :])
+
+
+@pytest.mark.parametrize("effort", ["base", "best"])
+def test_flow_that_follows_compression_is_dropped_and_faint_motion_is_kept(effort: str) -> None:
+    """Optical flow explains what two compressions of one picture make of it a little better than standing still."""
+    scene = render_scene(0.2, 384, 288)
+    compressed = [
+        cv2.imdecode(cv2.imencode(".jpg", np.roll(scene, by, 1), [cv2.IMWRITE_JPEG_QUALITY, 25])[1], cv2.IMREAD_COLOR)
+        for by in (0, 3)  # other blocks
+    ]
+    still = compressed[0], np.roll(compressed[1], -3, 1)
+    faint = (scene // 4 + 96).astype(np.uint8)
+    panned = faint, np.roll(faint, 3, 1)
+    moving = []
+    for pictures in (still, panned):
+        flows = [torch.from_numpy(flow)[None] for flow in flow_prior(*pictures, effort=effort)]
+        smalls = [
+            F.avg_pool2d(torch.from_numpy(picture).permute(2, 0, 1)[None] / 255.0, STRIDE[effort])
+            for picture in pictures
+        ]
+        motion, _ = synthesis.check_consistency(flows, *smalls, STRIDE[effort], scene.shape[:2])
+        inside = (..., slice(8, -8), slice(8, -8))
+        found = flows[0][inside].norm(dim=1) > 0.05
+        moving.append(float((motion[inside][:, :2].norm(dim=1) > 0.05)[found].float().mean()))
+    assert moving[0] < 0.3 and moving[1] > 0.85

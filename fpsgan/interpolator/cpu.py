@@ -233,7 +233,9 @@ def check_consistency(
     def explained(motion: Array, here: Array, there: Array) -> Array:
         moving, resting = _empty(height, width), _empty(height, width)
         kernels.differences(here, there, motion, scale, moving, resting, (0, height))
-        gained = box_filter(resting - moving, explained_over(stride))
+        noise = np.minimum(resting, np.float32(synthesis.NOISE[stride]))
+        doubted = np.float32(synthesis.EXPLAINED) * box_filter(noise, synthesis.NOISE_OVER)
+        gained = box_filter(resting - moving, explained_over(stride)) - doubted
         kernels.drop_unexplained(motion, gained, gain, moving, resting)
         return moving
 

@@ -26,6 +26,9 @@ FINEST = 4  # px of the frame per pixel of the finest level of the network, and 
 # Consistency check
 PER_PIXEL = 0.05 / 255.0  # of full brightness, that each pixel of motion has to explain
 EXPLAINED_OVER = 28  # px of the frame, over which that is averaged
+# And which share of what no motion leaves, over so many pixels of the flow, where that is no more than noise and
+# compression make: by the flow's stride, since a finer flow explains finer texture
+EXPLAINED, NOISE, NOISE_OVER = 0.3, {4: 6 / 255.0, 2: 20 / 255.0}, 3
 AROUND = 8  # side, in pixels of the flow, of the blocks whose mean motion tells what leaves the frame
 SURE = 0.9  # trust from which a vector is believed even there
 FALSE = 0.01  # factor on the trust of matches that must be false
@@ -106,9 +109,9 @@ def check_consistency(
     """Forward-backward and photometric consistency: both flows with a third channel, how far to trust them.
 
     Trust is high where the two flows agree, relative to their length, and the two frames match there. A flow that
-    does not explain the frames better than no motion, by PER_PIXEL of its length, becomes zero: where brightness
-    changes without motion, as in animated gradients and fades, optical flow finds motion all the same. Matches of
-    content that leaves the frame are hardly trusted.
+    does not explain the frames better than no motion, by PER_PIXEL of its length and EXPLAINED of what may be noise,
+    becomes zero: where brightness changes without motion, as in animated gradients and fades, or by compression,
+    optical flow finds motion all the same. Matches of content that leaves the frame are hardly trusted.
 
     Args:
         flows: flow01, flow10 and, where known, both accelerations, [B,2,h,w] in full-size pixels.
@@ -120,10 +123,12 @@ def check_consistency(
         Motion of frame0, of frame1, [B,3,h,w] or with acceleration [B,5,h,w] each: flow, trust 0..1, acceleration.
     """
     resting = _difference(small0, small1)
+    doubted = EXPLAINED * box_filter(resting.clamp(max=NOISE[stride]), NOISE_OVER)
     checked, curves, unexplained = [], [], []
     for (flow, *curve), here, there in ((flows[::2], small0, small1), (flows[1::2], small1, small0)):
         moving = _difference(here, warp(there, flow / stride))
-        better = box_filter(resting - moving, explained_over(stride)) > PER_PIXEL * _length(flow)
+        gained = box_filter(resting - moving, explained_over(stride)) - doubted
+        better = gained > PER_PIXEL * _length(flow)
         checked.append(flow * better)
         curves.append([acceleration * better for acceleration in curve])
         unexplained.append(torch.where(better, moving, resting))
