@@ -93,7 +93,7 @@ def deblurred(
     """Every frame with its relation to the one before, in order; those that are sharpened carry `Frame.rgb`.
 
     A frame of which `late` says so passes as it is, for want of time. So many as there are `workers` are sharpened at
-    once; the stage reads some frames ahead for each of its steps: three and three times as many as there are workers.
+    once; the stage reads some frames ahead for each of its steps: five and five times as many as there are workers.
 
     **State, and where it can be begun anew.** At a cut all of it begins anew, so that a run that starts at a cut gives
     the same frames, to the bit, as one that came from before it. Within a shot the run-up is the whole shot from the
