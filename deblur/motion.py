@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -36,6 +37,7 @@ SLOPE = 0.75  # px to either side, over which a derivative is taken
 FEATURES = len(ALONG) + len(SLOPES) + 2 * len(SLOPES_BESIDE) + len(NEAR) + len(ACROSS) + 2 * len(NEIGHBOURS)
 CONTEXT = 8  # what is told of the place itself
 AT_ONCE = 1 << 16  # pixels
+EVENED = 0.5  # px, standard deviation: neighbours are told apart by noise too, and speckles would show
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,7 @@ class MotionBlur(nn.Module):
             places = [torch.from_numpy(each[some]).to(device) for each in (rows, columns)]
             made = self(*path_features(planes, paths, missed, share, *places))
             found[rows[some], columns[some]] = made.cpu().numpy()
-        return np.asarray(found * shown, np.float32)
+        return np.asarray(cv2.GaussianBlur(found, (0, 0), EVENED) * shown, np.float32)
 
 
 def path_features(
