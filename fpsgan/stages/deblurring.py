@@ -210,7 +210,7 @@ def _with_motion(plans: Iterable[_Plan], strength: float, workers: int) -> Itera
     def wanted(before: _Plan, plan: _Plan) -> bool:
         return bool(amount(before) or amount(plan))
 
-    yield from in_order(pairwise(chain(_linked(plans, wanted, 2, workers), (None,))), seen, workers)
+    return in_order(pairwise(chain(_linked(plans, wanted, 2, workers), (None,))), seen, workers)
 
 
 def _linked(
