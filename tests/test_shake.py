@@ -14,6 +14,7 @@ from deblur.gate import AGREES, DISAGREES, MOST, KernelSigns, agreement, shown_s
 from deblur.shake import (
     GAMMAS,
     SIDE,
+    _deconvolved,
     _Estimate,
     _find_kernels,
     deconvolve,
@@ -160,6 +161,16 @@ def test_nothing_moves(scene: Image) -> None:
         stop = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 200, 1e-6)
         _, place = cv2.findTransformECC(*grey, np.eye(2, 3, dtype=np.float32), cv2.MOTION_TRANSLATION, stop)
         assert np.abs(place[:, 2]).max() < 0.1  # of 9 px
+
+
+def test_sparse_edges_leave_less_noise_than_smooth_ones(scene: Image) -> None:
+    """At any weight of least squares."""
+    rng = np.random.default_rng(2)
+    kernel = path_kernel(shake_path(11, rng, wander=0.4))
+    blurred = tensor(sensor(convolve(scene, kernel, 1.0), rng, noise=0.01))
+    true = torch.from_numpy(kernel)
+    smooth = [psnr(codes(_deconvolved(blurred, true, weight)), scene) for weight in (0.01, 0.03, 0.1, 0.3)]
+    assert psnr(codes(deconvolve(blurred, true, 1.0)), scene) > max(smooth) + 0.5
 
 
 def test_a_point_changes_little(scene: Image) -> None:
