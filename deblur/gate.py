@@ -15,8 +15,8 @@ from torch import Tensor
 
 __all__ = [
     "BLURRED", "DOUBT", "EXPOSED", "EXPOSURE_VOTES", "FAINTEST", "FILMED", "GAMMA_VOTES", "MODES", "MOST", "MOVED",
-    "STEADINESS", "SURENESS", "UNDERREAD", "VOTERS", "VOTING", "WINDOW", "KernelSigns", "Settings", "agreement",
-    "blur_strength", "exposed", "is_shake", "shown_share", "steady_score",
+    "NOISY", "STEADINESS", "SURENESS", "UNDERREAD", "VOTERS", "VOTING", "WINDOW", "KernelSigns", "Settings",
+    "agreement", "blur_strength", "exposed", "is_shake", "shown_share", "steady_score",
 ]  # fmt: skip
 
 MODES = ("auto", "on", "off")
@@ -49,17 +49,18 @@ SHORTEST = 1.3  # px, standard deviation along its longer axis, of a shake: what
 
 # The share of the change to show of a faultless kernel, and how much less for each sign of a bad one (`shown_share`):
 # fitted on 105 training pictures of 16 kinds of blur to gain most, a loss counting seven times (docs/deblur.md)
-FAULTLESS = 2.1
-FAULTS = (0.391, 5.761, 1.165, 0.150, 2.024, 0.822, 1.5)  # the last chosen later, on 500 pictures of 30 of the photos
+FAULTLESS = 2.0  # chosen later, as the last of the faults and all about places, on 500 pictures
+FAULTS = (0.391, 5.761, 1.165, 0.150, 2.024, 0.822, 1.5)
 LESS_SPARSE = 1.1  # edges that come out so much less sparse are ringing, not sharpness
 REPEATED = 0.8  # what repeats itself is as well explained by many kernels: nothing is shown
-# Of one place in a picture: a window in which the edges come out so much less sparse is blurred otherwise
+# Of one place in a picture: a window in which edges come out no sparser is blurred otherwise
 WINDOW = 96  # px
-AGREES, DISAGREES = 1.03, 1.1  # ringing there: all of the change is shown, nothing of it
-HARMFUL, HARMLESS = 0.3, 0.5  # of that share: from nothing to all of it is shown
+AGREES, DISAGREES = 0.97, 1.1  # how much less sparse they are: all of the change is shown, nothing of it
+HARMFUL, HARMLESS = 0.2, 0.4  # of that share: from nothing to all of it is shown
 MOST = 1.15  # above 1, since short shakes are undone too timidly
 LONG = 5.0  # px, standard deviation: of longer kernels less is right
 SURE = 0.95  # a share from which no other kernel is looked for
+NOISY = 0.15  # a `KernelSigns.noise` from which a kernel is not fitted more closely: it would be to the noise
 CLEARLY = 0.1  # by which the share of another one has to be larger
 
 

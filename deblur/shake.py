@@ -30,7 +30,7 @@ from torch import Tensor
 from torch.fft import rfft2
 
 from deblur.blur import noise_variance
-from deblur.gate import CLEARLY, SURE, WINDOW, KernelSigns, agreement, is_shake, shown_share
+from deblur.gate import CLEARLY, NOISY, SURE, WINDOW, KernelSigns, agreement, is_shake, shown_share
 
 __all__ = ["Undone", "deconvolve", "find_kernel", "gamma_costs", "gamma_of", "kernel_signs", "undo_shake"]
 
@@ -41,8 +41,10 @@ RED, GREEN, BLUE = 0.299, 0.587, 0.114  # of a picture's luma
 LEAST = 128  # px a side, to read anything from
 ROUNDS = 4  # of sharpening and finding the kernel, at every size
 LAST_ROUNDS = 2  # more of them at the full size
+REFINED = 3  # rounds by which the kernel that is shown is fitted more closely,
+EDGES = 0.2  # to so large a share of the gradients, the strongest
 FITTING = 20  # steps of FISTA in each
-SPARSE = 0.01  # weight of the L1 penalty, relative to the energy of the edges
+SPARSE, SPARSE_REFINED = 0.01, 0.003  # weight of the L1 penalty, relative to the energy of the edges
 RIDGE = 1e-3  # of the L2 penalty, likewise
 SPECK = 0.03  # of the kernel's largest value: what is less is taken for zero
 FLAT = 4e-3  # weight of the L0 penalty on the sharpened frame's gradients
@@ -107,8 +109,11 @@ def undo_shake(picture: Tensor, gamma: float | None = None) -> Undone | None:
         best = max(clearly, key=lambda one: one.share, default=best)
     if not best.share:
         return None
-    sharp = deconvolve(picture, best.kernel, best.gamma)
-    after, before = (_sparsity(_grey(one, best.gamma)) for one in (sharp, picture))
+    kernel = _refined(best.region, best.kernel) if best.noise < NOISY else best.kernel
+    sharp = deconvolve(picture, kernel, best.gamma)
+    grey = _grey(picture, best.gamma)
+    # of another undoing: edges that were asked to be sparse are no sign
+    after, before = (_sparsity(one) for one in (_tried(grey, kernel), grey))
     share = (best.share * agreement(after / before))[None, None]
     share = F.interpolate(share, scale_factor=float(CELL), mode="bilinear")[0, 0, : sharp.shape[1], : sharp.shape[2]]
     return Undone(sharp, share)
@@ -185,8 +190,28 @@ def _find_kernels(greys: Tensor, side: int, start: Tensor | None = None) -> Tens
     return kernels
 
 
-def _fit_kernels(edges: tuple[Tensor, Tensor], steps: tuple[Tensor, Tensor], start: Tensor) -> Tensor:
-    """The kernels k ≥ 0 that minimise ½|k * steps − edges|² + SPARSE·|k|₁ + ½RIDGE·|k|² (energy of the steps = 1), by
+def _refined(grey: Tensor, kernel: Tensor) -> Tensor:
+    """A kernel that was found in a picture [H,W], fitted more closely: to the picture as it will be shown, and to
+    many edges instead of few. Not to be judged: wrong ones are followed as closely, and so is noise."""
+    rows, columns = (_fft_length(length, -1) for length in grey.shape)
+    grey, margin = grey[:rows, :columns], kernel.shape[-1] // 2 + 1
+    spectrum = rfft2(_tapered(grey[None], margin))
+    along = _differences(grey.shape, grey.device)
+    edges = spectrum * along[0], spectrum * along[1]
+    for _ in range(REFINED):
+        sharp = _tapered(_sparse_deconvolved(grey, kernel)[None], margin)
+        x, y = torch.roll(sharp, -1, -1) - sharp, torch.roll(sharp, -1, -2) - sharp
+        length = x.square().addcmul_(y, y)
+        faint = length < length.flatten().kthvalue(math.ceil((1 - EDGES) * length.numel()))[0]
+        steps = x.masked_fill_(faint, 0.0), y.masked_fill_(faint, 0.0)
+        kernel = _fit_kernels(edges, steps, kernel[None], SPARSE_REFINED)[0]
+    return kernel
+
+
+def _fit_kernels(
+    edges: tuple[Tensor, Tensor], steps: tuple[Tensor, Tensor], start: Tensor, sparse: float = SPARSE
+) -> Tensor:
+    """The kernels k ≥ 0 that minimise ½|k * steps − edges|² + sparse·|k|₁ + ½RIDGE·|k|² (energy of the steps = 1), by
     FISTA (Beck and Teboulle 2009) on the normal equations, which are as small as the kernel. edges: spectra, steps:
     pictures. All zero where there are no steps."""
     shape, side = steps[0].shape[1:], start.shape[-1]
@@ -195,7 +220,7 @@ def _fit_kernels(edges: tuple[Tensor, Tensor], steps: tuple[Tensor, Tensor], sta
     likeness = _picture(_power(x) + _power(y), shape)
     energy = likeness[:, :1, :1].clamp(min=1e-12)
     middle, size = side // 2, 2 ** math.ceil(math.log2(2 * side - 1))
-    wanted = _around_zero(wanted, middle) / energy - SPARSE
+    wanted = _around_zero(wanted, middle) / energy - sparse
     padded = F.pad(_around_zero(likeness, side - 1) / energy, (0, size - 2 * side + 1) * 2)
     matrix = rfft2(torch.roll(padded, (1 - side, 1 - side), (1, 2)))
     step = 1 / (matrix.abs().amax((1, 2), keepdim=True) + RIDGE)
@@ -486,11 +511,14 @@ def _tried(region: Tensor, kernel: Tensor) -> Tensor:
 
 
 class _Estimate(NamedTuple):
-    """A kernel found in this gamma, and the best share of what sharpening by it changes."""
+    """A kernel found in a region [H,W], grey in this gamma; the best share of what sharpening by it changes, and how
+    noisy that is (`KernelSigns`)."""
 
     share: float
+    noise: float
     gamma: float
     kernel: Tensor
+    region: Tensor
 
 
 def _estimate(region: Tensor, gamma: float, coarse: Tensor | None = None) -> _Estimate | None:
@@ -498,7 +526,8 @@ def _estimate(region: Tensor, gamma: float, coarse: Tensor | None = None) -> _Es
     kernel = find_kernel(region, start=coarse)
     if kernel is None or not is_shake(float(kernel.amax()), _moments(kernel)[1]):
         return None
-    return _Estimate(shown_share(kernel_signs(region, kernel, gamma)), gamma, kernel)
+    signs = kernel_signs(region, kernel, gamma)
+    return _Estimate(shown_share(signs), signs.noise, gamma, kernel, region)
 
 
 @torch.inference_mode()
