@@ -5,7 +5,8 @@ trained to read off; least squares find it in a second. From coarse to fine, in 
 with the kernel so far, all but its strongest edges flattened (L0 smoothing: Xu, Zheng and Jia, "Unnatural L0 Sparse
 Representation for Natural Image Deblurring", CVPR 2013); then the kernel is found that takes these edges to the blurred
 ones. It has no negative values and is small: an L1 penalty makes most of it exactly zero, and is what makes the
-estimate trustworthy (without it 1 dB is lost where 1.2 are gained, docs/deblur.md).
+estimate trustworthy (without it 1 dB is lost where 1.2 are gained, docs/deblur.md). The frame that is shown has its
+edges sparse but not flattened, and to that the kernel is fitted once more.
 
 Light adds up in the sensor, code values do not: only in the light that was blurred is the blur one kernel. Which curve
 lies between is not known, or there is none, as where software has blurred or averaged code values. So several are
@@ -59,7 +60,7 @@ SPLITTING = (0.01, 0.06, 0.4)  # weights of the splitting there; more or larger 
 SMOOTH = 0.03  # weight of the gradients' squares: where that begins,
 SMOOTH_COLOUR = 0.06  # and for colour, all of it
 WHITE = 1e-4  # weight of the picture itself there: frequencies that the kernel takes away altogether stay away
-SMOOTH_TEST = 0.02  # the same where the kernel is put to the test: ringing shows more
+SMOOTH_TEST = 0.02  # of squares, where the kernel is put to the test: ringing shows more
 REPEATS = 18  # px, from which on a likeness of a picture with itself counts as repetition
 CELL = 8  # px: as exactly is it looked where edges are, and where they ring
 COMMON = 0.6  # share of the area that the second region to look in may have in common with the first
@@ -204,7 +205,8 @@ def _refined(grey: Tensor, kernel: Tensor) -> Tensor:
         length = x.square().addcmul_(y, y)
         faint = length < length.flatten().kthvalue(math.ceil((1 - EDGES) * length.numel()))[0]
         steps = x.masked_fill_(faint, 0.0), y.masked_fill_(faint, 0.0)
-        kernel = _fit_kernels(edges, steps, kernel[None], SPARSE_REFINED)[0]
+        fitted = _fit_kernels(edges, steps, kernel[None], SPARSE_REFINED)[0]
+        kernel = torch.where(fitted.sum() > 0, fitted, kernel)
     return kernel
 
 
