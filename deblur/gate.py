@@ -49,7 +49,7 @@ SHORTEST = 1.3  # px, standard deviation along its longer axis, of a shake: what
 
 # The share of the change to show of a faultless kernel, and how much less for each sign of a bad one (`shown_share`):
 # fitted on 105 training pictures of 16 kinds of blur to gain most, a loss counting seven times (docs/deblur.md)
-FAULTLESS = 2.0  # chosen later, as the last of the faults and all about places, on 500 pictures
+FAULTLESS = 2.0  # chosen later, as were the last of the faults and the limits for places, on 500 pictures
 FAULTS = (0.391, 5.761, 1.165, 0.150, 2.024, 0.822, 1.5)
 LESS_SPARSE = 1.1  # edges that come out so much less sparse are ringing, not sharpness
 REPEATED = 0.8  # what repeats itself is as well explained by many kernels: nothing is shown

@@ -143,9 +143,10 @@ def deconvolve(picture: Tensor, kernel: Tensor, gamma: float = 2.2) -> Tensor:
     variation; what the colours differ from it is smooth, for a third of the time.
     """
     grey = _grey(picture, gamma)
-    red, blue = _deconvolved(_linear(picture[::2], gamma) - grey, kernel, SMOOTH_COLOUR)
+    blur = _Blur.of(kernel, *grey.shape)
+    red, blue = _deconvolved(_linear(picture[::2], gamma) - grey, blur, SMOOTH_COLOUR)
     differences = torch.stack((red, (RED * red + BLUE * blue) / -GREEN, blue))
-    return _code(_sparse_deconvolved(grey, kernel) + differences, gamma)
+    return _code(_sparse_deconvolved(grey, blur) + differences, gamma)
 
 
 @torch.inference_mode()
@@ -200,7 +201,7 @@ def _refined(grey: Tensor, kernel: Tensor) -> Tensor:
     along = _differences(grey.shape, grey.device)
     edges = spectrum * along[0], spectrum * along[1]
     for _ in range(REFINED):
-        sharp = _tapered(_sparse_deconvolved(grey, kernel)[None], margin)
+        sharp = _tapered(_sparse_deconvolved(grey, _Blur.of(kernel, *grey.shape))[None], margin)
         x, y = torch.roll(sharp, -1, -1) - sharp, torch.roll(sharp, -1, -2) - sharp
         length = x.square().addcmul_(y, y)
         faint = length < length.flatten().kthvalue(math.ceil((1 - EDGES) * length.numel()))[0]
@@ -299,10 +300,9 @@ class _Blur(NamedTuple):
         return cls(rows, columns, transfer, _power(along[0]) + _power(along[1]))
 
 
-def _deconvolved(planes: Tensor, kernel: Tensor, smooth: float) -> Tensor:
+def _deconvolved(planes: Tensor, blur: _Blur, smooth: float) -> Tensor:
     """[C,H,W] deconvolved: least squares with a penalty on gradients. The border is mirrored outwards."""
     height, width = planes.shape[1:]
-    blur = _Blur.of(kernel, height, width)
     inverse = blur.transfer.conj() / (_power(blur.transfer) + smooth * blur.roughness + WHITE)
     sharp = torch.empty_like(planes)
     for plane, result in zip(planes, sharp, strict=True):  # one by one, for the sake of memory
@@ -311,11 +311,10 @@ def _deconvolved(planes: Tensor, kernel: Tensor, smooth: float) -> Tensor:
     return sharp
 
 
-def _sparse_deconvolved(plane: Tensor, kernel: Tensor) -> Tensor:
+def _sparse_deconvolved(plane: Tensor, blur: _Blur) -> Tensor:
     """[H,W] deconvolved: least squares with a penalty on total variation, by half-quadratic splitting (Wang, Yang, Yin
     and Zhang, "A New Alternating Minimization Algorithm for Total Variation Image Reconstruction", SIAM 2008)."""
     height, width = plane.shape
-    blur = _Blur.of(kernel, height, width)
     shape, power = (blur.rows, blur.columns), _power(blur.transfer) + WHITE
     explained = rfft2(_continued(plane, *shape)).mul_(blur.transfer.conj())
     sharp = _picture(explained / torch.add(power, blur.roughness, alpha=SMOOTH), shape)
@@ -509,7 +508,7 @@ def _ringing(region: Tensor, sharp: Tensor) -> Tensor:
 
 def _tried(region: Tensor, kernel: Tensor) -> Tensor:
     """A region without this blur, with as little smoothing as shows what is wrong with it."""
-    return _deconvolved(region[None], kernel, SMOOTH_TEST)[0]
+    return _deconvolved(region[None], _Blur.of(kernel, *region.shape), SMOOTH_TEST)[0]
 
 
 class _Estimate(NamedTuple):

@@ -14,6 +14,7 @@ from deblur.gate import AGREES, DISAGREES, MOST, NOISY, KernelSigns, agreement, 
 from deblur.shake import (
     GAMMAS,
     SIDE,
+    _Blur,
     _deconvolved,
     _Estimate,
     _find_kernels,
@@ -58,7 +59,7 @@ def likeness(found: Image, true: Image) -> float:
 
 
 @pytest.mark.parametrize(
-    ("extent", "wander", "noise", "shown"), [(7, 0.0, 0.0, 0.05), (11, 0.5, 0.0, 0.3), (9, 0.3, 0.008, 0.3)]
+    ("extent", "wander", "noise", "shown"), [(7, 0.0, 0.0, 0.15), (11, 0.5, 0.0, 0.3), (9, 0.3, 0.008, 0.3)]
 )
 def test_a_shake_is_found_and_undone(scene: Image, extent: float, wander: float, noise: float, shown: float) -> None:
     rng = np.random.default_rng(4)
@@ -116,7 +117,7 @@ def test_the_less_a_kernel_looks_like_a_path_the_less_is_shown(scene: Image) -> 
         kernel = found.clone()
         kernel.view(-1)[torch.randperm(SIDE**2, generator=torch.Generator().manual_seed(0))[:specks]] += 0.002
         shares.append(shown_share(kernel_signs(torch.from_numpy(grey), kernel / kernel.sum(), 1.0)))
-    assert MOST >= shares[0] > 0.4
+    assert MOST >= shares[0] > 0.45
     assert shares[0] > shares[1] > shares[2] == 0
 
 
@@ -173,7 +174,8 @@ def test_sparse_edges_leave_less_noise_than_smooth_ones(scene: Image) -> None:
     kernel = path_kernel(shake_path(11, rng, wander=0.4))
     blurred = tensor(sensor(convolve(scene, kernel, 1.0), rng, noise=0.01))
     true = torch.from_numpy(kernel)
-    smooth = [psnr(codes(_deconvolved(blurred, true, weight)), scene) for weight in (0.01, 0.03, 0.1, 0.3)]
+    blur = _Blur.of(true, *blurred.shape[1:])
+    smooth = [psnr(codes(_deconvolved(blurred, blur, weight)), scene) for weight in (0.01, 0.03, 0.1, 0.3)]
     assert psnr(codes(deconvolve(blurred, true, 1.0)), scene) > max(smooth) + 0.5
 
 
